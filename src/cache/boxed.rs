@@ -1,0 +1,135 @@
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+
+use super::{Cache, Deleted, Entry, Expiry, Replaced, Version};
+use crate::error::CacheError;
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, CacheError>> + Send + 'a>>;
+
+/// Any cache, chosen at run time.
+///
+/// Costs one allocation an operation beside the cache's own. Clones share the cache.
+///
+/// # Example
+/// ```
+/// use cloakroom::{BoxedCache, InMemoryCache, SessionStore};
+///
+/// let cache = if std::env::var_os("REDIS_URL").is_some() {
+///     // BoxedCache::new(RedisCache::connect(&url).await?)
+/// #   BoxedCache::new(InMemoryCache::new())
+/// } else {
+///     BoxedCache::new(InMemoryCache::new())
+/// };
+/// let store: SessionStore<BoxedCache> = SessionStore::new(cache);
+/// # drop(store);
+/// ```
+#[derive(Clone)]
+pub struct BoxedCache {
+    inner: Arc<dyn DynCache>,
+}
+
+impl BoxedCache {
+    /// Hides which cache it is.
+    pub fn new(cache: impl Cache) -> Self {
+        Self { inner: Arc::new(cache) }
+    }
+}
+
+impl fmt::Debug for BoxedCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoxedCache").finish_non_exhaustive()
+    }
+}
+
+/// The object-safe twin of [`Cache`].
+trait DynCache: Send + Sync {
+    fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Entry>>;
+    fn get_and_touch<'a>(&'a self, key: &'a str, after: Duration) -> Answer<'a, Option<Entry>>;
+    fn insert<'a>(&'a self, key: &'a str, value: Bytes, expiry: Expiry) -> Answer<'a, Option<Version>>;
+    fn replace<'a>(&'a self, key: &'a str, expected: Version, value: Bytes, expiry: Expiry) -> Answer<'a, Replaced>;
+    fn touch<'a>(&'a self, key: &'a str) -> Answer<'a, bool>;
+    fn delete<'a>(&'a self, key: &'a str, expected: Version) -> Answer<'a, Deleted>;
+    fn list_add<'a>(&'a self, list: &'a str, member: &'a str, end: SystemTime) -> Answer<'a, ()>;
+    fn list_remove<'a>(&'a self, list: &'a str, members: &'a [String]) -> Answer<'a, ()>;
+    fn list_members<'a>(&'a self, list: &'a str) -> Answer<'a, Vec<String>>;
+    fn ping(&self) -> Answer<'_, ()>;
+}
+
+impl<C: Cache> DynCache for C {
+    fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Entry>> {
+        Box::pin(Cache::get(self, key))
+    }
+    fn get_and_touch<'a>(&'a self, key: &'a str, after: Duration) -> Answer<'a, Option<Entry>> {
+        Box::pin(Cache::get_and_touch(self, key, after))
+    }
+    fn insert<'a>(&'a self, key: &'a str, value: Bytes, expiry: Expiry) -> Answer<'a, Option<Version>> {
+        Box::pin(Cache::insert(self, key, value, expiry))
+    }
+    fn replace<'a>(&'a self, key: &'a str, expected: Version, value: Bytes, expiry: Expiry) -> Answer<'a, Replaced> {
+        Box::pin(Cache::replace(self, key, expected, value, expiry))
+    }
+    fn touch<'a>(&'a self, key: &'a str) -> Answer<'a, bool> {
+        Box::pin(Cache::touch(self, key))
+    }
+    fn delete<'a>(&'a self, key: &'a str, expected: Version) -> Answer<'a, Deleted> {
+        Box::pin(Cache::delete(self, key, expected))
+    }
+    fn list_add<'a>(&'a self, list: &'a str, member: &'a str, end: SystemTime) -> Answer<'a, ()> {
+        Box::pin(Cache::list_add(self, list, member, end))
+    }
+    fn list_remove<'a>(&'a self, list: &'a str, members: &'a [String]) -> Answer<'a, ()> {
+        Box::pin(Cache::list_remove(self, list, members))
+    }
+    fn list_members<'a>(&'a self, list: &'a str) -> Answer<'a, Vec<String>> {
+        Box::pin(Cache::list_members(self, list))
+    }
+    fn ping(&self) -> Answer<'_, ()> {
+        Box::pin(Cache::ping(self))
+    }
+}
+
+impl Cache for BoxedCache {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
+        self.inner.get(key).await
+    }
+    async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
+        self.inner.get_and_touch(key, after).await
+    }
+    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
+        self.inner.insert(key, value, expiry).await
+    }
+    async fn replace(
+        &self,
+        key: &str,
+        expected: Version,
+        value: Bytes,
+        expiry: Expiry,
+    ) -> Result<Replaced, CacheError> {
+        self.inner.replace(key, expected, value, expiry).await
+    }
+    async fn touch(&self, key: &str) -> Result<bool, CacheError> {
+        self.inner.touch(key).await
+    }
+    async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
+        self.inner.delete(key, expected).await
+    }
+    async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<(), CacheError> {
+        self.inner.list_add(list, member, end).await
+    }
+    async fn list_remove(&self, list: &str, members: &[String]) -> Result<(), CacheError> {
+        self.inner.list_remove(list, members).await
+    }
+    async fn list_members(&self, list: &str) -> Result<Vec<String>, CacheError> {
+        self.inner.list_members(list).await
+    }
+    async fn ping(&self) -> Result<(), CacheError> {
+        self.inner.ping().await
+    }
+}

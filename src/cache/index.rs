@@ -1,0 +1,125 @@
+//! The lists of [`Cache`]'s provided methods: an entry like any other, written by compare-and-set.
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+
+use super::{Cache, Entry, Expiry, Replaced, Version};
+use crate::{
+    clock::{Clock, millis_since_epoch, time_of},
+    error::{CacheError, CacheErrorKind},
+};
+
+/// A writer that loses this often has met a cache that never lets anybody win.
+const TRIES: usize = 1000;
+
+/// Member → its end, in milliseconds since the epoch.
+type Members = BTreeMap<String, u64>;
+
+pub(super) async fn add<C: Cache + ?Sized>(
+    cache: &C,
+    clock: &Clock,
+    list: &str,
+    member: &str,
+    end: SystemTime,
+) -> Result<(), CacheError> {
+    edit(cache, clock, list, true, |members| {
+        members.insert(member.to_owned(), millis_since_epoch(end));
+    })
+    .await
+}
+
+pub(super) async fn remove<C: Cache + ?Sized>(
+    cache: &C,
+    clock: &Clock,
+    list: &str,
+    gone: &[String],
+) -> Result<(), CacheError> {
+    edit(cache, clock, list, false, |members| members.retain(|member, _| !gone.contains(member))).await
+}
+
+pub(super) async fn members<C: Cache + ?Sized>(
+    cache: &C,
+    clock: &Clock,
+    list: &str,
+) -> Result<Vec<String>, CacheError> {
+    let Some(entry) = cache.get(list).await? else { return Ok(Vec::new()) };
+    let mut members: Vec<_> = live(&entry, clock)?.into_iter().collect();
+    members.sort_by_key(|(_, end)| *end);
+    Ok(members.into_iter().map(|(member, _)| member).collect())
+}
+
+async fn edit<C: Cache + ?Sized>(
+    cache: &C,
+    clock: &Clock,
+    list: &str,
+    create: bool,
+    change: impl Fn(&mut Members) + Send + Sync,
+) -> Result<(), CacheError> {
+    let mut found = cache.get(list).await?;
+    for _ in 0..TRIES {
+        match found {
+            None if !create => return Ok(()),
+            None => {
+                let mut members = Members::new();
+                change(&mut members);
+                if cache.insert(list, encode(&members)?, expiry(&members, clock)).await?.is_some() {
+                    return Ok(());
+                }
+                found = cache.get(list).await?;
+            }
+            Some(entry) => {
+                let mut members = live(&entry, clock)?;
+                change(&mut members);
+                match write(cache, clock, list, entry.version, &members).await? {
+                    Replaced::Done(_) => return Ok(()),
+                    Replaced::Conflict(newer) => found = Some(newer),
+                    Replaced::Missing => found = None,
+                }
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    Err(CacheError::new(CacheErrorKind::Timeout, "a list of sessions changed at every try"))
+}
+
+/// An empty list is removed rather than written.
+async fn write<C: Cache + ?Sized>(
+    cache: &C,
+    clock: &Clock,
+    list: &str,
+    version: Version,
+    members: &Members,
+) -> Result<Replaced, CacheError> {
+    use super::Deleted;
+    if members.is_empty() {
+        return Ok(match cache.delete(list, version).await? {
+            Deleted::Done | Deleted::Missing => Replaced::Done(version),
+            Deleted::Conflict(newer) => Replaced::Conflict(newer),
+        });
+    }
+    cache.replace(list, version, encode(members)?, expiry(members, clock)).await
+}
+
+fn live(entry: &Entry, clock: &Clock) -> Result<Members, CacheError> {
+    let mut members: Members = serde_json::from_slice(&entry.value)
+        .map_err(|_| CacheError::new(CacheErrorKind::Other, "a list of sessions is unreadable"))?;
+    let now = clock.now_ms();
+    members.retain(|_, end| *end > now);
+    Ok(members)
+}
+
+fn encode(members: &Members) -> Result<Bytes, CacheError> {
+    let text = serde_json::to_vec(members)
+        .map_err(|_| CacheError::new(CacheErrorKind::Other, "a list of sessions does not encode"))?;
+    Ok(text.into())
+}
+
+/// The list lives as long as its longest-lived member.
+fn expiry(members: &Members, clock: &Clock) -> Expiry {
+    let end = members.values().copied().max().unwrap_or_default();
+    let left = end.saturating_sub(clock.now_ms());
+    Expiry { idle: Duration::from_millis(left), end: time_of(end) }
+}

@@ -1,0 +1,57 @@
+use std::{hash::RandomState, sync::Arc};
+
+use super::{InMemoryCache, Shared};
+use crate::clock::Clock;
+
+/// Builds an [`InMemoryCache`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct InMemoryCacheBuilder {
+    max_entries: usize,
+    max_bytes: usize,
+    clock: Clock,
+}
+
+impl Default for InMemoryCacheBuilder {
+    fn default() -> Self {
+        Self { max_entries: 100_000, max_bytes: 256 << 20, clock: Clock::system() }
+    }
+}
+
+impl InMemoryCacheBuilder {
+    /// The most entries that are live at the same time. Default: 100,000.
+    pub fn max_entries(mut self, entries: usize) -> Self {
+        self.max_entries = entries;
+        self
+    }
+
+    /// The most memory that entries take, in bytes: key, value and 192 bytes for each. Default: 268,435,456 (256 MiB).
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// Where the time comes from: for tests. Default: the system's clock.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The cache.
+    #[must_use]
+    pub fn build(self) -> InMemoryCache {
+        // Small enough that a table that grows holds up nobody, large enough that few meet at one lock.
+        let shards = (self.max_entries / 1024).clamp(16, 1024).next_power_of_two();
+        let shared = Shared {
+            shards: (0..shards).map(|_| std::sync::Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            clock: self.clock,
+            max_entries: self.max_entries,
+            max_bytes: self.max_bytes,
+            entries: Default::default(),
+            bytes: Default::default(),
+            around: Default::default(),
+        };
+        InMemoryCache { shared: Arc::new(shared) }
+    }
+}

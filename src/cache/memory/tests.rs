@@ -1,0 +1,161 @@
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn cache(max_entries: usize, max_bytes: usize) -> (InMemoryCache, Clock) {
+    let clock = Clock::turnable();
+    let cache = InMemoryCache::builder().max_entries(max_entries).max_bytes(max_bytes).clock(clock.clone()).build();
+    (cache, clock)
+}
+
+fn within(clock: &Clock, idle: Duration) -> Expiry {
+    Expiry { idle, end: clock.now() + 24 * HOUR }
+}
+
+async fn fill(cache: &InMemoryCache, clock: &Clock, keys: std::ops::Range<usize>) {
+    for n in keys {
+        assert!(
+            cache
+                .insert(&format!("key {n}"), Bytes::from_static(b"value"), within(clock, HOUR))
+                .await
+                .unwrap()
+                .is_some()
+        );
+    }
+}
+
+fn queued(cache: &InMemoryCache) -> usize {
+    cache.shared.shards.iter().map(|shard| lock(shard).queued()).sum()
+}
+
+#[tokio::test]
+async fn full_of_live_entries_it_refuses_new_ones_and_keeps_the_old() {
+    let (cache, clock) = cache(100, usize::MAX);
+    fill(&cache, &clock, 0..100).await;
+    let error = cache.insert("one more", Bytes::new(), within(&clock, HOUR)).await.unwrap_err();
+    assert_eq!(error.kind(), CacheErrorKind::Full);
+    assert_eq!(cache.len(), 100);
+    for n in 0..100 {
+        assert!(cache.get(&format!("key {n}")).await.unwrap().is_some());
+    }
+    clock.advance(HOUR);
+    fill(&cache, &clock, 100..200).await;
+    assert_eq!(cache.len(), 100);
+}
+
+#[tokio::test]
+async fn bytes_are_bounded_also_when_a_value_grows() {
+    let (cache, clock) = cache(100, 1000);
+    let version = cache.insert("a", Bytes::from(vec![0; 300]), within(&clock, HOUR)).await.unwrap().unwrap();
+    let error = cache.insert("b", Bytes::from(vec![0; 600]), within(&clock, HOUR)).await.unwrap_err();
+    assert_eq!(error.kind(), CacheErrorKind::Full);
+    let error = cache.replace("a", version, Bytes::from(vec![0; 900]), within(&clock, HOUR)).await.unwrap_err();
+    assert_eq!(error.kind(), CacheErrorKind::Full);
+    assert_eq!(cache.get("a").await.unwrap().unwrap().value.len(), 300);
+    let Replaced::Done(version) = cache.replace("a", version, Bytes::new(), within(&clock, HOUR)).await.unwrap() else {
+        panic!("it has room to shrink")
+    };
+    assert!(cache.insert("b", Bytes::from(vec![0; 500]), within(&clock, HOUR)).await.unwrap().is_some());
+    assert_eq!(cache.delete("a", version).await.unwrap(), Deleted::Done);
+    clock.advance(HOUR);
+    assert_eq!((cache.len(), cache.bytes()), (0, 0));
+}
+
+#[tokio::test]
+async fn ended_entries_leave_without_being_read() {
+    let (cache, clock) = cache(100_000, usize::MAX);
+    fill(&cache, &clock, 0..20_000).await;
+    clock.advance(HOUR);
+    for n in 0..40_000 {
+        assert!(cache.get(&format!("other {n}")).await.unwrap().is_none());
+    }
+    assert_eq!(cache.shared.entries.load(Ordering::Relaxed), 0);
+    assert_eq!(cache.bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_touched_entry_outlives_its_first_deadline() {
+    let (cache, clock) = cache(1000, usize::MAX);
+    fill(&cache, &clock, 0..10).await;
+    clock.advance(HOUR / 2);
+    assert!(cache.touch("key 3").await.unwrap());
+    clock.advance(HOUR / 2);
+    assert_eq!(cache.len(), 1);
+    assert!(cache.get("key 3").await.unwrap().is_some());
+    clock.advance(HOUR / 2);
+    assert_eq!(cache.len(), 0);
+}
+
+#[tokio::test]
+async fn a_shorter_expiry_takes_effect_without_a_read() {
+    let (cache, clock) = cache(1000, usize::MAX);
+    let version = cache.insert("a", Bytes::new(), within(&clock, HOUR)).await.unwrap().unwrap();
+    assert!(matches!(
+        cache.replace("a", version, Bytes::new(), within(&clock, HOUR / 4)).await.unwrap(),
+        Replaced::Done(_)
+    ));
+    clock.advance(HOUR / 4);
+    assert_eq!(cache.len(), 0);
+}
+
+#[tokio::test]
+async fn churn_does_not_pile_up_in_the_queue() {
+    let (cache, clock) = cache(1000, usize::MAX);
+    for n in 0..50_000_u64 {
+        let key = format!("key {}", n % 7);
+        let version = cache.insert(&key, Bytes::new(), within(&clock, HOUR)).await.unwrap().unwrap();
+        let idle = HOUR - Duration::from_millis(n % 1000);
+        let Replaced::Done(version) = cache.replace(&key, version, Bytes::new(), within(&clock, idle)).await.unwrap()
+        else {
+            panic!("nobody else writes")
+        };
+        assert_eq!(cache.delete(&key, version).await.unwrap(), Deleted::Done);
+    }
+    assert!(queued(&cache) <= cache.shared.shards.len() * 64, "{}", queued(&cache));
+}
+
+#[tokio::test]
+async fn turning_the_clock_back_brings_nothing_back() {
+    let (cache, clock) = cache(1000, usize::MAX);
+    fill(&cache, &clock, 0..1).await;
+    clock.advance(HOUR);
+    assert!(cache.get("key 0").await.unwrap().is_none());
+    clock.turn_back(HOUR);
+    assert!(cache.get("key 0").await.unwrap().is_none());
+    clock.advance(Duration::MAX);
+    assert!(cache.insert("late", Bytes::new(), Expiry { idle: HOUR, end: clock.now() }).await.unwrap().is_some());
+    assert!(cache.get("late").await.unwrap().is_none());
+}
+
+#[test]
+fn threads_that_compare_and_set_lose_nothing() {
+    let cache = InMemoryCache::new();
+    let expiry = Expiry { idle: HOUR, end: SystemTime::now() + HOUR };
+    let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime().block_on(cache.insert("n", Bytes::from_static(b"0"), expiry)).unwrap().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                runtime().block_on(async {
+                    for _ in 0..500 {
+                        let mut found = cache.get("n").await.unwrap().unwrap();
+                        loop {
+                            let n: u32 = str::from_utf8(&found.value).unwrap().parse().unwrap();
+                            match cache.replace("n", found.version, (n + 1).to_string().into(), expiry).await.unwrap() {
+                                Replaced::Done(_) => break,
+                                Replaced::Conflict(newer) => found = newer,
+                                Replaced::Missing => panic!("nobody deletes it"),
+                            }
+                        }
+                    }
+                });
+            });
+        }
+    });
+    assert_eq!(runtime().block_on(cache.get("n")).unwrap().unwrap().value, "4000");
+}
+
+#[test]
+fn debug_shows_counts_alone() {
+    assert_eq!(format!("{:?}", InMemoryCache::new()), "InMemoryCache { entries: 0, bytes: 0, .. }");
+}

@@ -1,0 +1,228 @@
+//! Values as JSON text that is sure to decode again.
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::ser::{CompactFormatter, Formatter, Serializer};
+
+use super::finite;
+use crate::error::{SessionError, Unfit};
+
+/// Arrays and objects within each other: half of what serde_json reads back, as a record adds some of its own.
+pub(crate) const MAX_DEPTH: usize = 64;
+
+/// The value as JSON, refused if it is over `limit` bytes or would not come back as it is.
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, limit: usize) -> Result<Bytes, SessionError> {
+    let mut text = Limited { buffer: Vec::with_capacity(32), limit, over: false };
+    let mut watch = Watch::default();
+    let result = value.serialize(&mut Serializer::with_formatter(&mut text, Strict { watch: &mut watch }));
+    if let Some(unfit) = watch.unfit {
+        return Err(SessionError::Encode(unfit));
+    }
+    if text.over {
+        return Err(SessionError::TooLarge { size: limit.saturating_add(1), limit });
+    }
+    result.map_err(|error| SessionError::Encode(Unfit::Other(Arc::new(error))))?;
+    // serde_json writes NaN and infinities as null, so only a value with a null in it can hide one.
+    if watch.nulls && !finite::is_finite(value) {
+        return Err(SessionError::Encode(Unfit::NonFinite));
+    }
+    Ok(text.buffer.into())
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, SessionError> {
+    serde_json::from_slice(json).map_err(|error| SessionError::Decode(Arc::new(error)))
+}
+
+/// Whether two texts mean the same value: maps may list their keys in another order each time.
+pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
+    let structured = |text: &[u8]| matches!(text.first(), Some(b'{' | b'['));
+    let value = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).ok();
+    a == b || (a.len() == b.len() && structured(a) && structured(b) && value(a).is_some() && value(a) == value(b))
+}
+
+/// How deep arrays and objects nest in well-formed JSON.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut quoted, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'[' | b'{' if !quoted => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+struct Limited {
+    buffer: Vec<u8>,
+    limit: usize,
+    over: bool,
+}
+
+impl io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.buffer.len() + bytes.len() > self.limit {
+            self.over = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Watch {
+    depth: usize,
+    nulls: bool,
+    unfit: Option<Unfit>,
+}
+
+impl Watch {
+    fn refuse(&mut self, unfit: Unfit) -> io::Result<()> {
+        self.unfit = Some(unfit);
+        Err(io::ErrorKind::InvalidData.into())
+    }
+
+    fn enter(&mut self, levels: usize) -> io::Result<()> {
+        self.depth += levels;
+        if self.depth > MAX_DEPTH { self.refuse(Unfit::Depth) } else { Ok(()) }
+    }
+
+    fn leave(&mut self, levels: usize) {
+        self.depth = self.depth.saturating_sub(levels);
+    }
+}
+
+/// Stops at what must not be stored, before it has cost a stack.
+struct Strict<'a> {
+    watch: &'a mut Watch,
+}
+
+impl Formatter for Strict<'_> {
+    fn write_null<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.watch.nulls = true;
+        CompactFormatter.write_null(writer)
+    }
+
+    fn write_u128<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: u128) -> io::Result<()> {
+        match u64::try_from(value) {
+            Ok(value) => CompactFormatter.write_u64(writer, value),
+            Err(_) => self.watch.refuse(Unfit::Range),
+        }
+    }
+
+    fn write_i128<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: i128) -> io::Result<()> {
+        match (i64::try_from(value), u64::try_from(value)) {
+            (Ok(value), _) => CompactFormatter.write_i64(writer, value),
+            (_, Ok(value)) => CompactFormatter.write_u64(writer, value),
+            _ => self.watch.refuse(Unfit::Range),
+        }
+    }
+
+    fn begin_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.watch.enter(1)?;
+        CompactFormatter.begin_array(writer)
+    }
+
+    fn end_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.watch.leave(1);
+        CompactFormatter.end_array(writer)
+    }
+
+    fn begin_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.watch.enter(1)?;
+        CompactFormatter.begin_object(writer)
+    }
+
+    fn end_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.watch.leave(1);
+        CompactFormatter.end_object(writer)
+    }
+
+    fn write_raw_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let levels = depth(fragment);
+        self.watch.enter(levels)?;
+        self.watch.leave(levels);
+        writer.write_all(fragment.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use serde_json::{Value, value::RawValue};
+
+    use super::*;
+
+    const LIMIT: usize = 65_536;
+
+    fn nested(levels: usize) -> Value {
+        (0..levels).fold(Value::Null, |inner, _| Value::Array(vec![inner]))
+    }
+
+    #[test]
+    fn depth_stops_at_64() {
+        for (levels, fits) in [(0, true), (63, true), (64, true), (65, false), (127, false), (128, false), (200, false)]
+        {
+            let result = encode(&nested(levels), LIMIT);
+            assert_eq!(result.is_ok(), fits, "{levels}: {result:?}");
+            if let Ok(json) = result {
+                assert_eq!(decode::<Value>(&json).unwrap(), nested(levels));
+            }
+        }
+        let raw = RawValue::from_string(format!("{}{}", "[".repeat(65), "]".repeat(65))).unwrap();
+        assert!(matches!(encode(&raw, LIMIT), Err(SessionError::Encode(Unfit::Depth))));
+    }
+
+    /// Serializing costs stack only down to the limit; a linked list is built and dropped without recursion.
+    #[test]
+    fn a_hundred_thousand_levels_cost_no_stack() {
+        struct Deep(usize);
+        impl Serialize for Deep {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                [Deep(self.0 - 1)].serialize(serializer)
+            }
+        }
+        assert!(matches!(encode(&Deep(100_000), LIMIT), Err(SessionError::Encode(Unfit::Depth))));
+    }
+
+    #[test]
+    fn numbers_that_would_not_come_back_are_refused() {
+        assert!(matches!(encode(&f64::NAN, LIMIT), Err(SessionError::Encode(Unfit::NonFinite))));
+        let list = [Some(1.0), None, Some(f64::INFINITY)];
+        assert!(matches!(encode(&list, LIMIT), Err(SessionError::Encode(Unfit::NonFinite))));
+        assert!(matches!(encode(&[f32::NEG_INFINITY], LIMIT), Err(SessionError::Encode(Unfit::NonFinite))));
+        assert!(matches!(encode(&u128::MAX, LIMIT), Err(SessionError::Encode(Unfit::Range))));
+        assert!(matches!(encode(&i128::MIN, LIMIT), Err(SessionError::Encode(Unfit::Range))));
+        assert!(matches!(encode(&HashMap::from([((1, 2), 3)]), LIMIT), Err(SessionError::Encode(Unfit::Other(_)))));
+        for fits in [u128::from(u64::MAX), 0] {
+            assert_eq!(decode::<u128>(&encode(&fits, LIMIT).unwrap()).unwrap(), fits);
+        }
+        assert_eq!(&encode(&[Some(1.5), None], LIMIT).unwrap()[..], b"[1.5,null]");
+    }
+
+    #[test]
+    fn the_limit_is_on_the_json_text() {
+        assert!(encode(&"a".repeat(98), 100).is_ok());
+        assert!(matches!(encode(&"a".repeat(99), 100), Err(SessionError::TooLarge { limit: 100, .. })));
+    }
+
+    #[test]
+    fn order_of_a_map_does_not_matter_but_of_a_list_does() {
+        assert!(same(br#"{"a":1,"b":2}"#, br#"{"b":2,"a":1}"#));
+        assert!(!same(b"[1,2]", b"[2,1]"));
+        assert!(!same(b"1", b"2"));
+    }
+}

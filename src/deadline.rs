@@ -1,0 +1,46 @@
+//! Bounded waiting, free of charge where nothing waits.
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// The time at which waiting ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    at: Instant,
+}
+
+/// The deadline passed.
+#[derive(Debug)]
+pub(crate) struct Elapsed;
+
+impl Deadline {
+    pub(crate) fn after(limit: Duration) -> Self {
+        let now = Instant::now();
+        // Thirty years are as good as for ever.
+        Self { at: now.checked_add(limit).unwrap_or(now + Duration::from_secs(946_080_000)) }
+    }
+
+    pub(crate) fn left(&self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
+    /// Runs `future` until the deadline.
+    pub(crate) async fn bound<F: Future>(self, future: F) -> Result<F::Output, Elapsed> {
+        let mut future = pin!(future);
+        // A cache in memory answers at once and needs no timer.
+        if let Poll::Ready(output) = once(future.as_mut()).await {
+            return Ok(output);
+        }
+        tokio::time::timeout_at(self.at, future).await.map_err(|_| Elapsed)
+    }
+}
+
+/// Polls once.
+async fn once<F: Future + Unpin>(mut future: F) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut future).poll(cx))).await
+}

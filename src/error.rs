@@ -1,0 +1,314 @@
+//! What can go wrong, and what the browser is told of it.
+use std::{borrow::Cow, error::Error, fmt, sync::Arc};
+
+use http::{HeaderValue, Response, StatusCode, header};
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Why a cache could not do what it was asked.
+///
+/// Its text and its source are for the operator: neither reaches a browser.
+pub struct CacheError {
+    kind: CacheErrorKind,
+    source: BoxError,
+}
+
+/// What kind of failure a [`CacheError`] is: whether to wait, to look at the configuration or to make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CacheErrorKind {
+    /// The cache cannot be reached, or says that it is not ready. Nothing was changed.
+    Unavailable,
+    /// No answer in time. A write may have been applied, or may be later.
+    Timeout,
+    /// The cache answered and said no: credentials, permissions, a key of another type.
+    Refused,
+    /// There is no room for a new entry.
+    Full,
+    /// This cache, or the server behind it, cannot do this.
+    Unsupported,
+    /// Anything else.
+    Other,
+}
+
+impl CacheError {
+    /// An error of this kind.
+    ///
+    /// `source` must contain no value, no key and no credentials: it may be logged.
+    pub fn new(kind: CacheErrorKind, source: impl Into<BoxError>) -> Self {
+        Self { kind, source: source.into() }
+    }
+
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> CacheErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Debug for CacheError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheError").field("kind", &self.kind).field("source", &self.source).finish()
+    }
+}
+
+impl fmt::Display for CacheError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.text())
+    }
+}
+
+impl Error for CacheError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+impl CacheErrorKind {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Unavailable => "the session cache is unavailable",
+            Self::Timeout => "the session cache did not answer in time",
+            Self::Refused => "the session cache refused the operation",
+            Self::Full => "the session cache is full",
+            Self::Unsupported => "the session cache does not support the operation",
+            Self::Other => "the session cache failed",
+        }
+    }
+}
+
+/// Why a session could not be read or written.
+///
+/// Its text names no ID, no value and no server, so it can be shown; [`status`](Self::status) is what it means in HTTP.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The cache failed. The session is as it was, unless the kind is [`CacheErrorKind::Timeout`]: then a write may
+    /// still be applied, as a whole.
+    Cache(Arc<CacheError>),
+    /// Other requests of this session kept changing it until the deadline. Nothing of this request was written.
+    Conflict,
+    /// The request's response has been sent, and its changes with it. [`Session::detach`](crate::Session::detach) makes
+    /// a handle that outlives the response.
+    Closed,
+    /// The session was destroyed, expired or was renewed away meanwhile. The changes were dropped.
+    Gone,
+    /// A value or the whole session is larger than the store allows, in bytes of JSON.
+    TooLarge {
+        /// What it would take; at least this much.
+        size: usize,
+        /// What [`SessionStore::max_bytes`](crate::SessionStore::max_bytes) allows.
+        limit: usize,
+    },
+    /// The value cannot be kept: it would not come back as it is.
+    Encode(Unfit),
+    /// What is stored under the key is not of the type that was asked for. It is left as it is.
+    Decode(Arc<serde_json::Error>),
+    /// A key is longer than 256 bytes.
+    KeyTooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// A setting has no sense: which, and why.
+    Setting(&'static str),
+    /// The operating system gave no randomness. No ID was made.
+    Random,
+    /// This is not the text of a session ID.
+    InvalidId,
+    /// The session belongs to no store: it was made with [`Session::new`](crate::Session::new).
+    NoStore,
+    /// `renew` on a detached handle: the browser could not learn the new ID.
+    RenewDetached,
+    /// The user has as many sessions as [`SessionStore::max_sessions_per_owner`](crate::SessionStore::max_sessions_per_owner) allows.
+    TooManySessions,
+    /// The session was asked for where no `SessionLayer` is.
+    MissingLayer,
+}
+
+/// Why a value cannot be kept.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Unfit {
+    /// Arrays and objects nested deeper than 64 levels.
+    Depth,
+    /// Not a number, or infinite: JSON has no such numbers.
+    NonFinite,
+    /// A whole number outside of the range of 64 bits, which readers of JSON round.
+    Range,
+    /// Its `Serialize` failed, or it has no form in JSON (a map with keys that are no strings, say).
+    Other(Arc<serde_json::Error>),
+}
+
+impl SessionError {
+    /// The kind of the cache's failure, if it was the cache that failed.
+    #[must_use]
+    pub fn cache_kind(&self) -> Option<CacheErrorKind> {
+        match self {
+            Self::Cache(error) => Some(error.kind()),
+            _ => None,
+        }
+    }
+
+    /// What it means in HTTP: 503 where trying again may help, else 500.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Cache(_) | Self::Conflict | Self::Random => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// What a browser is told.
+    #[cfg(any(test, feature = "axum"))]
+    pub(crate) fn public_text(&self) -> &'static str {
+        match self {
+            Self::MissingLayer => "the route uses a session but is not wrapped in cloakroom's `SessionLayer`",
+            error if error.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                "the session is unavailable right now, try again"
+            }
+            _ => "the session could not be used",
+        }
+    }
+
+    /// A response with the status, `Cache-Control: no-store` and, for a 503, `Retry-After`.
+    pub(crate) fn response<B>(&self, body: B) -> Response<B> {
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status();
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cache(error) => error.fmt(f),
+            Self::Conflict => f.write_str("the session kept changing until the deadline, nothing was written"),
+            Self::Closed => f.write_str("the response has been sent: take `detach()` to write later"),
+            Self::Gone => f.write_str("the session ended meanwhile, the changes were dropped"),
+            Self::TooLarge { size, limit } => write!(f, "{size} bytes of session data, {limit} are allowed"),
+            Self::Encode(Unfit::Depth) => f.write_str("the value is nested deeper than 64 levels"),
+            Self::Encode(Unfit::NonFinite) => f.write_str("the value contains a number that is not finite"),
+            Self::Encode(Unfit::Range) => f.write_str("the value contains a whole number of more than 64 bits"),
+            Self::Encode(Unfit::Other(_)) => f.write_str("the value has no form in JSON"),
+            Self::Decode(_) => f.write_str("the value in the session is of another type"),
+            Self::KeyTooLong { length } => write!(f, "a key of {length} bytes, 256 are allowed"),
+            Self::Setting(what) => f.write_str(what),
+            Self::Random => f.write_str("the operating system gave no randomness"),
+            Self::InvalidId => f.write_str("this is not a session ID"),
+            Self::NoStore => f.write_str("the session belongs to no store: save it with `SessionStore::save`"),
+            Self::RenewDetached => {
+                f.write_str("a detached session cannot be renewed: the browser could not learn the new ID")
+            }
+            Self::TooManySessions => f.write_str("the user has too many sessions"),
+            Self::MissingLayer => {
+                f.write_str("no session in the request: is the route wrapped in cloakroom's `SessionLayer`?")
+            }
+        }
+    }
+}
+
+impl Error for SessionError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Cache(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+impl From<CacheError> for SessionError {
+    fn from(error: CacheError) -> Self {
+        Self::Cache(Arc::new(error))
+    }
+}
+
+/// A setting that cannot work, found by `build()`: which one, and the rule it breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    setting: &'static str,
+    rule: Cow<'static, str>,
+}
+
+impl ConfigError {
+    pub(crate) fn new(setting: &'static str, rule: impl Into<Cow<'static, str>>) -> Self {
+        Self { setting, rule: rule.into() }
+    }
+
+    /// The name of the builder's method: `cookie_name`, `same_site`, `ttl` …
+    #[must_use]
+    pub fn setting(&self) -> &str {
+        self.setting
+    }
+
+    /// The rule that it breaks.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.setting, self.rule)
+    }
+}
+
+impl Error for ConfigError {}
+
+/// Turns an error of the session layer into a response.
+///
+/// Closures `Fn(&SessionError) -> Response<B>` do; so does [`DefaultErrorResponse`].
+pub trait ErrorResponse<B> {
+    /// The response in place of the handler's.
+    fn error_response(&self, error: &SessionError) -> Response<B>;
+}
+
+impl<B, F> ErrorResponse<B> for F
+where
+    F: Fn(&SessionError) -> Response<B>,
+{
+    fn error_response(&self, error: &SessionError) -> Response<B> {
+        self(error)
+    }
+}
+
+/// An empty body with [`SessionError::status`], `Cache-Control: no-store` and, for a 503, `Retry-After: 1`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DefaultErrorResponse;
+
+impl<B: Default> ErrorResponse<B> for DefaultErrorResponse {
+    fn error_response(&self, error: &SessionError) -> Response<B> {
+        error.response(B::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_says_nothing_of_the_cause() {
+        let error = SessionError::from(CacheError::new(CacheErrorKind::Refused, "NOAUTH at 10.0.0.7"));
+        let response = error.response(error.public_text());
+        assert_eq!(response.status(), 503);
+        assert!(!response.body().contains("10.0.0.7") && !error.to_string().contains("NOAUTH"));
+        assert_eq!(error.cache_kind(), Some(CacheErrorKind::Refused));
+    }
+
+    #[test]
+    fn the_source_chain_does_not_repeat_itself() {
+        let error = SessionError::from(CacheError::new(CacheErrorKind::Full, "no room"));
+        assert_eq!(error.to_string(), "the session cache is full");
+        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("no room"));
+    }
+
+    #[test]
+    fn a_closure_answers_in_its_own_words() {
+        let closure = |error: &SessionError| Response::new(error.to_string());
+        assert!(closure.error_response(&SessionError::Gone).body().contains("ended"));
+    }
+}

@@ -1,0 +1,100 @@
+//! What the layer reports: one function an event, so that each is worded once and none carries a secret.
+//!
+//! A session is named by the first characters of its key.
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use crate::{error::SessionError, id::SessionKey};
+
+pub(crate) fn created(key: &SessionKey) {
+    tracing::debug!(session = key.short(), "session created");
+}
+
+pub(crate) fn renewed(old: &SessionKey, new: &SessionKey) {
+    tracing::debug!(session = old.short(), successor = new.short(), "session renewed");
+}
+
+pub(crate) fn destroyed(key: &SessionKey) {
+    tracing::debug!(session = key.short(), "session destroyed");
+}
+
+/// Changes were made to a session that had ended.
+pub(crate) fn gone(key: &SessionKey) {
+    tracing::warn!(session = key.short(), "the session ended meanwhile, this request's changes were dropped");
+}
+
+pub(crate) fn conflict(key: &SessionKey) {
+    tracing::warn!(session = key.short(), "the session kept changing until the deadline, nothing was written");
+}
+
+pub(crate) fn unreadable(key: &SessionKey, reason: &str) {
+    static LIMIT: Limit = Limit::new();
+    if LIMIT.allows() {
+        tracing::warn!(session = key.short(), reason, "a record cannot be read: taken as absent and left alone");
+    }
+}
+
+pub(crate) fn failed(error: &SessionError) {
+    static LIMIT: Limit = Limit::new();
+    if LIMIT.allows() {
+        tracing::error!(%error, kind = ?error.cache_kind(), "the session could not be read or written");
+    }
+}
+
+pub(crate) fn malformed_cookie() {
+    static LIMIT: Limit = Limit::new();
+    if LIMIT.allows() {
+        tracing::warn!("a session cookie that cannot be a session ID was ignored");
+    }
+}
+
+pub(crate) fn several_sessions() {
+    static LIMIT: Limit = Limit::new();
+    if LIMIT.allows() {
+        tracing::warn!("session cookies of two live sessions in one request: neither is used");
+    }
+}
+
+/// A call that cannot return an error came after the commit.
+pub(crate) fn closed(call: &'static str) {
+    tracing::warn!(call, "the response has been sent: the call did nothing");
+}
+
+pub(crate) fn dropped_by_status(key: Option<&SessionKey>) {
+    let session = key.map(SessionKey::short);
+    tracing::debug!(session, "the request failed: its changes to the session were dropped");
+}
+
+pub(crate) fn undecodable(key: &str) {
+    tracing::warn!(length = key.len(), "`get` found a value of another type: `try_get` returns the error");
+}
+
+pub(crate) fn replaced_cookie() {
+    tracing::warn!("the handler set a cookie of the session cookie's name: it was dropped");
+}
+
+pub(crate) fn overridden_caching() {
+    tracing::warn!("the handler made a response with a session in it cacheable: it was made private");
+}
+
+pub(crate) fn insecure() {
+    tracing::warn!("session cookies without `Secure`: for development only");
+}
+
+/// At most one event a second of what a client can trigger as often as it likes.
+struct Limit {
+    second: AtomicU64,
+}
+
+impl Limit {
+    const fn new() -> Self {
+        Self { second: AtomicU64::new(0) }
+    }
+
+    fn allows(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
+        self.second.swap(now, Ordering::Relaxed) != now
+    }
+}

@@ -1,0 +1,58 @@
+//! Extractors for axum.
+use std::future::Future;
+
+use axum_core::{
+    body::Body,
+    extract::{FromRequestParts, OptionalFromRequestParts},
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, header, request::Parts};
+
+use crate::{
+    error::SessionError,
+    session::{LazySession, Session},
+};
+
+/// Answers 500 with a text that names the layer where there is none, and 503 when the session could not be loaded.
+impl<S: Sync> FromRequestParts<S> for Session {
+    type Rejection = SessionError;
+
+    fn from_request_parts(parts: &mut Parts, _: &S) -> impl Future<Output = Result<Self, SessionError>> + Send {
+        let lazy = parts.extensions.get::<LazySession>().cloned();
+        async move { lazy.ok_or(SessionError::MissingLayer)?.load().await }
+    }
+}
+
+/// `None` where there is no layer; with the layer always `Some`, and 503 when the session could not be loaded.
+impl<S: Sync> OptionalFromRequestParts<S> for Session {
+    type Rejection = SessionError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, SessionError> {
+        match parts.extensions.get::<LazySession>().cloned() {
+            Some(lazy) => lazy.load().await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Answers 500 with a text that names the layer where there is none. Loads nothing.
+impl<S: Sync> FromRequestParts<S> for LazySession {
+    type Rejection = SessionError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, SessionError> {
+        parts.extensions.get::<Self>().cloned().ok_or(SessionError::MissingLayer)
+    }
+}
+
+/// [`SessionError::status`] and a short text that says nothing of the cause.
+impl IntoResponse for SessionError {
+    fn into_response(self) -> Response {
+        if matches!(self, Self::MissingLayer) {
+            tracing::error!("{self}");
+        }
+        let mut response = self.response(Body::from(self.public_text()));
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, text);
+        response
+    }
+}

@@ -1,0 +1,102 @@
+//! The future of a response: load, run, commit.
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use crate::{
+    error::{ErrorResponse, SessionError},
+    service::Exchange,
+    session::{RunToEnd, Session},
+};
+
+type Loading = Pin<Box<dyn Future<Output = Result<Session, SessionError>> + Send>>;
+
+pin_project! {
+    /// The response of a [`SessionService`](crate::SessionService).
+    pub struct ResponseFuture<S, E, B>
+    where
+        S: Service<Request<B>>,
+    {
+        #[pin]
+        state: State<S, B>,
+        exchange: Exchange<E>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        Loading { load: Loading, ready: Option<(S, Request<B>)> },
+        Running { #[pin] response: S::Future },
+        Committing { commit: RunToEnd<Result<(), SessionError>>, result: Option<Result<S::Response, S::Error>> },
+        Done,
+    }
+}
+
+impl<S: Service<Request<B>>, E, B> ResponseFuture<S, E, B> {
+    pub(crate) fn loading(load: Loading, ready: S, request: Request<B>, exchange: Exchange<E>) -> Self {
+        Self { state: State::Loading { load, ready: Some((ready, request)) }, exchange }
+    }
+
+    pub(crate) fn running(response: S::Future, exchange: Exchange<E>) -> Self {
+        Self { state: State::Running { response }, exchange }
+    }
+}
+
+impl<S, E, B, ResBody> Future for ResponseFuture<S, E, B>
+where
+    S: Service<Request<B>, Response = Response<ResBody>>,
+    E: ErrorResponse<ResBody>,
+{
+    type Output = Result<Response<ResBody>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let next = match this.state.as_mut().project() {
+                StateProjection::Loading { load, ready } => {
+                    let loaded = ready!(load.as_mut().poll(cx));
+                    let Some((mut inner, mut request)) = ready.take() else { return Poll::Pending };
+                    if let Ok(session) = loaded {
+                        request.extensions_mut().insert(session);
+                    }
+                    State::Running { response: inner.call(request) }
+                }
+                StateProjection::Running { response } => {
+                    let result = ready!(response.poll(cx));
+                    match this.exchange.commit(&result) {
+                        Some(commit) => State::Committing { commit, result: Some(result) },
+                        None => {
+                            this.state.set(State::Done);
+                            return Poll::Ready(this.exchange.respond(result, Ok(())));
+                        }
+                    }
+                }
+                StateProjection::Committing { commit, result } => {
+                    let committed = ready!(Pin::new(commit).poll(cx));
+                    let Some(result) = result.take() else { return Poll::Pending };
+                    this.state.set(State::Done);
+                    return Poll::Ready(this.exchange.respond(result, committed));
+                }
+                StateProjection::Done => return Poll::Pending,
+            };
+            this.state.set(next);
+        }
+    }
+}
+
+impl<S: Service<Request<B>>, E, B> fmt::Debug for ResponseFuture<S, E, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,338 @@
+//! The layer and its builder.
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::Response;
+use tower_layer::Layer;
+
+use crate::{
+    cache::Cache,
+    cookie::{CookiePolicy, CookieSettings, SameSite},
+    error::{ConfigError, DefaultErrorResponse, SessionError},
+    events,
+    service::SessionService,
+    store::{Engine, SessionStore},
+};
+
+/// When a session's idle time starts again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refresh {
+    /// With every write; reading does not count. The default: only a dirty session costs a write.
+    #[default]
+    OnWrite,
+    /// With every load as well: sliding expiry, in the same round trip as the load.
+    OnLoad,
+    /// With a load, if the last start is this long ago or longer: at most one refresh per such time, in the same round trip
+    /// as the load.
+    OnLoadEvery(Duration),
+}
+
+impl Refresh {
+    pub(crate) const fn after(self) -> Option<Duration> {
+        match self {
+            Self::OnWrite => None,
+            Self::OnLoad => Some(Duration::ZERO),
+            Self::OnLoadEvery(after) => Some(after),
+        }
+    }
+}
+
+/// Wraps a service so that its handlers have a [`Session`](crate::Session).
+///
+/// For each request: read the cookie, load the session into the request's extensions, run the service, commit what changed,
+/// and set the cookie if the browser's has to change. What changed is written before the response's head goes out.
+///
+/// # What becomes of the changes
+///
+/// | the handler | the changes |
+/// | --- | --- |
+/// | answers 1xx to 4xx | are committed |
+/// | answers 5xx, or its service fails | are dropped, a renewal too; a destroy is done all the same |
+/// | panics, or the client goes away | are dropped; a commit that has begun runs to its end |
+///
+/// When the cache fails, the response is replaced by the [error response](SessionLayerBuilder::on_error), and the browser's
+/// cookie stays as it is. When the session ended meanwhile, the handler's response goes out without a session cookie.
+///
+/// # Example
+/// ```
+/// # #[cfg(feature = "axum")] {
+/// use axum::{Router, routing::get};
+/// use cloakroom::{InMemoryCache, Session, SessionError, SessionLayer, SessionStore};
+///
+/// async fn visits(session: Session) -> Result<String, SessionError> {
+///     let visits = session.update("visits", |n: Option<u64>| n.unwrap_or(0) + 1)?;
+///     Ok(format!("{visits} visits"))
+/// }
+///
+/// let sessions = SessionLayer::builder(SessionStore::new(InMemoryCache::new())).build()?;
+/// let app: Router = Router::new().route("/", get(visits)).layer(sessions);
+/// # }
+/// # Ok::<(), cloakroom::ConfigError>(())
+/// ```
+pub struct SessionLayer<C, E = DefaultErrorResponse> {
+    store: SessionStore<C>,
+    shared: Arc<Shared<E>>,
+}
+
+/// What all services of a layer share.
+pub(crate) struct Shared<E> {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) policy: CookiePolicy,
+    pub(crate) refresh: Option<Duration>,
+    pub(crate) lazy: bool,
+    pub(crate) caching_headers: bool,
+    pub(crate) on_error: E,
+}
+
+impl<C: Cache> SessionLayer<C> {
+    /// A layer with the default settings: see [`SessionLayerBuilder`].
+    pub fn new(store: SessionStore<C>) -> Self {
+        let settings = Settings::default();
+        Self::of(store, CookiePolicy::default(), settings, DefaultErrorResponse)
+    }
+
+    /// A layer whose settings can be chosen.
+    pub fn builder(store: SessionStore<C>) -> SessionLayerBuilder<C> {
+        SessionLayerBuilder {
+            store,
+            cookie: CookieSettings::default(),
+            settings: Settings::default(),
+            on_error: DefaultErrorResponse,
+        }
+    }
+}
+
+impl<C: Cache, E> SessionLayer<C, E> {
+    fn of(store: SessionStore<C>, policy: CookiePolicy, settings: Settings, on_error: E) -> Self {
+        let shared = Shared {
+            engine: store.engine(),
+            policy,
+            refresh: settings.refresh.after(),
+            lazy: settings.lazy,
+            caching_headers: settings.caching_headers,
+            on_error,
+        };
+        Self { store, shared: Arc::new(shared) }
+    }
+
+    /// The store underneath.
+    pub fn store(&self) -> &SessionStore<C> {
+        &self.store
+    }
+}
+
+impl<C, E> Clone for SessionLayer<C, E> {
+    fn clone(&self) -> Self {
+        Self { store: self.store.clone(), shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<C, E> fmt::Debug for SessionLayer<C, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionLayer")
+            .field("store", &self.store)
+            .field("cookie", &self.shared.policy)
+            .field("lazy", &self.shared.lazy)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, C, E> Layer<S> for SessionLayer<C, E> {
+    type Service = SessionService<S, C, E>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SessionService::new(inner, Arc::clone(&self.shared))
+    }
+}
+
+/// Builds a [`SessionLayer`].
+///
+/// # Defaults
+///
+/// The cookie is `__Host-id=…; Path=/; Secure; HttpOnly; SameSite=Lax`, without `Domain` and without `Max-Age`.
+///
+/// | setting | default | why |
+/// | --- | --- | --- |
+/// | [`cookie_name`](Self::cookie_name) | `__Host-id` | the prefix keeps other hosts from setting it (RFC 6265bis, section 4.1.3.2); the rest tells nothing |
+/// | [`secure`](Self::secure) | `true` | never in the clear; browsers take `http://localhost` as secure |
+/// | [`http_only`](Self::http_only) | `true` | no script reads it |
+/// | [`same_site`](Self::same_site) | `Lax` | not sent with requests of other sites that change something; `Strict` would lose the session behind every inbound link |
+/// | [`cookie_path`](Self::cookie_path) | `/` | what the prefix asks for |
+/// | [`cookie_domain`](Self::cookie_domain) | none | the cookie belongs to one host |
+/// | [`persistent`](Self::persistent) | `false` | it ends with the browser (NIST SP 800-63B-4, section 5.1) |
+/// | [`refresh`](Self::refresh) | [`Refresh::OnWrite`] | nobody pays for nothing |
+/// | [`lazy`](Self::lazy) | off: eager | handlers find the session in the extensions |
+/// | [`on_error`](Self::on_error) | an empty 503 or 500 | says nothing of the cause |
+/// | [`caching_headers`](Self::caching_headers) | `true` | a shared cache must not hand out one visitor's page to another |
+#[must_use = "a builder does nothing until `build`"]
+pub struct SessionLayerBuilder<C, E = DefaultErrorResponse> {
+    store: SessionStore<C>,
+    cookie: CookieSettings,
+    settings: Settings,
+    on_error: E,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    refresh: Refresh,
+    lazy: bool,
+    caching_headers: bool,
+    signed_without_keys: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { refresh: Refresh::default(), lazy: false, caching_headers: true, signed_without_keys: false }
+    }
+}
+
+impl<C: Cache, E> SessionLayerBuilder<C, E> {
+    /// The cookie's name. Default: `__Host-id`.
+    ///
+    /// The prefixes `__Host-`, `__Secure-`, `__Http-` and `__Host-Http-` bind the other attributes, in any case of letters.
+    pub fn cookie_name(mut self, name: impl Into<String>) -> Self {
+        self.cookie.name = name.into();
+        self
+    }
+
+    /// The path that the cookie is sent for. Default: `/`.
+    pub fn cookie_path(mut self, path: impl Into<String>) -> Self {
+        self.cookie.path = path.into();
+        self
+    }
+
+    /// The domain whose hosts, all of them, the cookie is sent to. Default: none, this host alone. Takes another name than
+    /// the default one, which forbids it.
+    pub fn cookie_domain(mut self, domain: impl Into<String>) -> Self {
+        self.cookie.domain = Some(domain.into());
+        self
+    }
+
+    /// Whether the cookie goes with requests that other sites make. Default: [`SameSite::Lax`].
+    pub fn same_site(mut self, same_site: SameSite) -> Self {
+        self.cookie.same_site = same_site;
+        self
+    }
+
+    /// Whether scripts cannot read the cookie. Default: `true`.
+    pub fn http_only(mut self, http_only: bool) -> Self {
+        self.cookie.http_only = http_only;
+        self
+    }
+
+    /// Whether the cookie goes over secure connections only. Default: `true`.
+    ///
+    /// For development where a browser does not take `http://localhost` as secure: `.secure(false).cookie_name("id")`.
+    pub fn secure(mut self, secure: bool) -> Self {
+        self.cookie.secure = secure;
+        self
+    }
+
+    /// Whether an embedded page has a cookie of its own on each site that embeds it (CHIPS). Default: `false`.
+    pub fn partitioned(mut self, partitioned: bool) -> Self {
+        self.cookie.partitioned = partitioned;
+        self
+    }
+
+    /// Whether the cookie outlives the browser. Default: `false`.
+    ///
+    /// `Max-Age` is the end of the session's lifetime, so that a session that slides needs no new cookie. A session decides
+    /// for itself with [`Session::set_persistent`](crate::Session::set_persistent).
+    pub fn persistent(mut self, persistent: bool) -> Self {
+        self.cookie.persistent = persistent;
+        self
+    }
+
+    /// Signs the cookie: with the first key; verifies with any, so that keys can be changed without ending sessions.
+    ///
+    /// A 192-bit random ID cannot be guessed, signed or not. What a signature adds: a forged ID costs no look-up in the
+    /// cache. What it does not: a stolen cookie is as good as before. A cookie signed with an old key is issued anew.
+    #[cfg(feature = "signed")]
+    pub fn signing_keys(mut self, keys: impl IntoIterator<Item = ::cookie::Key>) -> Self {
+        self.cookie.keys = keys.into_iter().collect();
+        self.settings.signed_without_keys = self.cookie.keys.is_empty();
+        self
+    }
+
+    /// When the idle time starts again. Default: [`Refresh::OnWrite`].
+    pub fn refresh(mut self, refresh: Refresh) -> Self {
+        self.settings.refresh = refresh;
+        self
+    }
+
+    /// Loads a session when somebody asks for it and not before. Default: off.
+    ///
+    /// The extensions then hold a [`LazySession`](crate::LazySession) alone; the extractors work as before. Routes that
+    /// never ask cost no look-up, and are served at full speed while the cache is down.
+    pub fn lazy(mut self) -> Self {
+        self.settings.lazy = true;
+        self
+    }
+
+    /// Whether the layer takes care of `Vary` and `Cache-Control`. Default: `true`.
+    ///
+    /// `Vary: Cookie` is added when the session was looked at, `Cache-Control: no-store` with a session cookie and
+    /// `private` when a session was read; a handler that declared such a response cacheable for everybody is overruled.
+    /// Turn it off only where something else does all of this.
+    pub fn caching_headers(mut self, on: bool) -> Self {
+        self.settings.caching_headers = on;
+        self
+    }
+
+    /// The response when the session cannot be committed. Default: an empty body with
+    /// [`SessionError::status`], `Cache-Control: no-store` and, for a 503, `Retry-After`.
+    ///
+    /// The default is what asks for `B: Default`; a closure of one's own does not.
+    ///
+    /// # Example
+    /// ```
+    /// # use cloakroom::{InMemoryCache, SessionError, SessionLayer, SessionStore};
+    /// let layer = SessionLayer::builder(SessionStore::new(InMemoryCache::new()))
+    ///     .on_error(|error: &SessionError| {
+    ///         let mut response = http::Response::new(format!("Sorry: {error}."));
+    ///         *response.status_mut() = error.status();
+    ///         response
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), cloakroom::ConfigError>(())
+    /// ```
+    pub fn on_error<F, B>(self, respond: F) -> SessionLayerBuilder<C, F>
+    where
+        F: Fn(&SessionError) -> Response<B>,
+    {
+        SessionLayerBuilder { store: self.store, cookie: self.cookie, settings: self.settings, on_error: respond }
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// For what a browser would drop without a word, and for what cannot work: the error names the setting and the rule.
+    pub fn build(self) -> Result<SessionLayer<C, E>, ConfigError> {
+        self.store.check()?;
+        if self.cookie.persistent && self.store.config().max_lifetime > MAX_COOKIE {
+            return Err(ConfigError::new(
+                "max_lifetime",
+                "browsers keep no cookie for more than 400 days (RFC 6265bis, section 5.5): shorter, or not `persistent`",
+            ));
+        }
+        if self.settings.signed_without_keys {
+            return Err(ConfigError::new("signing_keys", "cookies that are to be signed need a key: at least one"));
+        }
+        if !self.cookie.secure {
+            events::insecure();
+        }
+        let policy = self.cookie.check()?;
+        Ok(SessionLayer::of(self.store, policy, self.settings, self.on_error))
+    }
+}
+
+const MAX_COOKIE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+
+impl<C, E> fmt::Debug for SessionLayerBuilder<C, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionLayerBuilder")
+            .field("store", &self.store)
+            .field("cookie", &self.cookie)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,103 @@
+//! Server-side HTTP sessions as a tower middleware: fast, safe and pleasant.
+//!
+//! You leave your things at the counter and carry a ticket: the cookie holds an opaque random ID, the data stays in a
+//! cache, in memory for one process or in Redis for many. The [`SessionLayer`] reads the cookie, loads the session into the
+//! request's extensions, and afterwards writes back what changed, and only if something did.
+//!
+//! ```
+//! # #[cfg(feature = "axum")] {
+//! use axum::{Router, routing::get};
+//! use cloakroom::{InMemoryCache, Session, SessionError, SessionLayer, SessionStore};
+//!
+//! async fn visits(session: Session) -> Result<String, SessionError> {
+//!     let visits = session.update("visits", |n: Option<u64>| n.unwrap_or(0) + 1)?;
+//!     Ok(format!("{visits} visits"))
+//! }
+//!
+//! let sessions = SessionLayer::new(SessionStore::new(InMemoryCache::new()));
+//! let app: Router = Router::new().route("/", get(visits)).layer(sessions);
+//! # }
+//! ```
+//!
+//! # What it promises
+//!
+//! 1. **No lost update.** Requests of one session that overlap and change different keys all take effect, whichever process
+//!    they ran in; [`Session::update`] is atomic. See [`guide::concurrency`].
+//! 2. **Logout is final.** No request in flight brings a session back that was destroyed, expired or renewed away.
+//! 3. **An ID is issued, never accepted.** An unknown ID is a visitor without a session.
+//! 4. **Renewal loses nothing and keeps nobody in.** A failure leaves the old session as it was.
+//! 5. **An outage is no logout.** When the cache fails: 503 within the deadline, no cookie, nothing overwritten.
+//! 6. **Nobody pays for nothing.** Anonymous traffic stores nothing, a session that did not change writes nothing.
+//! 7. **Everything is bounded**: sizes, look-ups, retries, waiting. A limit is an error, never a panic.
+//! 8. **No secret leaves**: IDs and data are in no log, `Debug`, error text or response.
+//! 9. **Shared caches cannot leak a session.** See [`guide::defaults`].
+//! 10. **A record belongs to its key**: found under another one, it is refused.
+//!
+//! # Where to start
+//!
+//! - [`SessionLayer`] and its [builder](SessionLayerBuilder): the middleware and its settings
+//! - [`Session`]: what a handler has in its hands
+//! - [`SessionStore`]: the settings that all sessions share, and sessions without HTTP
+//! - [`InMemoryCache`], `RedisCache`, [`Cache`]: where the data is, and how to keep it elsewhere
+//! - [`guide`]: chapters on concurrency, defaults and more
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! | --- | --- | --- |
+//! | `axum` | yes | `Session`, `Option<Session>` and `LazySession` as extractors, `SessionError: IntoResponse` |
+//! | `redis` | | `RedisCache` |
+//! | `signed` | | signed cookies: `SessionLayerBuilder::signing_keys` |
+//! | `testing` | | for your own tests: the cache contract suite, a cache that counts, fails and waits on demand |
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod cache;
+mod caching;
+mod clock;
+mod cookie;
+mod data;
+mod deadline;
+mod error;
+mod events;
+#[cfg(feature = "axum")]
+mod extract;
+mod future;
+mod id;
+mod layer;
+mod record;
+mod service;
+mod session;
+mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+#[cfg(feature = "redis")]
+pub use self::cache::redis::{RedisCache, RedisCacheBuilder};
+pub use self::{
+    cache::{BoxedCache, Cache, Deleted, Entry, Expiry, InMemoryCache, InMemoryCacheBuilder, Replaced, Version},
+    clock::Clock,
+    cookie::SameSite,
+    error::{CacheError, CacheErrorKind, ConfigError, DefaultErrorResponse, ErrorResponse, SessionError, Unfit},
+    future::ResponseFuture,
+    id::{ParseKeyError, SessionId, SessionKey},
+    layer::{Refresh, SessionLayer, SessionLayerBuilder},
+    service::SessionService,
+    session::{IntoKey, Key, LazySession, Session},
+    store::{SessionInfo, SessionStore, WhenFull},
+};
+/// The bytes of an [`Entry`].
+pub use bytes::Bytes;
+/// What [`Session::remove`] returns.
+pub use serde_json::Value;
+
+/// The guide, chapter by chapter.
+pub mod guide {
+    #[doc = include_str!("docs/concurrency.md")]
+    pub mod concurrency {}
+    #[doc = include_str!("docs/defaults.md")]
+    pub mod defaults {}
+}
+
+#[cfg(all(doctest, feature = "axum", feature = "redis"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -1,0 +1,351 @@
+//! A session as bytes, and back: JSON with a format version and the key inside.
+//!
+//! ```json
+//! {"v":1,"key":"…","created":1780000000000,"end":1782592000000,"data":{"user":42}}
+//! ```
+//! Times are milliseconds since the Unix epoch. Optional, in front of `data`: `ttl` (milliseconds) and `keep`, set for
+//! this session alone, and `owner`. A tombstone has `next`, the key of its successor, instead of `data`.
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use crate::{
+    clock::{later, millis},
+    data::{Fields, Values, Writer},
+    id::SessionKey,
+};
+
+const FORMAT: u64 = 1;
+
+/// What a session is, beside its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// When it was created; renewal keeps it.
+    pub(crate) created: u64,
+    /// When it ends, whatever happens.
+    pub(crate) end: u64,
+    /// Its own idle time to live, in milliseconds, in place of the store's.
+    pub(crate) ttl: Option<u64>,
+    /// Its own answer to whether the cookie is persistent, in place of the layer's.
+    pub(crate) persistent: Option<bool>,
+    /// The user it belongs to.
+    pub(crate) owner: Option<Arc<str>>,
+}
+
+/// Changes to a [`Head`]: what was set last counts, setting by setting.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) ttl: Option<u64>,
+    pub(crate) lifetime: Option<Duration>,
+    pub(crate) persistent: Option<bool>,
+    /// `Some(None)` takes the owner away.
+    pub(crate) owner: Option<Option<Arc<str>>>,
+}
+
+impl Settings {
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub(crate) fn apply(&self, head: &mut Head) {
+        if let Some(ttl) = self.ttl {
+            head.ttl = Some(ttl);
+        }
+        if let Some(lifetime) = self.lifetime {
+            head.end = later(head.created, lifetime);
+        }
+        if let Some(persistent) = self.persistent {
+            head.persistent = Some(persistent);
+        }
+        if let Some(owner) = &self.owner {
+            head.owner.clone_from(owner);
+        }
+    }
+
+    /// `self` first, `later` after it.
+    pub(crate) fn then(&mut self, later: Self) {
+        self.ttl = later.ttl.or(self.ttl);
+        self.lifetime = later.lifetime.or(self.lifetime);
+        self.persistent = later.persistent.or(self.persistent);
+        if later.owner.is_some() {
+            self.owner = later.owner;
+        }
+    }
+}
+
+/// What stands under a key.
+#[derive(Debug)]
+pub(crate) enum Record {
+    Live {
+        head: Head,
+        values: Values,
+    },
+    /// The session was renewed and lives on under another key.
+    Tombstone {
+        successor: SessionKey,
+    },
+}
+
+/// Why bytes are no record of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// Not JSON, or not of this shape.
+    Malformed,
+    /// Written by another version of this crate.
+    Version,
+    /// It belongs to another key.
+    Foreign,
+    /// Larger than the store allows.
+    TooLarge,
+}
+
+impl Unreadable {
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Version => "unknown format version",
+            Self::Foreign => "belongs to another key",
+            Self::TooLarge => "too large",
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Wire<'a> {
+    v: u64,
+    key: &'a str,
+    #[serde(default)]
+    created: Option<u64>,
+    #[serde(default)]
+    end: Option<u64>,
+    #[serde(default)]
+    ttl: Option<u64>,
+    #[serde(default)]
+    keep: Option<bool>,
+    #[serde(default)]
+    owner: Option<Box<str>>,
+    #[serde(default)]
+    next: Option<SessionKey>,
+    #[serde(default, borrow)]
+    data: Option<Fields<'a>>,
+}
+
+/// The record of `key` in these bytes.
+pub(crate) fn decode(bytes: &Bytes, key: &SessionKey, limit: usize) -> Result<Record, Unreadable> {
+    if bytes.len() > limit {
+        return Err(Unreadable::TooLarge);
+    }
+    let Ok(wire) = serde_json::from_slice::<Wire<'_>>(bytes) else {
+        return Err(version_of(bytes).map_or(Unreadable::Malformed, |_| Unreadable::Version));
+    };
+    if wire.v != FORMAT {
+        return Err(Unreadable::Version);
+    }
+    if wire.key != key.as_str() {
+        return Err(Unreadable::Foreign);
+    }
+    match (wire.next, wire.created, wire.end, wire.data) {
+        (Some(successor), _, _, None) => Ok(Record::Tombstone { successor }),
+        (None, Some(created), Some(end), Some(fields)) => {
+            let values = Values::of_record(bytes, fields).ok_or(Unreadable::Malformed)?;
+            let owner = wire.owner.map(Arc::from);
+            Ok(Record::Live { head: Head { created, end, ttl: wire.ttl, persistent: wire.keep, owner }, values })
+        }
+        _ => Err(Unreadable::Malformed),
+    }
+}
+
+/// The version of a record whose shape is not known.
+fn version_of(bytes: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u64,
+    }
+    serde_json::from_slice::<Version>(bytes).ok().map(|version| version.v).filter(|version| *version != FORMAT)
+}
+
+/// The record of a live session, and its values as they stand in it.
+pub(crate) fn encode<'a>(
+    key: &SessionKey,
+    head: &Head,
+    fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+) -> (Bytes, Values) {
+    let mut text = Vec::with_capacity(256);
+    start(&mut text, key);
+    number(&mut text, ",\"created\":", head.created);
+    number(&mut text, ",\"end\":", head.end);
+    if let Some(ttl) = head.ttl {
+        number(&mut text, ",\"ttl\":", ttl);
+    }
+    if let Some(persistent) = head.persistent {
+        text.extend_from_slice(if persistent { b",\"keep\":true" } else { b",\"keep\":false" });
+    }
+    if let Some(owner) = &head.owner {
+        text.extend_from_slice(b",\"owner\":");
+        text.extend_from_slice(serde_json::Value::from(&**owner).to_string().as_bytes());
+    }
+    text.extend_from_slice(b",\"data\":");
+    let mut writer = Writer::new(text, 4);
+    for (key, value) in fields {
+        writer.field(key, value);
+    }
+    writer.finish(b"}")
+}
+
+/// The record that renewal leaves under the old key.
+pub(crate) fn encode_tombstone(key: &SessionKey, successor: &SessionKey) -> Bytes {
+    let mut text = Vec::with_capacity(128);
+    start(&mut text, key);
+    text.extend_from_slice(b",\"next\":\"");
+    text.extend_from_slice(successor.as_str().as_bytes());
+    text.extend_from_slice(b"\"}");
+    text.into()
+}
+
+fn start(text: &mut Vec<u8>, key: &SessionKey) {
+    number(text, "{\"v\":", FORMAT);
+    text.extend_from_slice(b",\"key\":\"");
+    text.extend_from_slice(key.as_str().as_bytes());
+    text.push(b'"');
+}
+
+fn number(text: &mut Vec<u8>, name: &str, number: u64) {
+    text.extend_from_slice(name.as_bytes());
+    text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// A new session's head.
+pub(crate) fn new_head(now: u64, lifetime: Duration) -> Head {
+    Head { created: now, end: later(now, lifetime), ttl: None, persistent: None, owner: None }
+}
+
+impl Head {
+    pub(crate) fn idle(&self, default: Duration) -> Duration {
+        self.ttl.map_or(default, Duration::from_millis).max(Duration::from_millis(1))
+    }
+}
+
+/// A `set_ttl` in the form that a record keeps.
+pub(crate) fn ttl_of(duration: Duration) -> u64 {
+    millis(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::data;
+
+    const LIMIT: usize = 65_536;
+
+    fn key(fill: u8) -> SessionKey {
+        SessionKey::of_digest(&[fill; 32])
+    }
+
+    fn head() -> Head {
+        Head { created: 1_780_000_000_000, end: 1_790_000_000_000, ttl: None, persistent: None, owner: None }
+    }
+
+    fn fields<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        pairs.iter().map(|(key, json)| (key.as_bytes(), json.as_bytes()))
+    }
+
+    fn pairs(values: &Values) -> Vec<(String, String)> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        values.iter().map(|(key, json)| (text(key), text(json))).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let full = Head { ttl: Some(5), persistent: Some(true), owner: Some("us\"er".into()), ..head() };
+        for head in [head(), full] {
+            let data = [("a", "1"), ("b\"", r#"{"x":[1,2]}"#), ("ü", "\"ü\"")];
+            let (bytes, written) = encode(&key(1), &head, fields(&data));
+            let Ok(Record::Live { head: found, values }) = decode(&bytes, &key(1), LIMIT) else { panic!("{bytes:?}") };
+            assert_eq!(found, head);
+            assert_eq!(pairs(&values), pairs(&written));
+            assert_eq!(values.get("b\"").as_deref(), Some(&br#"{"x":[1,2]}"#[..]));
+        }
+        let (bytes, _) = encode(&key(1), &head(), fields(&[]));
+        assert!(matches!(decode(&bytes, &key(1), LIMIT), Ok(Record::Live { values, .. }) if values.len() == 0));
+        let tombstone = encode_tombstone(&key(1), &key(2));
+        assert!(
+            matches!(decode(&tombstone, &key(1), LIMIT), Ok(Record::Tombstone { successor }) if successor == key(2))
+        );
+    }
+
+    #[test]
+    fn a_record_belongs_to_its_key() {
+        let (bytes, _) = encode(&key(1), &head(), fields(&[]));
+        assert_eq!(decode(&bytes, &key(2), LIMIT).unwrap_err(), Unreadable::Foreign);
+        assert_eq!(decode(&encode_tombstone(&key(1), &key(3)), &key(2), LIMIT).unwrap_err(), Unreadable::Foreign);
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused() {
+        let (good, _) = encode(&key(1), &head(), fields(&[("a", "1")]));
+        for length in 0..good.len() {
+            assert!(decode(&good.slice(..length), &key(1), LIMIT).is_err(), "{length} bytes");
+        }
+        assert_eq!(decode(&good, &key(1), good.len() - 1).unwrap_err(), Unreadable::TooLarge);
+        let text = String::from_utf8(good.to_vec()).unwrap();
+        for (change, why) in [
+            (text.replace("\"v\":1", "\"v\":0"), Unreadable::Version),
+            (text.replace("\"v\":1", "\"v\":255"), Unreadable::Version),
+            (format!(r#"{{"v":2,"state":{{}}}}"#), Unreadable::Version),
+            (text.replace("\"data\":{", "\"data\":{\"a\":2,"), Unreadable::Malformed),
+            (text.replace("\"data\":{\"a\":1}", "\"data\":[1]"), Unreadable::Malformed),
+            (text.replace("\"data\":{\"a\":1}", "\"next\":\"short\""), Unreadable::Malformed),
+            (text.replace(",\"end\":1790000000000", ""), Unreadable::Malformed),
+            (format!("{text}x"), Unreadable::Malformed),
+            ("null".into(), Unreadable::Malformed),
+            ("[1,2]".into(), Unreadable::Malformed),
+            ("[".repeat(10_000), Unreadable::Malformed),
+        ] {
+            assert_eq!(decode(&change.clone().into(), &key(1), LIMIT).unwrap_err(), why, "{change}");
+        }
+    }
+
+    #[test]
+    fn keys_out_of_order_are_put_in_order() {
+        let text = format!(r#"{{"v":1,"key":"{}","created":1,"end":2,"data":{{"b":2,"a":1}}}}"#, key(1));
+        let Ok(Record::Live { values, .. }) = decode(&text.into(), &key(1), LIMIT) else { panic!() };
+        assert_eq!(pairs(&values), [("a".into(), "1".into()), ("b".into(), "2".into())]);
+    }
+
+    #[test]
+    fn settings_count_last_and_lifetime_from_creation() {
+        let mut first = Settings { ttl: Some(1), owner: Some(Some("a".into())), ..Settings::default() };
+        first.then(Settings {
+            ttl: Some(2),
+            lifetime: Some(Duration::from_secs(1)),
+            owner: Some(None),
+            ..Settings::default()
+        });
+        let mut head = head();
+        first.apply(&mut head);
+        assert_eq!((head.ttl, head.owner.clone(), head.end), (Some(2), None, head.created + 1000));
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_never_panic(bytes: Vec<u8>) {
+            let _ = decode(&bytes.into(), &key(1), LIMIT);
+        }
+
+        #[test]
+        fn any_values_come_back(map in proptest::collection::btree_map(".{0,12}", ".{0,20}", 0..12), created: u32) {
+            let head = Head { created: created.into(), ..head() };
+            let json: Vec<_> = map.iter().map(|(k, v)| (k.clone(), serde_json::to_string(v).unwrap())).collect();
+            let (bytes, _) = encode(&key(1), &head, json.iter().map(|(k, v)| (k.as_bytes(), v.as_bytes())));
+            let Ok(Record::Live { head: found, values }) = decode(&bytes, &key(1), LIMIT) else { panic!("{bytes:?}") };
+            prop_assert_eq!(found, head);
+            prop_assert_eq!(pairs(&values), json);
+            for (k, v) in &map {
+                prop_assert_eq!(&data::json::decode::<String>(&values.get(k).unwrap()).unwrap(), v);
+            }
+        }
+    }
+}

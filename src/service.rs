@@ -1,0 +1,199 @@
+//! The service: what happens before the handler, and after it.
+use std::{
+    fmt,
+    future::Future,
+    marker::PhantomData,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use http::{HeaderValue, Request, Response};
+use tower_service::Service;
+
+use crate::{
+    cache::Cache,
+    caching::{self, Seen},
+    error::{DefaultErrorResponse, ErrorResponse, SessionError},
+    events,
+    future::ResponseFuture,
+    layer::Shared,
+    session::{CookieDue, LazySession, RunToEnd, Scope, Session},
+};
+
+/// A service with sessions. See [`SessionLayer`](crate::SessionLayer).
+pub struct SessionService<S, C, E = DefaultErrorResponse> {
+    inner: S,
+    shared: Arc<Shared<E>>,
+    cache: PhantomData<fn() -> C>,
+}
+
+impl<S, C, E> SessionService<S, C, E> {
+    pub(crate) fn new(inner: S, shared: Arc<Shared<E>>) -> Self {
+        Self { inner, shared, cache: PhantomData }
+    }
+
+    /// The service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service inside, to be changed.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The service inside, taken out.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: Clone, C, E> Clone for SessionService<S, C, E> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), Arc::clone(&self.shared))
+    }
+}
+
+impl<S: fmt::Debug, C, E> fmt::Debug for SessionService<S, C, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionService").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<S, C, E, ReqBody, ResBody> Service<Request<ReqBody>> for SessionService<S, C, E>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+    C: Cache,
+    E: ErrorResponse<ResBody>,
+{
+    type Response = Response<ResBody>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, E, ReqBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let (exchange, lazy) = Exchange::begin(&self.shared, &request);
+        let eager = !self.shared.lazy;
+        request.extensions_mut().insert(lazy.clone());
+        if eager {
+            if let Some(session) = lazy.load_at_once() {
+                request.extensions_mut().insert(session);
+            } else {
+                let mut load = Box::pin(async move { lazy.load_unasked().await });
+                // A cache in memory answers at once: then no service has to be cloned to wait with.
+                match load.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(Ok(session)) => {
+                        request.extensions_mut().insert(session);
+                    }
+                    // Whoever asks for the session gets the error; routes that do not ask are served.
+                    Poll::Ready(Err(_)) => {}
+                    Poll::Pending => {
+                        // The clone may not be ready, so it stays and the ready one goes:
+                        // https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services
+                        let not_ready = self.inner.clone();
+                        let ready = std::mem::replace(&mut self.inner, not_ready);
+                        return ResponseFuture::loading(load, ready, request, exchange);
+                    }
+                }
+            }
+        }
+        ResponseFuture::running(self.inner.call(request), exchange)
+    }
+}
+
+/// One request and its response, as far as the session goes.
+pub(crate) struct Exchange<E> {
+    shared: Arc<Shared<E>>,
+    lazy: LazySession,
+    /// The cookie was signed with an old key.
+    resign: bool,
+}
+
+impl<E> Exchange<E> {
+    fn begin<B>(shared: &Arc<Shared<E>>, request: &Request<B>) -> (Self, LazySession) {
+        let candidates = shared.policy.read(request.headers());
+        if candidates.malformed {
+            events::malformed_cookie();
+        }
+        let resign = candidates.iter().any(|candidate| candidate.resign);
+        let lazy = LazySession::new(Arc::clone(&shared.engine), candidates, shared.refresh);
+        (Self { shared: Arc::clone(shared), lazy: lazy.clone(), resign }, lazy)
+    }
+
+    /// What there is to commit, once the handler is done.
+    pub(crate) fn commit<B, Error>(
+        &self,
+        result: &Result<Response<B>, Error>,
+    ) -> Option<RunToEnd<Result<(), SessionError>>> {
+        let failed = result.as_ref().map_or(true, |response| response.status().is_server_error());
+        let scope = if failed { Scope::DestroyOnly } else { Scope::All };
+        let session = self.lazy.loaded()?;
+        let deadline = || self.lazy.deadline();
+        session.close(scope).then(|| RunToEnd::new(session.clone().run_commit(scope, deadline())))
+    }
+
+    /// The response that goes out.
+    pub(crate) fn respond<B, Error>(
+        &self,
+        result: Result<Response<B>, Error>,
+        commit: Result<(), SessionError>,
+    ) -> Result<Response<B>, Error>
+    where
+        E: ErrorResponse<B>,
+    {
+        let mut response = result?;
+        if let Err(error) = commit
+            && !self.is_lost_to_a_logout(&error)
+        {
+            response = self.shared.on_error.error_response(&error);
+        }
+        let cookie = self.cookie();
+        let seen = Seen { looked: self.lazy.was_looked_at(), set_cookie: cookie.is_some() };
+        if let Some(cookie) = cookie
+            && self.shared.policy.put(response.headers_mut(), cookie)
+        {
+            events::replaced_cookie();
+        }
+        if self.shared.caching_headers && caching::apply(response.headers_mut(), seen) {
+            events::overridden_caching();
+        }
+        Ok(response)
+    }
+
+    /// The session had ended, and an event has said so: the handler's answer stands.
+    fn is_lost_to_a_logout(&self, error: &SessionError) -> bool {
+        matches!(error, SessionError::Gone) && self.lazy.loaded().is_some_and(Session::has_ended)
+    }
+
+    /// The one session cookie of the response, if there is to be one.
+    fn cookie(&self) -> Option<HeaderValue> {
+        let session = self.lazy.loaded()?;
+        let policy = &self.shared.policy;
+        let (due, head) = session.cookie_due();
+        let persistent = head.and_then(|(_, own)| own).unwrap_or_else(|| policy.persistent());
+        let max_age = || {
+            let (end, _) = head.filter(|_| persistent)?;
+            Some(Duration::from_millis(end.saturating_sub(self.shared.engine.config().clock.now_ms())))
+        };
+        match due {
+            CookieDue::Issue(id) => Some(policy.issue(&id, max_age())),
+            CookieDue::Moved(id) if persistent => Some(policy.issue(&id, max_age())),
+            CookieDue::Remove => Some(policy.removal()),
+            CookieDue::Moved(_) | CookieDue::Nothing if self.resign => {
+                Some(policy.issue(&session.live_id()?, max_age()))
+            }
+            CookieDue::Moved(_) | CookieDue::Nothing => None,
+        }
+    }
+}
+
+impl<E> Drop for Exchange<E> {
+    /// Whether it was answered, failed or was dropped: nobody commits for this request any more.
+    fn drop(&mut self) {
+        self.lazy.finish();
+    }
+}

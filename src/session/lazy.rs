@@ -1,0 +1,157 @@
+//! A session that is loaded when somebody asks for it.
+use std::{
+    fmt, slice,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::OnceCell, time::Instant};
+
+use super::Session;
+use crate::{
+    cookie::Candidates,
+    deadline::Deadline,
+    error::SessionError,
+    events,
+    store::{Engine, Found, timed_out},
+};
+
+/// A request's session before it is loaded: in the extensions of every request that went through the layer.
+///
+/// # Example
+/// ```
+/// # use cloakroom::{LazySession, SessionError};
+/// async fn greet<B>(request: http::Request<B>) -> Result<String, SessionError> {
+///     let Some(lazy) = request.extensions().get::<LazySession>() else { return Err(SessionError::MissingLayer) };
+///     let session = lazy.load().await?;
+///     Ok(session.get("name").unwrap_or_else(|| "stranger".into()))
+/// }
+/// ```
+#[derive(Clone)]
+pub struct LazySession {
+    visit: Arc<Visit>,
+}
+
+struct Visit {
+    engine: Arc<dyn Engine>,
+    /// The IDs that the browser sent.
+    candidates: Candidates,
+    refresh: Option<Duration>,
+    loaded: OnceCell<Result<Session, SessionError>>,
+    asked: AtomicBool,
+    /// The response is out.
+    finished: AtomicBool,
+    /// Of the store's deadline, in microseconds.
+    spent: AtomicU64,
+}
+
+impl LazySession {
+    pub(crate) fn new(engine: Arc<dyn Engine>, candidates: Candidates, refresh: Option<Duration>) -> Self {
+        let visit = Visit {
+            engine,
+            candidates,
+            refresh,
+            loaded: OnceCell::new(),
+            asked: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
+            spent: AtomicU64::new(0),
+        };
+        Self { visit: Arc::new(visit) }
+    }
+
+    /// The session, loaded once per request: the second call gives the same session, or the same error, at once.
+    ///
+    /// # Errors
+    /// [`Cache`](SessionError::Cache) when the cache fails. That is no empty session: answer 503.
+    pub async fn load(&self) -> Result<Session, SessionError> {
+        self.visit.asked.store(true, Ordering::Relaxed);
+        self.load_unasked().await
+    }
+
+    /// The session, when it is the layer that wants it.
+    pub(crate) async fn load_unasked(&self) -> Result<Session, SessionError> {
+        self.visit.loaded.get_or_init(|| self.visit.find()).await.clone()
+    }
+
+    /// A session without any look-up, for a visitor who brought no ID.
+    pub(crate) fn load_at_once(&self) -> Option<Session> {
+        if !self.visit.candidates.is_empty() {
+            return None;
+        }
+        let session = Session::of_request(Arc::clone(&self.visit.engine), Found::default());
+        // Nobody else holds this handle yet, so the cell is empty.
+        self.visit.loaded.set(Ok(session.clone())).ok()?;
+        Some(session)
+    }
+
+    /// The session, if somebody had it loaded.
+    pub(crate) fn loaded(&self) -> Option<&Session> {
+        self.visit.loaded.get()?.as_ref().ok()
+    }
+
+    /// The request is over: nobody commits for it any more.
+    pub(crate) fn finish(&self) {
+        self.visit.finished.store(true, Ordering::Release);
+        if let Some(session) = self.loaded() {
+            session.abandon();
+        }
+    }
+
+    /// Whether the response depends on the session.
+    pub(crate) fn was_looked_at(&self) -> bool {
+        self.visit.asked.load(Ordering::Relaxed) || self.loaded().is_some_and(Session::was_looked_at)
+    }
+
+    /// When the commit has to be done: what loading left of the store's deadline.
+    pub(crate) fn deadline(&self) -> Deadline {
+        let spent = Duration::from_micros(self.visit.spent.load(Ordering::Relaxed));
+        Deadline::after(self.visit.engine.config().deadline.saturating_sub(spent))
+    }
+}
+
+impl Visit {
+    async fn look_up(&self) -> Result<Found, SessionError> {
+        let mut ids = self.candidates.iter().map(|candidate| &candidate.id);
+        match (ids.next(), ids.next()) {
+            (None, _) => Ok(Found::default()),
+            (Some(id), None) => self.engine.load(slice::from_ref(id), self.refresh).await,
+            (Some(_), Some(_)) => {
+                let ids: Vec<_> = self.candidates.iter().map(|candidate| candidate.id.clone()).collect();
+                self.engine.load(&ids, self.refresh).await
+            }
+        }
+    }
+
+    async fn find(&self) -> Result<Session, SessionError> {
+        if self.candidates.is_empty() {
+            return Ok(Session::of_request(Arc::clone(&self.engine), Found::default()));
+        }
+        let start = Instant::now();
+        let deadline = Deadline::after(self.engine.config().deadline);
+        let found = deadline.bound(self.look_up()).await;
+        let spent = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.spent.store(spent, Ordering::Relaxed);
+        match found.unwrap_or_else(|_| Err(timed_out())) {
+            Ok(found) => {
+                let session = Session::of_request(Arc::clone(&self.engine), found);
+                if self.finished.load(Ordering::Acquire) {
+                    session.abandon();
+                }
+                Ok(session)
+            }
+            Err(error) => {
+                events::failed(&error);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for LazySession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LazySession").field("loaded", &self.loaded()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,228 @@
+//! What a handle knows, and what is to be done about it.
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use crate::{
+    clock::Clock,
+    data::{Changes, Data, Values, snapshot},
+    error::SessionError,
+    events,
+    id::{SessionId, SessionKey},
+    record::Settings,
+    store::{Action, Draft, Fate, Outcome, Stored},
+};
+
+/// The cookie that the browser is owed.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum CookieDue {
+    #[default]
+    Nothing,
+    /// A new ID, or one whose cookie changed its kind.
+    Issue(SessionId),
+    /// The end of the session moved: of interest to a persistent cookie.
+    Moved(SessionId),
+    Remove,
+}
+
+/// Which of the changes a commit takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    All,
+    /// The request failed.
+    DestroyOnly,
+}
+
+/// Who holds the handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// A request: the layer commits.
+    Request,
+    /// Somebody who commits on their own: `detach`, `SessionStore::load`.
+    Detached,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) holder: Holder,
+    /// The ID in the browser's cookie, or on its way there.
+    pub(super) id: Option<SessionId>,
+    /// The browser sent a cookie of this session, or of one that was renewed.
+    pub(super) came_with_cookie: bool,
+    pub(super) stored: Option<Stored>,
+    pub(super) tombstone: Option<SessionKey>,
+    pub(super) loaded_at: u64,
+    pub(super) data: Data,
+    pub(super) settings: Settings,
+    pub(super) touch: bool,
+    pub(super) renew: bool,
+    pub(super) destroy: bool,
+    /// The response's commit has begun.
+    pub(super) closed: bool,
+    /// Destroyed, or found gone.
+    pub(super) ended: bool,
+    pub(super) cookie: CookieDue,
+    /// Tells detached handles where this request's session is; made by the first of them.
+    pub(super) fate: Option<watch::Sender<Fate>>,
+    pub(super) follow: Option<watch::Receiver<Fate>>,
+}
+
+/// What has to be put back if a commit fails.
+pub(super) struct Taken {
+    base: Arc<Values>,
+}
+
+impl State {
+    pub(super) fn new(holder: Holder, stored: Option<Stored>, loaded_at: u64) -> Self {
+        let data = stored.as_ref().map_or_else(Data::default, |stored| Data::new(Arc::clone(&stored.values)));
+        Self {
+            holder,
+            id: None,
+            came_with_cookie: false,
+            stored,
+            tombstone: None,
+            loaded_at,
+            data,
+            settings: Settings::default(),
+            touch: false,
+            renew: false,
+            destroy: false,
+            closed: false,
+            ended: false,
+            cookie: CookieDue::Nothing,
+            fate: None,
+            follow: None,
+        }
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.data.is_dirty() || !self.settings.is_empty()
+    }
+
+    fn owner_is_set(&self) -> bool {
+        matches!(self.settings.owner, Some(Some(_)))
+    }
+
+    /// What a commit has to do, the first that applies: destroy, renew, write, touch.
+    pub(super) fn action(&self, scope: Scope) -> Option<Action> {
+        let known = self.stored.is_some() || self.follow.is_some();
+        if self.destroy && !self.ended {
+            return (known || self.tombstone.is_some()).then_some(Action::Destroy);
+        }
+        if scope == Scope::DestroyOnly || (self.ended && !self.is_dirty()) {
+            return None;
+        }
+        if self.renew && self.stored.is_some() {
+            return Some(Action::Renew);
+        }
+        if self.is_dirty() {
+            // An empty new session is not stored.
+            let worth_it = known || self.ended || self.data.len() > 0 || self.owner_is_set();
+            return worth_it.then_some(Action::Write);
+        }
+        (self.touch && self.stored.is_some()).then_some(Action::Touch)
+    }
+
+    /// Takes the changes out to commit them.
+    pub(super) fn draft(&mut self, action: Action, now: u64) -> (Draft, Taken) {
+        let view =
+            if self.data.is_dirty() { Arc::new(snapshot(self.data.merged())) } else { Arc::clone(self.data.base()) };
+        let (base, changes) = self.data.take_changes(view);
+        let draft = Draft {
+            action,
+            stored: self.stored.clone(),
+            tombstone: self.tombstone,
+            changes,
+            settings: std::mem::take(&mut self.settings),
+            follow: self.follow.clone(),
+            age: Duration::from_millis(now.saturating_sub(self.loaded_at)),
+        };
+        (draft, Taken { base })
+    }
+
+    /// Takes in what came of a commit.
+    pub(super) fn settle(
+        &mut self,
+        draft: Draft,
+        taken: Taken,
+        result: Result<Outcome, SessionError>,
+    ) -> Result<(), SessionError> {
+        let Draft { action, stored: before, changes, mut settings, .. } = draft;
+        match result {
+            Ok(Outcome::Stored { stored, id }) => {
+                self.note_cookie(before.as_ref(), &stored, id);
+                self.data.settle(Arc::clone(&stored.values));
+                if let Some(fate) = &self.fate {
+                    fate.send_replace(Some(stored.key));
+                }
+                self.stored = Some(stored);
+                (self.renew, self.touch) = (false, false);
+                Ok(())
+            }
+            Ok(Outcome::Touched) => {
+                self.data.restore(taken.base, changes);
+                self.touch = false;
+                Ok(())
+            }
+            Ok(Outcome::Destroyed) => {
+                self.end(taken);
+                self.destroy = false;
+                self.cookie = if self.came_with_cookie { CookieDue::Remove } else { CookieDue::Nothing };
+                Ok(())
+            }
+            Ok(Outcome::Gone) => {
+                if let (Some(stored), false) = (&before, action == Action::Touch) {
+                    events::gone(&stored.key);
+                }
+                self.end(taken);
+                self.cookie = CookieDue::Nothing;
+                Err(SessionError::Gone)
+            }
+            Err(error) => {
+                self.data.restore(taken.base, changes);
+                settings.then(std::mem::take(&mut self.settings));
+                self.settings = settings;
+                Err(error)
+            }
+        }
+    }
+
+    fn end(&mut self, taken: Taken) {
+        self.data.restore(taken.base, Changes::default());
+        self.data.drop_changes();
+        self.settings = Settings::default();
+        (self.renew, self.touch) = (false, false);
+        self.ended = true;
+        self.fate = None;
+    }
+
+    fn note_cookie(&mut self, before: Option<&Stored>, stored: &Stored, new: Option<SessionId>) {
+        if let Some(id) = new {
+            self.id = Some(id.clone());
+            self.cookie = CookieDue::Issue(id);
+        } else if let (Some(before), Some(id)) = (before, &self.id) {
+            if before.head.persistent != stored.head.persistent {
+                self.cookie = CookieDue::Issue(id.clone());
+            } else if before.head.end != stored.head.end && !matches!(self.cookie, CookieDue::Issue(_)) {
+                self.cookie = CookieDue::Moved(id.clone());
+            }
+        }
+    }
+
+    /// A handle with a list of changes of its own.
+    pub(super) fn detach(&mut self, clock: &Clock) -> Self {
+        let mut detached = Self::new(Holder::Detached, self.stored.clone(), clock.now_ms());
+        detached.ended = self.ended;
+        detached.follow = match (&self.follow, self.closed || self.holder == Holder::Detached) {
+            (follow, true) => follow.clone(),
+            (_, false) => {
+                let known = self.stored.as_ref().map(|stored| stored.key);
+                let fate = self.fate.get_or_insert_with(|| watch::Sender::new(known));
+                Some(fate.subscribe())
+            }
+        };
+        let view = Arc::new(snapshot(self.data.merged()));
+        detached.data = Data::tentative(view);
+        detached
+    }
+}

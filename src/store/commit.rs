@@ -1,0 +1,187 @@
+//! Writing: insert what is new, and what is stored by compare-and-set and replay.
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{
+    Look, SessionStore, Stored,
+    engine::{Draft, Fate, Outcome},
+    timed_out,
+};
+use crate::{
+    cache::{Cache, Replaced},
+    data::{Changes, Values},
+    deadline::Deadline,
+    error::SessionError,
+    events,
+    id::{SessionId, SessionKey},
+    record::{self, Head},
+};
+
+/// Fresh IDs that may be taken before randomness is called broken.
+const ID_TRIES: usize = 3;
+
+/// With less than this left, another round would be cut off in the middle.
+const LAST_ROUND: Duration = Duration::from_millis(2);
+
+impl<C: Cache> SessionStore<C> {
+    /// A record of these fields, refused if it is over the limit.
+    pub(super) fn encode(
+        &self,
+        key: &SessionKey,
+        head: &Head,
+        changes: &Changes,
+        base: &Values,
+    ) -> Result<(bytes::Bytes, Values), SessionError> {
+        let (bytes, values) = record::encode(key, head, changes.merged(base));
+        let limit = self.config.max_bytes;
+        if bytes.len() > limit { Err(SessionError::TooLarge { size: bytes.len(), limit }) } else { Ok((bytes, values)) }
+    }
+
+    /// Stores a session under a fresh ID.
+    pub(super) async fn create(
+        &self,
+        head: &Head,
+        changes: &Changes,
+        base: &Values,
+    ) -> Result<(SessionId, Stored), SessionError> {
+        for _ in 0..ID_TRIES {
+            let id = self.new_id()?;
+            let key = id.key();
+            let (bytes, values) = self.encode(&key, head, changes, base)?;
+            if let Some(version) = self.cache.insert(&self.cache_key(&key), bytes, self.expiry(head)).await? {
+                let stored = Stored { key, version, head: head.clone(), values: values.into() };
+                return Ok((id, stored));
+            }
+        }
+        Err(SessionError::Random)
+    }
+
+    /// Writes changes over `newest`.
+    pub(super) async fn attempt(&self, newest: &Stored, draft: &Draft) -> Result<Attempt, SessionError> {
+        let mut head = newest.head.clone();
+        draft.settings.apply(&mut head);
+        let (bytes, values) = self.encode(&newest.key, &head, &draft.changes, &newest.values)?;
+        let cache_key = self.cache_key(&newest.key);
+        Ok(match self.cache.replace(&cache_key, newest.version, bytes, self.expiry(&head)).await? {
+            Replaced::Done(version) => Attempt::Done(Stored { key: newest.key, version, head, values: values.into() }),
+            Replaced::Conflict(entry) => Attempt::Lost(self.read(newest.key, entry)),
+            Replaced::Missing => Attempt::Lost(Look::Absent),
+        })
+    }
+
+    async fn write_new(&self, draft: &Draft, deadline: Deadline) -> Result<Outcome, SessionError> {
+        let mut head = record::new_head(self.now(), self.config.max_lifetime);
+        draft.settings.apply(&mut head);
+        let (id, stored) = self.create(&head, &draft.changes, &Values::default()).await?;
+        // Nobody knows the ID yet: a session that cannot be listed is taken back as if it had never been.
+        if let Err(error) = self.list_new(&stored, deadline).await {
+            self.discard(&stored).await;
+            return Err(error);
+        }
+        events::created(&stored.key);
+        Ok(Outcome::Stored { stored, id: Some(id) })
+    }
+
+    pub(super) async fn write(&self, draft: &mut Draft, deadline: Deadline) -> Result<Outcome, SessionError> {
+        let mut newest = match (draft.stored.clone(), &mut draft.follow) {
+            (Some(stored), _) => stored,
+            (None, None) => return self.write_new(draft, deadline).await,
+            (None, Some(fate)) => match self.follow(fate, None, deadline).await? {
+                Some(stored) => {
+                    draft.changes.rebase(&stored.values)?;
+                    stored
+                }
+                None => return Ok(Outcome::Gone),
+            },
+        };
+        let before = newest.head.clone();
+        self.list_before(&newest, &draft.settings, deadline).await?;
+        let mut turn = None;
+        if self.queues.is_busy(&newest.key) {
+            turn = self.queues.turn(newest.key, deadline).await;
+            if let Some(latest) = turn.as_ref().and_then(super::queue::Turn::latest) {
+                newest = latest;
+                draft.changes.rebase(&newest.values)?;
+            }
+        }
+        for round in 0_u32.. {
+            let found = match self.attempt(&newest, draft).await? {
+                Attempt::Done(stored) => {
+                    if let Some(turn) = &mut turn {
+                        turn.leave_behind(&stored);
+                    }
+                    drop(turn);
+                    self.list_after(&stored, &before, &draft.settings, deadline).await;
+                    return Ok(Outcome::Stored { stored, id: None });
+                }
+                Attempt::Lost(found) => found,
+            };
+            match (found, &mut draft.follow) {
+                (Look::Live(newer), _) => newest = newer,
+                (Look::Tombstone { .. }, Some(fate)) => {
+                    turn = None;
+                    match self.follow(fate, Some(newest.key), deadline).await? {
+                        Some(stored) => newest = stored,
+                        None => return Ok(Outcome::Gone),
+                    }
+                }
+                _ => return Ok(Outcome::Gone),
+            }
+            if turn.is_none() {
+                turn = self.queues.turn(newest.key, deadline).await;
+                if let Some(latest) = turn.as_ref().and_then(super::queue::Turn::latest) {
+                    newest = latest;
+                }
+            } else {
+                back_off(round, deadline).await;
+            }
+            if turn.is_none() || deadline.left() < LAST_ROUND {
+                break;
+            }
+            draft.changes.rebase(&newest.values)?;
+        }
+        events::conflict(&newest.key);
+        Err(SessionError::Conflict)
+    }
+
+    /// Waits until the request that a handle was detached from has stored its session somewhere else than `tried`.
+    /// `None`: it ended without.
+    async fn follow(
+        &self,
+        fate: &mut watch::Receiver<Fate>,
+        tried: Option<SessionKey>,
+        deadline: Deadline,
+    ) -> Result<Option<Stored>, SessionError> {
+        let elsewhere = |key: &Fate| key.is_some() && *key != tried;
+        let key = match deadline.bound(fate.wait_for(elsewhere)).await {
+            Ok(Ok(key)) => *key,
+            Ok(Err(_)) => None,
+            Err(_) => return Err(timed_out()),
+        };
+        let Some(key) = key else { return Ok(None) };
+        Ok(match self.look(key, None).await? {
+            Look::Live(stored) => Some(stored),
+            _ => None,
+        })
+    }
+}
+
+/// What came of one try to write.
+#[must_use = "only `Done` means that it was written"]
+pub(super) enum Attempt {
+    Done(Stored),
+    /// This is there instead.
+    Lost(Look),
+}
+
+/// The others are of another process; each lost round is a round that one of them won.
+pub(super) async fn back_off(round: u32, deadline: Deadline) {
+    if round < 3 {
+        tokio::task::yield_now().await;
+        return;
+    }
+    let most = Duration::from_millis(1) * (1 << round.min(4));
+    let share = u32::try_from(u64::from(crate::cache::Version::unique()) % 1000).unwrap_or_default();
+    tokio::time::sleep((most * share / 1000).min(deadline.left())).await;
+}

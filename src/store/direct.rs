@@ -1,0 +1,133 @@
+//! The operations of [`SessionStore`](super::SessionStore) on one key, without handles.
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Look, SessionStore, Stored,
+    commit::back_off,
+    engine::{Action, Draft},
+};
+use crate::{
+    cache::Cache,
+    data::{Changes, Values},
+    deadline::Deadline,
+    error::SessionError,
+    events,
+    id::{SessionId, SessionKey},
+    record::{self, Head, Settings},
+};
+
+impl<C: Cache> SessionStore<C> {
+    /// A head as of now, with what `like` decided for itself.
+    fn head_like(&self, like: Option<&Head>, settings: &Settings) -> Head {
+        let mut head = record::new_head(self.now(), self.config.max_lifetime);
+        if let Some(like) = like {
+            head = Head { created: head.created, end: head.end, ..like.clone() };
+        }
+        settings.apply(&mut head);
+        head
+    }
+
+    pub(crate) async fn save_new(
+        &self,
+        values: Arc<Values>,
+        settings: Settings,
+        like: Option<Head>,
+    ) -> Result<SessionId, SessionError> {
+        let head = self.head_like(like.as_ref(), &settings);
+        let (id, stored) = self.create(&head, &Changes::default(), &values).await?;
+        if let Err(error) = self.list_new(&stored, Deadline::after(self.config.deadline)).await {
+            self.discard(&stored).await;
+            return Err(error);
+        }
+        events::created(&stored.key);
+        Ok(id)
+    }
+
+    /// Writes over the live session under `key`, or inserts where nothing is.
+    pub(crate) async fn save_over(
+        &self,
+        key: SessionKey,
+        values: Arc<Values>,
+        settings: Settings,
+        like: Option<Head>,
+        deadline: Deadline,
+    ) -> Result<(), SessionError> {
+        for round in 0_u32.. {
+            match self.look(key, None).await? {
+                Look::Live(found) => {
+                    let before = found.head.clone();
+                    // The session that is there keeps its time; its data goes.
+                    let newest = Stored { values: Arc::clone(&values), ..found };
+                    self.list_before(&newest, &settings, deadline).await?;
+                    let draft = plain_draft(&settings);
+                    if let super::commit::Attempt::Done(stored) = self.attempt(&newest, &draft).await? {
+                        self.list_after(&stored, &before, &settings, deadline).await;
+                        return Ok(());
+                    }
+                }
+                Look::Absent => {
+                    let head = self.head_like(like.as_ref(), &settings);
+                    let (bytes, written) = self.encode(&key, &head, &Changes::default(), &values)?;
+                    if let Some(version) = self.cache.insert(&self.cache_key(&key), bytes, self.expiry(&head)).await? {
+                        let stored = Stored { key, version, head, values: written.into() };
+                        if let Err(error) = self.list_new(&stored, deadline).await {
+                            self.discard(&stored).await;
+                            return Err(error);
+                        }
+                        events::created(&key);
+                        return Ok(());
+                    }
+                }
+                Look::Tombstone { .. } => return Err(SessionError::Gone),
+                // What cannot be read is not ours to overwrite.
+                Look::Unreadable => return Err(SessionError::Conflict),
+            }
+            if deadline.left() < Duration::from_millis(2) {
+                break;
+            }
+            back_off(round, deadline).await;
+        }
+        events::conflict(&key);
+        Err(SessionError::Conflict)
+    }
+
+    pub(crate) async fn load_stored(&self, key: SessionKey) -> Result<Option<Stored>, SessionError> {
+        Ok(match self.look(key, None).await? {
+            Look::Live(stored) => Some(stored),
+            _ => None,
+        })
+    }
+
+    pub(crate) async fn destroy_key(&self, key: SessionKey, deadline: Deadline) -> Result<(), SessionError> {
+        let found = self.look(key, None).await?;
+        match found {
+            Look::Live(stored) => {
+                self.end(key, Some(stored.version), deadline).await?;
+                if let Some(owner) = &stored.head.owner {
+                    self.unlist(owner, &key).await;
+                }
+            }
+            Look::Tombstone { .. } => {
+                self.end(key, None, deadline).await?;
+            }
+            Look::Absent | Look::Unreadable => {}
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn touch_key(&self, key: SessionKey) -> Result<bool, SessionError> {
+        Ok(matches!(self.look(key, Some(Duration::ZERO)).await?, Look::Live(_)))
+    }
+}
+
+fn plain_draft(settings: &Settings) -> Draft {
+    Draft {
+        action: Action::Write,
+        stored: None,
+        tombstone: None,
+        changes: Changes::default(),
+        settings: settings.clone(),
+        follow: None,
+        age: Duration::ZERO,
+    }
+}

@@ -1,0 +1,124 @@
+//! Renewal: the successor first, then the old entry becomes a tombstone.
+use std::time::Duration;
+
+use super::{
+    Look, SessionStore, Stored,
+    commit::back_off,
+    engine::{Draft, Outcome},
+};
+use crate::{
+    cache::{Cache, Deleted, Expiry, Replaced},
+    clock::{later, time_of},
+    deadline::Deadline,
+    error::{CacheErrorKind, SessionError},
+    events,
+    id::SessionId,
+    record,
+};
+
+/// How long a destroy can still find out what came of a renewed session.
+pub(super) const TOMBSTONE: Duration = Duration::from_secs(60 * 60);
+
+impl<C: Cache> SessionStore<C> {
+    /// Moves the session, with the changes of `draft`, to a fresh ID.
+    ///
+    /// Whatever fails on the way leaves the old session as it was. What is not known to have failed is left alone: the
+    /// successor's ID has been told to nobody.
+    pub(super) async fn renew(&self, draft: &mut Draft, deadline: Deadline) -> Result<Outcome, SessionError> {
+        let Some(mut newest) = draft.stored.clone() else { return self.write(draft, deadline).await };
+        let mut head = newest.head.clone();
+        draft.settings.apply(&mut head);
+        let (id, mut successor) = self.create(&head, &draft.changes, &newest.values).await?;
+        if let Err(error) = self.list_successor(&successor, &newest, deadline).await {
+            self.discard(&successor).await;
+            return Err(error);
+        }
+        for round in 0_u32.. {
+            let found = match self.bury(&newest, &successor).await {
+                Ok(Replaced::Done(_)) => {
+                    self.list_after(&successor, &newest.head, &draft.settings, deadline).await;
+                    return Ok(renewed(&newest, successor, id));
+                }
+                Ok(Replaced::Conflict(entry)) => self.read(newest.key, entry),
+                Ok(Replaced::Missing) => Look::Absent,
+                Err(error) => {
+                    if is_certain(&error) {
+                        self.discard(&successor).await;
+                    }
+                    return Err(error);
+                }
+            };
+            let Look::Live(newer) = found else {
+                // It ended, or another request renewed it: one live session is left in either case.
+                self.discard(&successor).await;
+                return Ok(Outcome::Gone);
+            };
+            newest = newer;
+            match self.carry_over(&newest, &successor, draft).await {
+                Ok(Some(carried)) => successor = carried,
+                Ok(None) => {
+                    // Somebody revoked the successor, and so meant this session.
+                    self.end(newest.key, Some(newest.version), deadline).await?;
+                    return Ok(Outcome::Gone);
+                }
+                Err(error) => {
+                    if is_certain(&error) {
+                        self.discard(&successor).await;
+                    }
+                    return Err(error);
+                }
+            }
+            if deadline.left().is_zero() {
+                break;
+            }
+            back_off(round, deadline).await;
+        }
+        self.discard(&successor).await;
+        events::conflict(&newest.key);
+        Err(SessionError::Conflict)
+    }
+
+    /// Turns the old entry into the tombstone.
+    async fn bury(&self, old: &Stored, successor: &Stored) -> Result<Replaced, SessionError> {
+        let now = self.now();
+        let expiry = Expiry { idle: TOMBSTONE, end: time_of(later(now, TOMBSTONE).min(successor.head.end)) };
+        let tombstone = record::encode_tombstone(&old.key, &successor.key);
+        Ok(self.cache.replace(&self.cache_key(&old.key), old.version, tombstone, expiry).await?)
+    }
+
+    /// Takes what others wrote to the old session meanwhile over into the successor. `None`: it is not there any more.
+    async fn carry_over(
+        &self,
+        newest: &Stored,
+        successor: &Stored,
+        draft: &mut Draft,
+    ) -> Result<Option<Stored>, SessionError> {
+        draft.changes.rebase(&newest.values)?;
+        let mut head = newest.head.clone();
+        draft.settings.apply(&mut head);
+        let (bytes, values) = self.encode(&successor.key, &head, &draft.changes, &newest.values)?;
+        let cache_key = self.cache_key(&successor.key);
+        Ok(match self.cache.replace(&cache_key, successor.version, bytes, self.expiry(&head)).await? {
+            Replaced::Done(version) => Some(Stored { key: successor.key, version, head, values: values.into() }),
+            Replaced::Conflict(_) | Replaced::Missing => None,
+        })
+    }
+
+    /// Removes an entry whose ID nobody knows. If that fails, it expires.
+    pub(super) async fn discard(&self, stored: &Stored) {
+        match self.cache.delete(&self.cache_key(&stored.key), stored.version).await {
+            Ok(Deleted::Done | Deleted::Missing | Deleted::Conflict(_)) => {}
+            Err(error) => events::failed(&error.into()),
+        }
+    }
+}
+
+fn renewed(old: &Stored, stored: Stored, id: SessionId) -> Outcome {
+    events::renewed(&old.key, &stored.key);
+    Outcome::Stored { stored, id: Some(id) }
+}
+
+/// Whether the error says that nothing was written.
+fn is_certain(error: &SessionError) -> bool {
+    !matches!(error.cache_kind(), Some(CacheErrorKind::Timeout | CacheErrorKind::Other))
+}
