@@ -212,6 +212,6 @@ mod tests {
         let policy = CookiePolicy::default();
         let mut scan = Scan::new(&policy);
         scan.field(b"a; __Host-id=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA; __Host-id=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
-        assert!(scan.found.first().is_some() && scan.found.rest.capacity() == 0);
+        assert!(scan.found.first.is_some() && scan.found.rest.capacity() == 0);
     }
 }
