@@ -3,6 +3,8 @@
 //! Handlers need none of this: [`Session::new`](crate::Session::new) makes a session to call them with. Expiry is tested
 //! with a [`Clock`](crate::Clock) that can be turned.
 
+mod contract;
 mod double;
 
+pub use self::contract::cache_contract;
 pub use self::double::{Calls, Gate, Operation, TestCache};

@@ -1,0 +1,271 @@
+//! Sessions in Redis or Valkey: one command or one script for each operation.
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use redis::{Cmd, Value, aio::ConnectionManager};
+use tokio::time::Instant;
+
+use self::{
+    call::{Answer, Caller, Effect},
+    connection::Connection,
+    scripts::{Script, Scripts},
+};
+use super::{Cache, Deleted, Entry, Expiry, Replaced, Version};
+use crate::{
+    clock::{millis, millis_since_epoch},
+    error::CacheError,
+};
+
+mod builder;
+mod call;
+mod connection;
+mod errors;
+mod layout;
+mod scripts;
+
+pub use self::builder::RedisCacheBuilder;
+
+/// Sessions in Redis 6.2 or later, or in Valkey, shared by every process that connects to it. Feature `redis`.
+///
+/// All operations go over one connection that is shared by all clones: commands of many requests travel together, and
+/// a lost connection is built up again. A clone is cheap.
+///
+/// A plain read is one `GET`, a new entry one `SET`, every other operation one script; none of them names more than
+/// one key. Each entry is one string value with a header of 21 bytes in front (version, idle time and end), so that
+/// value, version and expiry are always written together. Redis removes what has expired; no entry is without a time
+/// to live.
+///
+/// Expiry is counted in milliseconds: the idle time by Redis's clock, the end by the clock of this machine. A value
+/// under a key of ours that this crate did not write is reported by an event, counts as absent, and is left as it is.
+///
+/// # Time limits and retries
+///
+/// Each operation ends within [`timeout`](RedisCacheBuilder::timeout), 500 ms by default, with waiting for a connection
+/// counted in. Within it, and only there, a command is sent once more when its connection was lost, and for as long as
+/// Redis answers that it is not ready (`LOADING`, `TRYAGAIN`, `CLUSTERDOWN`, `MASTERDOWN`, `READONLY`) or refuses
+/// connections. No write takes effect twice: a second try recognises what the first one wrote by its version, and where
+/// it cannot tell, the error is a [`Timeout`](crate::CacheErrorKind::Timeout).
+///
+/// # Example
+/// ```no_run
+/// use cloakroom::RedisCache;
+///
+/// # async fn run() -> Result<(), cloakroom::CacheError> {
+/// let cache = RedisCache::connect("redis://127.0.0.1:6379").await?;
+/// # drop(cache);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RedisCache {
+    caller: Caller,
+    scripts: &'static Scripts,
+}
+
+impl RedisCache {
+    /// Connects to the server at `url`, with the default settings.
+    ///
+    /// The URL is `redis://[user][:password@]host[:port][/database]`, or `unix:/path/to/socket`.
+    ///
+    /// # Errors
+    /// When the URL cannot be read, or when no server there answers within 500 ms.
+    /// [`builder`](Self::builder) can start without one.
+    pub async fn connect(url: impl AsRef<str>) -> Result<Self, CacheError> {
+        Self::builder(url).build().await
+    }
+
+    /// Settings, before connecting to the server at `url`.
+    pub fn builder(url: impl AsRef<str>) -> RedisCacheBuilder {
+        RedisCacheBuilder::new(url.as_ref())
+    }
+
+    /// Uses a connection that the application already holds, with the default time limit of 500 ms.
+    ///
+    /// Its own settings stay in force beside that limit: the sooner one counts. Reconnecting is left to it, too, and it
+    /// does not reconnect when the server's answer, and not the network, says that it should (a primary that became a
+    /// replica, a password that changed). Where that matters, prefer [`connect`](Self::connect).
+    #[must_use]
+    pub fn from_connection(connection: ConnectionManager) -> Self {
+        Self::over(Connection::borrowed(connection), builder::DEFAULT_TIMEOUT)
+    }
+
+    fn over(connection: Connection, timeout: Duration) -> Self {
+        Self { caller: Caller::new(connection, timeout), scripts: Scripts::all() }
+    }
+
+    async fn script(&self, script: &Script, effect: Effect, key: &str, args: &[&[u8]]) -> Result<Answer, CacheError> {
+        let in_full = || script.by_text(key, args);
+        self.caller.call(script.by_hash(key, args), Some(&in_full), effect, self.caller.deadline()).await
+    }
+
+    async fn command(&self, command: Cmd, effect: Effect) -> Result<Answer, CacheError> {
+        self.caller.call(command, None, effect, self.caller.deadline()).await
+    }
+
+    /// What is there, if it has not ended; what has ended is removed.
+    async fn look(&self, key: &str, after: u64, deadline: Instant) -> Result<Option<Entry>, CacheError> {
+        let (now, after) = (now().to_string(), after.to_string());
+        let args = [now.as_bytes(), after.as_bytes()];
+        let script = &self.scripts.get_and_touch;
+        let in_full = || script.by_text(key, &args);
+        let call = self.caller.call(script.by_hash(key, &args), Some(&in_full), Effect::Repeatable, deadline);
+        entry_in(call.await?.value)
+    }
+
+    async fn try_insert(&self, key: &str, raw: &[u8], ttl: u64, deadline: Instant) -> Result<Tried, CacheError> {
+        let mut command = redis::cmd("SET");
+        command.arg(key).arg(raw).arg("PX").arg(ttl).arg("NX");
+        let Answer { value, again } = self.caller.call(command, None, Effect::Once, deadline).await?;
+        match value {
+            Value::Okay => Ok(Tried::Done),
+            Value::Nil if again => Ok(Tried::TakenAgain),
+            Value::Nil => Ok(Tried::Taken),
+            _ => Err(errors::unexpected()),
+        }
+    }
+}
+
+impl fmt::Debug for RedisCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The connection knows the address and the password.
+        f.debug_struct("RedisCache").field("timeout", &self.caller.timeout()).finish_non_exhaustive()
+    }
+}
+
+impl Cache for RedisCache {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
+        let mut command = redis::cmd("GET");
+        command.arg(key);
+        entry_in(self.command(command, Effect::Repeatable).await?.value)
+    }
+
+    async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
+        self.look(key, layout::cut(millis(after)), self.caller.deadline()).await
+    }
+
+    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
+        let version = Version::unique();
+        let (raw, ttl) = layout::encode(version, &value, expiry, now());
+        let deadline = self.caller.deadline();
+        match self.try_insert(key, &raw, ttl, deadline).await? {
+            Tried::Done => Ok(Some(version)),
+            Tried::TakenAgain => match self.look(key, layout::NEVER, deadline).await {
+                Ok(Some(entry)) if entry.version == version => Ok(Some(version)),
+                _ => Err(errors::unknown_outcome()),
+            },
+            // What is there may be past its end and kept by Redis all the same: then it is gone after a look.
+            Tried::Taken => match self.look(key, layout::NEVER, deadline).await? {
+                Some(_) => Ok(None),
+                None => match self.try_insert(key, &raw, ttl, deadline).await? {
+                    Tried::Done => Ok(Some(version)),
+                    Tried::Taken => Ok(None),
+                    Tried::TakenAgain => Err(errors::unknown_outcome()),
+                },
+            },
+        }
+    }
+
+    async fn replace(
+        &self,
+        key: &str,
+        expected: Version,
+        value: Bytes,
+        expiry: Expiry,
+    ) -> Result<Replaced, CacheError> {
+        let (version, now) = (Version::unique(), now());
+        let (raw, ttl) = layout::encode(version, &value, expiry, now);
+        let expected = u64::from(expected).to_be_bytes();
+        let (now, ttl) = (now.to_string(), ttl.to_string());
+        let args: [&[u8]; 4] = [now.as_bytes(), &expected, &raw, ttl.as_bytes()];
+        let Answer { value, again } = self.script(&self.scripts.replace, Effect::Once, key, &args).await?;
+        match value {
+            Value::Int(1) => Ok(Replaced::Done(version)),
+            value => match entry_in(value)? {
+                Some(entry) if again && entry.version == version => Ok(Replaced::Done(version)),
+                _ if again => Err(errors::unknown_outcome()),
+                Some(entry) => Ok(Replaced::Conflict(entry)),
+                None => Ok(Replaced::Missing),
+            },
+        }
+    }
+
+    async fn touch(&self, key: &str) -> Result<bool, CacheError> {
+        let now = now().to_string();
+        match self.script(&self.scripts.touch, Effect::Repeatable, key, &[now.as_bytes()]).await?.value {
+            Value::Int(touched) => Ok(touched == 1),
+            _ => Err(errors::unexpected()),
+        }
+    }
+
+    async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
+        let (now, expected) = (now().to_string(), u64::from(expected).to_be_bytes());
+        let args: [&[u8]; 2] = [now.as_bytes(), &expected];
+        let Answer { value, again } = self.script(&self.scripts.delete, Effect::Once, key, &args).await?;
+        match value {
+            Value::Int(1) => Ok(Deleted::Done),
+            value => match entry_in(value)? {
+                None if again => Ok(Deleted::Done),
+                Some(_) if again => Err(errors::unknown_outcome()),
+                Some(entry) => Ok(Deleted::Conflict(entry)),
+                None => Ok(Deleted::Missing),
+            },
+        }
+    }
+
+    async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<(), CacheError> {
+        let (now, end) = (now().to_string(), millis_since_epoch(end).to_string());
+        let args = [now.as_bytes(), end.as_bytes(), member.as_bytes()];
+        self.script(&self.scripts.list_add, Effect::Repeatable, list, &args).await.map(drop)
+    }
+
+    async fn list_remove(&self, list: &str, members: &[String]) -> Result<(), CacheError> {
+        if members.is_empty() {
+            return Ok(());
+        }
+        let now = now().to_string();
+        let args: Vec<&[u8]> = [now.as_bytes()].into_iter().chain(members.iter().map(String::as_bytes)).collect();
+        self.script(&self.scripts.list_remove, Effect::Repeatable, list, &args).await.map(drop)
+    }
+
+    async fn list_members(&self, list: &str) -> Result<Vec<String>, CacheError> {
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(list).arg(format!("({}", now())).arg("+inf");
+        let answer = self.command(command, Effect::Repeatable).await?;
+        redis::from_redis_value(answer.value).map_err(|_| errors::unexpected())
+    }
+
+    async fn ping(&self) -> Result<(), CacheError> {
+        self.command(redis::cmd("PING"), Effect::Repeatable).await.map(drop)
+    }
+}
+
+/// What came of a `SET … NX`.
+enum Tried {
+    Done,
+    Taken,
+    /// On a second try, so that it may be the first one that took it.
+    TakenAgain,
+}
+
+fn now() -> u64 {
+    millis_since_epoch(SystemTime::now())
+}
+
+/// The live entry in an answer, if there is one.
+fn entry_in(answer: Value) -> Result<Option<Entry>, CacheError> {
+    let raw = match answer {
+        Value::Nil => return Ok(None),
+        Value::BulkString(raw) => raw,
+        _ => return Err(errors::unexpected()),
+    };
+    match layout::decode(raw.into()) {
+        Some((entry, end)) => Ok((end > now()).then_some(entry)),
+        None => {
+            tracing::warn!("a value in Redis is not a cache entry: it counts as absent and is left as it is");
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The operations that need more than one command, each one script over one key.
+use std::sync::LazyLock;
+
+use redis::Cmd;
+
+/// Reads a header: nothing for a value that is not ours, and an entry past its end is removed.
+///
+/// `pcall`, because an error raised by `call` loses its code in Redis 6.
+const HEADER: &str = r"
+local key, now = KEYS[1], tonumber(ARGV[1])
+local function number(s, from)
+  local n = 0
+  for i = from, from + 5 do n = n * 256 + string.byte(s, i) end
+  return n
+end
+local function header(s)
+  if #s < 21 or string.byte(s) ~= 1 then return nil end
+  local idle, finish = number(s, 10), number(s, 16)
+  if finish <= now then redis.call('DEL', key) return nil end
+  return idle, finish
+end
+";
+
+const GET_AND_TOUCH: &str = r"
+local value = redis.pcall('GET', key)
+if type(value) ~= 'string' then return value end
+local ours = #value >= 21 and string.byte(value) == 1
+if not ours then return value end
+local idle, finish = header(value)
+if not idle then return false end
+local left = redis.call('PTTL', key)
+local most = math.min(idle, finish - now)
+if left < 0 or (idle - left >= tonumber(ARGV[2]) and most > left) then redis.call('PEXPIRE', key, most) end
+return value
+";
+
+const TOUCH: &str = r"
+local head = redis.pcall('GETRANGE', key, 0, 20)
+if type(head) ~= 'string' then return head end
+local idle, finish = header(head)
+if not idle then return 0 end
+return redis.call('PEXPIRE', key, math.min(idle, finish - now))
+";
+
+const REPLACE: &str = r"
+local head = redis.pcall('GETRANGE', key, 0, 20)
+if type(head) ~= 'string' then return head end
+if not header(head) then return false end
+if string.sub(head, 2, 9) ~= ARGV[2] then return redis.call('GET', key) end
+local set = redis.pcall('SET', key, ARGV[3], 'PX', ARGV[4])
+if set.err then return set end
+return 1
+";
+
+const DELETE: &str = r"
+local head = redis.pcall('GETRANGE', key, 0, 20)
+if type(head) ~= 'string' then return head end
+if not header(head) then return false end
+if string.sub(head, 2, 9) ~= ARGV[2] then return redis.call('GET', key) end
+return redis.call('DEL', key)
+";
+
+/// The list lives as long as its longest-lived member.
+const LIST_END: &str = r"
+redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
+if last[2] then redis.call('PEXPIRE', key, tonumber(last[2]) - now) end
+return 1
+";
+
+/// The write that memory may be lacking for goes first: after another one Redis would not look.
+const LIST_ADD: &str = r"
+local added = redis.pcall('ZADD', key, ARGV[2], ARGV[3])
+if type(added) ~= 'number' then return added end
+";
+
+const LIST_REMOVE: &str = r"
+for i = 2, #ARGV do
+  local gone = redis.pcall('ZREM', key, ARGV[i])
+  if type(gone) ~= 'number' then return gone end
+end
+";
+
+pub(super) struct Scripts {
+    pub(super) get_and_touch: Script,
+    pub(super) touch: Script,
+    pub(super) replace: Script,
+    pub(super) delete: Script,
+    pub(super) list_add: Script,
+    pub(super) list_remove: Script,
+}
+
+impl Scripts {
+    pub(super) fn all() -> &'static Self {
+        static ALL: LazyLock<Scripts> = LazyLock::new(|| Scripts {
+            get_and_touch: Script::new(&[HEADER, GET_AND_TOUCH]),
+            touch: Script::new(&[HEADER, TOUCH]),
+            replace: Script::new(&[HEADER, REPLACE]),
+            delete: Script::new(&[HEADER, DELETE]),
+            list_add: Script::new(&[HEADER, LIST_ADD, LIST_END]),
+            list_remove: Script::new(&[HEADER, LIST_REMOVE, LIST_END]),
+        });
+        &ALL
+    }
+}
+
+pub(super) struct Script {
+    text: String,
+    hash: String,
+}
+
+impl Script {
+    fn new(parts: &[&str]) -> Self {
+        let text = parts.concat();
+        let hash = redis::Script::new(&text).get_hash().to_owned();
+        Self { text, hash }
+    }
+
+    pub(super) fn by_hash(&self, key: &str, args: &[&[u8]]) -> Cmd {
+        invocation("EVALSHA", &self.hash, key, args)
+    }
+
+    /// For a server that does not know the script. Runs and keeps it in one step, so that nothing can come between.
+    pub(super) fn by_text(&self, key: &str, args: &[&[u8]]) -> Cmd {
+        invocation("EVAL", &self.text, key, args)
+    }
+}
+
+fn invocation(name: &str, script: &str, key: &str, args: &[&[u8]]) -> Cmd {
+    let mut command = redis::cmd(name);
+    command.arg(script).arg(1).arg(key);
+    for arg in args {
+        command.arg(*arg);
+    }
+    command
+}

@@ -1,0 +1,96 @@
+//! The lists of keys. They may be kept by the system's clock, so that these checks wait for real.
+use super::*;
+
+fn end_in(millis: u64) -> SystemTime {
+    SystemTime::now() + Duration::from_millis(millis)
+}
+
+impl<C: Cache> Trial<C> {
+    async fn add(&self, list: &str, member: &str, end: SystemTime) {
+        ok(self.cache.list_add(list, member, end).await);
+    }
+
+    async fn members(&self, list: &str) -> Vec<String> {
+        ok(self.cache.list_members(list).await)
+    }
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+pub(super) async fn an_absent_list_is_empty<C: Cache>(t: &Trial<C>) {
+    let list = t.key();
+    same("a list that is not there is empty", &t.members(&list).await, &Vec::new());
+    ok(t.cache.list_remove(&list, &names(&["nobody"])).await);
+    ok(t.cache.list_remove(&list, &[]).await);
+    same("removing creates no list", &t.members(&list).await, &Vec::new());
+}
+
+pub(super) async fn members_are_sorted_by_their_end<C: Cache>(t: &Trial<C>) {
+    let (list, other) = (t.key(), t.key());
+    t.add(&list, "second", end_in(60_000)).await;
+    t.add(&list, "third", end_in(90_000)).await;
+    t.add(&list, "first", end_in(30_000)).await;
+    t.add(&other, "else", end_in(10_000)).await;
+    let sorted = names(&["first", "second", "third"]);
+    same("the members that end first are in front", &t.members(&list).await, &sorted);
+}
+
+pub(super) async fn a_member_is_moved_by_adding_it_again<C: Cache>(t: &Trial<C>) {
+    let list = t.key();
+    t.add(&list, "a", end_in(30_000)).await;
+    t.add(&list, "b", end_in(60_000)).await;
+    t.add(&list, "a", end_in(90_000)).await;
+    same("adding a member again moves its end later", &t.members(&list).await, &names(&["b", "a"]));
+    t.add(&list, "a", end_in(30_000)).await;
+    same("adding a member again moves its end earlier", &t.members(&list).await, &names(&["a", "b"]));
+}
+
+pub(super) async fn removed_members_are_gone<C: Cache>(t: &Trial<C>) {
+    let list = t.key();
+    for (number, member) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        t.add(&list, member, end_in(30_000 + 1000 * number as u64)).await;
+    }
+    ok(t.cache.list_remove(&list, &names(&["b", "d", "nobody"])).await);
+    same("removed members are gone, and no others", &t.members(&list).await, &names(&["a", "c"]));
+    ok(t.cache.list_remove(&list, &names(&["a", "c"])).await);
+    same("a list of which all are removed is empty", &t.members(&list).await, &Vec::new());
+    t.add(&list, "e", end_in(30_000)).await;
+    same("a list that was empty takes members again", &t.members(&list).await, &names(&["e"]));
+}
+
+pub(super) async fn members_end<C: Cache>(t: &Trial<C>) {
+    let list = t.key();
+    t.add(&list, "stays", end_in(60_000)).await;
+    t.add(&list, "ends", end_in(300)).await;
+    same("a member is there before its end", &t.members(&list).await, &names(&["ends", "stays"]));
+    tokio::time::sleep(Duration::from_millis(310)).await;
+    same("a member whose end has passed is no longer there", &t.members(&list).await, &names(&["stays"]));
+}
+
+pub(super) async fn a_list_lives_as_long_as_its_longest_member<C: Cache>(t: &Trial<C>) {
+    let list = t.key();
+    t.add(&list, "long", end_in(60_000)).await;
+    t.add(&list, "short", end_in(150)).await;
+    let ended = t.key();
+    t.add(&ended, "short", end_in(150)).await;
+    tokio::time::sleep(Duration::from_millis(160)).await;
+    let sentence = "a list lives as long as its longest-lived member";
+    same(sentence, &t.members(&list).await, &names(&["long"]));
+    same(sentence, &t.members(&ended).await, &Vec::new());
+}
+
+pub(super) async fn no_added_member_is_lost<C: Cache>(t: &Trial<C>) {
+    let (list, start) = (t.key(), end_in(30_000));
+    together(16, |number| {
+        let (cache, list) = (Arc::clone(&t.cache), list.clone());
+        async move {
+            let end = start + Duration::from_secs(number as u64);
+            ok(cache.list_add(&list, &format!("{number:02}"), end).await);
+        }
+    })
+    .await;
+    let all: Vec<_> = (0..16).map(|number| format!("{number:02}")).collect();
+    same("of members added at the same time none is lost", &t.members(&list).await, &all);
+}

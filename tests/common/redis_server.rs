@@ -1,0 +1,237 @@
+//! A Redis (or Valkey) server of a test's own, on loopback.
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// Runs until it is dropped. Saves nothing unless `start_with` says so.
+#[derive(Debug)]
+pub struct RedisServer {
+    program: PathBuf,
+    port: u16,
+    dir: PathBuf,
+    args: Vec<String>,
+    child: Option<Child>,
+}
+
+impl RedisServer {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With more settings, as on the command line: `&["--appendonly", "yes"]`.
+    pub fn start_with(args: &[&str]) -> Self {
+        let mut server = Self::reserve_with(args);
+        server.restart();
+        server
+    }
+
+    /// A server that does not run before `restart`.
+    pub fn reserve() -> Self {
+        Self::reserve_with(&[])
+    }
+
+    fn reserve_with(args: &[&str]) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("cloakroom-redis-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&dir).expect("a directory for the server");
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        Self { program: program(), port: free_port(), dir, args, child: None }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it on the same port if it does not run, and waits until it answers.
+    pub fn restart(&mut self) {
+        self.stop();
+        for _ in 0..5 {
+            self.spawn();
+            if self.answers() {
+                return;
+            }
+            // Another process took the port meanwhile.
+            self.stop();
+        }
+        panic!("{} did not start on port {}", self.program.display(), self.port);
+    }
+
+    fn spawn(&mut self) {
+        let child = Command::new(&self.program)
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--loglevel", "warning"])
+            .args(["--save", "", "--appendonly", "no", "--dir"])
+            .arg(&self.dir)
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{} does not start: {error}", self.program.display()));
+        self.child = Some(child);
+    }
+
+    fn answers(&mut self) -> bool {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(10) {
+            let ended = self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
+            if ended {
+                return false;
+            }
+            // A server that asks for a password is up, too.
+            match self.try_command(&[b"PING"]) {
+                Ok(Reply::Simple(_)) => return true,
+                Ok(Reply::Error(text)) if !text.starts_with("LOADING") => return true,
+                _ => sleep(Duration::from_millis(3)),
+            }
+        }
+        false
+    }
+
+    /// Ends it as `kill -9` does.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Stops it from running, with its connections open.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.as_ref().expect("the server runs").id().to_string();
+        let status = Command::new("kill").args([signal, &id]).status().expect("the program `kill`");
+        assert!(status.success(), "kill {signal} {id}");
+    }
+
+    /// Sends one command on a connection of its own.
+    pub fn command(&self, args: &[&str]) -> Reply {
+        let args: Vec<_> = args.iter().map(|arg| arg.as_bytes()).collect();
+        self.command_bytes(&args)
+    }
+
+    pub fn command_bytes(&self, args: &[&[u8]]) -> Reply {
+        self.try_command(args).expect("the server answers")
+    }
+
+    fn try_command(&self, args: &[&[u8]]) -> io::Result<Reply> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut request = format!("*{}\r\n", args.len()).into_bytes();
+        for arg in args {
+            request.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
+            request.extend_from_slice(arg);
+            request.extend_from_slice(b"\r\n");
+        }
+        stream.write_all(&request)?;
+        Reply::read(&mut BufReader::new(stream))
+    }
+
+    /// How often each command was called since `reset_calls`, in small letters: `get`, `set`, `evalsha` ….
+    pub fn calls(&self) -> BTreeMap<String, u64> {
+        let text = self.command(&["INFO", "commandstats"]).text();
+        let line = |line: &str| {
+            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            Some((name.to_owned(), rest.split(',').next()?.parse().ok()?))
+        };
+        text.lines().filter_map(line).collect()
+    }
+
+    pub fn reset_calls(&self) {
+        self.command(&["CONFIG", "RESETSTAT"]);
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.stop();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn program() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs: Vec<_> = std::env::split_paths(&path).collect();
+    let found = ["redis-server", "valkey-server"].iter().find_map(|name| {
+        let file = dirs.iter().map(|dir: &PathBuf| Path::new(dir).join(name));
+        file.into_iter().find(|file| file.is_file())
+    });
+    found.expect("no redis-server: `apt-get install redis-server` or `brew install redis` gets it")
+}
+
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("its number").port()
+}
+
+/// What the server answered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    Nil,
+    Simple(String),
+    Error(String),
+    Int(i64),
+    Bytes(Vec<u8>),
+    Array(Vec<Self>),
+}
+
+impl Reply {
+    fn read(from: &mut impl BufRead) -> io::Result<Self> {
+        let mut line = String::new();
+        if from.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let line = line.trim_end();
+        let (kind, rest) = line.split_at_checked(1).ok_or(io::ErrorKind::InvalidData)?;
+        let number = || rest.parse::<i64>().map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
+        Ok(match kind {
+            "+" => Self::Simple(rest.to_owned()),
+            "-" => Self::Error(rest.to_owned()),
+            ":" => Self::Int(number()?),
+            "$" | "*" if number()? < 0 => Self::Nil,
+            "$" => {
+                let mut bytes = vec![0; number()? as usize + 2];
+                from.read_exact(&mut bytes)?;
+                bytes.truncate(bytes.len() - 2);
+                Self::Bytes(bytes)
+            }
+            "*" => Self::Array((0..number()?).map(|_| Self::read(from)).collect::<io::Result<_>>()?),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        })
+    }
+
+    pub fn text(&self) -> String {
+        match self {
+            Self::Nil => String::new(),
+            Self::Simple(text) | Self::Error(text) => text.clone(),
+            Self::Int(number) => number.to_string(),
+            Self::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            Self::Array(replies) => replies.iter().map(Self::text).collect::<Vec<_>>().join("\n"),
+        }
+    }
+
+    pub fn int(&self) -> i64 {
+        match self {
+            Self::Int(number) => *number,
+            other => panic!("not a number: {other:?}"),
+        }
+    }
+}

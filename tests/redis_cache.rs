@@ -1,0 +1,502 @@
+//! The cache in Redis, over a real server: the contract, what it costs, and what happens when the server misbehaves.
+#![cfg(all(feature = "redis", feature = "testing"))]
+#![allow(missing_docs, unreachable_pub, dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use cloakroom::{
+    Cache, CacheError, CacheErrorKind, Deleted, Entry, Expiry, RedisCache, Replaced, Version, testing::cache_contract,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[path = "common/cutting_proxy.rs"]
+mod cutting_proxy;
+#[path = "common/redis_server.rs"]
+mod redis_server;
+
+use cutting_proxy::CuttingProxy;
+use redis_server::{RedisServer, Reply};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn hour() -> Expiry {
+    Expiry { idle: HOUR, end: SystemTime::now() + 2 * HOUR }
+}
+
+fn bytes(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
+}
+
+async fn start() -> (RedisServer, RedisCache) {
+    let server = RedisServer::start();
+    let cache = RedisCache::connect(server.url()).await.unwrap();
+    (server, cache)
+}
+
+async fn value(cache: &RedisCache, key: &str) -> Option<Bytes> {
+    cache.get(key).await.unwrap().map(|entry| entry.value)
+}
+
+/// The version after a replacement that has to succeed.
+fn done(replaced: Replaced) -> Version {
+    match replaced {
+        Replaced::Done(version) => version,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Only what the trait asks for, so that the rest is the trait's own.
+struct SixMethods(RedisCache);
+
+impl Cache for SixMethods {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
+        self.0.get(key).await
+    }
+    async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
+        self.0.get_and_touch(key, after).await
+    }
+    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
+        self.0.insert(key, value, expiry).await
+    }
+    async fn replace(&self, key: &str, old: Version, value: Bytes, expiry: Expiry) -> Result<Replaced, CacheError> {
+        self.0.replace(key, old, value, expiry).await
+    }
+    async fn touch(&self, key: &str) -> Result<bool, CacheError> {
+        self.0.touch(key).await
+    }
+    async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
+        self.0.delete(key, expected).await
+    }
+}
+
+#[tokio::test]
+async fn the_contract_holds() {
+    let (_server, cache) = start().await;
+    cache_contract(|| async { cache.clone() }, None).await;
+}
+
+#[tokio::test]
+async fn the_contract_holds_with_the_six_methods_alone() {
+    let (_server, cache) = start().await;
+    cache_contract(|| async { SixMethods(cache.clone()) }, None).await;
+}
+
+#[tokio::test]
+async fn the_contract_holds_over_a_connection_of_the_application() {
+    let server = RedisServer::start();
+    let client = redis::Client::open(server.url()).unwrap();
+    let cache = RedisCache::from_connection(client.get_connection_manager().await.unwrap());
+    cache_contract(|| async { cache.clone() }, None).await;
+}
+
+/// What an operator has to permit.
+const PERMITTED: &str = "+ping +get +set +evalsha +eval +getrange +del +pttl +pexpire \
+                         +zadd +zrem +zremrangebyscore +zrange +zrangebyscore";
+
+#[tokio::test]
+async fn the_contract_holds_for_a_user_with_the_fewest_permissions() {
+    let (server, _) = start().await;
+    let user = "ACL SETUSER sessions on >pw ~cloakroom:* resetchannels -@all";
+    let rule: Vec<_> = user.split(' ').chain(PERMITTED.split_whitespace()).collect();
+    assert_eq!(server.command(&rule), Reply::Simple("OK".to_owned()));
+    let cache = RedisCache::connect(format!("redis://sessions:pw@127.0.0.1:{}", server.port())).await.unwrap();
+    cache_contract(|| async { cache.clone() }, None).await;
+    let error = cache.insert("another:key", bytes("v"), hour()).await.unwrap_err();
+    assert_eq!(error.kind(), CacheErrorKind::Refused, "{error:?}");
+}
+
+/// The calls of clients, by command, that `operation` makes.
+async fn calls<F: Future>(server: &RedisServer, operation: F) -> BTreeMap<String, u64> {
+    server.reset_calls();
+    operation.await;
+    let mut calls = server.calls();
+    calls.retain(|name, _| !matches!(name.as_str(), "info" | "config|resetstat"));
+    calls
+}
+
+#[tokio::test]
+async fn each_operation_is_one_command() {
+    let (server, cache) = start().await;
+    let version = cache.insert("warm", bytes("v"), hour()).await.unwrap().unwrap();
+    cache.touch("warm").await.unwrap();
+    cache.get_and_touch("warm", Duration::ZERO).await.unwrap();
+    let version = done(cache.replace("warm", version, bytes("v"), hour()).await.unwrap());
+    assert_eq!(cache.delete("warm", version).await.unwrap(), Deleted::Done);
+    let end = hour().end;
+    cache.list_add("list", "m", end).await.unwrap();
+    cache.list_remove("list", &["m".to_owned()]).await.unwrap();
+
+    let is = |calls: BTreeMap<String, u64>, should: &[(&str, u64)]| {
+        let should: BTreeMap<_, _> = should.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        assert_eq!(calls, should);
+    };
+    is(calls(&server, cache.insert("k", bytes("v"), hour())).await, &[("set", 1)]);
+    is(calls(&server, cache.get("k")).await, &[("get", 1)]);
+    is(calls(&server, cache.get("absent")).await, &[("get", 1)]);
+    is(calls(&server, cache.touch("k")).await, &[("evalsha", 1), ("getrange", 1), ("pexpire", 1)]);
+    let touched = calls(&server, cache.get_and_touch("k", HOUR)).await;
+    is(touched, &[("evalsha", 1), ("get", 1), ("pttl", 1)]);
+    let version = cache.get("k").await.unwrap().unwrap().version;
+    let replaced = calls(&server, cache.replace("k", version, bytes("w"), hour())).await;
+    is(replaced, &[("evalsha", 1), ("getrange", 1), ("set", 1)]);
+    let conflict = calls(&server, cache.replace("k", version, bytes("x"), hour())).await;
+    is(conflict, &[("evalsha", 1), ("get", 1), ("getrange", 1)]);
+    let version = cache.get("k").await.unwrap().unwrap().version;
+    is(calls(&server, cache.delete("k", version)).await, &[("del", 1), ("evalsha", 1), ("getrange", 1)]);
+    assert_eq!(calls(&server, cache.list_add("list", "m", end)).await["evalsha"], 1);
+    is(calls(&server, cache.list_members("list")).await, &[("zrangebyscore", 1)]);
+    is(calls(&server, cache.ping()).await, &[("ping", 1)]);
+}
+
+#[tokio::test]
+async fn every_key_has_a_time_to_live() {
+    let (server, cache) = start().await;
+    let far = Expiry { idle: Duration::MAX, end: SystemTime::now() + Duration::from_secs(1 << 40) };
+    for (number, expiry) in [hour(), far].into_iter().enumerate() {
+        let key = format!("k{number}");
+        let version = cache.insert(&key, bytes("v"), expiry).await.unwrap().unwrap();
+        assert!(server.command(&["PTTL", &key]).int() > 0);
+        done(cache.replace(&key, version, bytes("v"), expiry).await.unwrap());
+        assert!(server.command(&["PTTL", &key]).int() > 0);
+        cache.touch(&key).await.unwrap();
+        cache.get_and_touch(&key, Duration::ZERO).await.unwrap();
+        assert!(server.command(&["PTTL", &key]).int() > 0);
+    }
+    cache.list_add("list", "m", hour().end).await.unwrap();
+    cache.list_add("list", "n", hour().end - HOUR).await.unwrap();
+    cache.list_remove("list", &["m".to_owned()]).await.unwrap();
+    let left = server.command(&["PTTL", "list"]).int();
+    assert!(left > 0 && left <= 3_600_000, "{left}");
+}
+
+#[tokio::test]
+async fn no_time_to_live_passes_the_end() {
+    let (server, cache) = start().await;
+    let ending = Expiry { idle: HOUR, end: SystemTime::now() + Duration::from_secs(10) };
+    let left = || server.command(&["PTTL", "k"]).int();
+    let version = cache.insert("k", bytes("v"), ending).await.unwrap().unwrap();
+    assert!((1..=10_000).contains(&left()));
+    assert!(cache.touch("k").await.unwrap());
+    assert!((1..=10_000).contains(&left()));
+    server.command(&["PEXPIRE", "k", "5000"]);
+    assert!(cache.get_and_touch("k", Duration::ZERO).await.unwrap().is_some());
+    assert!((5_001..=10_000).contains(&left()));
+    done(cache.replace("k", version, bytes("w"), ending).await.unwrap());
+    assert!((1..=10_000).contains(&left()));
+}
+
+#[tokio::test]
+async fn what_redis_kept_past_its_end_is_absent() {
+    let (server, cache) = start().await;
+    let soon = || Expiry { idle: HOUR, end: SystemTime::now() + Duration::from_millis(80) };
+    let mut versions = Vec::new();
+    for key in ["get", "touch", "get_and_touch", "replace", "delete", "insert"] {
+        versions.push(cache.insert(key, bytes("v"), soon()).await.unwrap().unwrap());
+        assert_eq!(server.command(&["PERSIST", key]).int(), 1);
+    }
+    tokio::time::sleep(Duration::from_millis(90)).await;
+    assert_eq!(cache.get("get").await.unwrap(), None);
+    assert!(!cache.touch("touch").await.unwrap());
+    assert_eq!(cache.get_and_touch("get_and_touch", Duration::ZERO).await.unwrap(), None);
+    assert_eq!(cache.replace("replace", versions[3], bytes("w"), hour()).await.unwrap(), Replaced::Missing);
+    assert_eq!(cache.delete("delete", versions[4]).await.unwrap(), Deleted::Missing);
+    assert!(cache.insert("insert", bytes("w"), hour()).await.unwrap().is_some());
+    assert_eq!(value(&cache, "insert").await, Some(bytes("w")));
+    assert_eq!(server.command(&["EXISTS", "touch", "get_and_touch", "replace", "delete"]).int(), 0);
+}
+
+#[tokio::test]
+async fn a_touch_gives_a_persisted_key_its_time_back() {
+    let (server, cache) = start().await;
+    cache.insert("k", bytes("v"), hour()).await.unwrap().unwrap();
+    server.command(&["PERSIST", "k"]);
+    assert!(cache.get_and_touch("k", 10 * HOUR).await.unwrap().is_some());
+    assert!(server.command(&["PTTL", "k"]).int() > 0);
+}
+
+#[tokio::test]
+async fn a_foreign_value_is_left_as_it_is() {
+    let (server, cache) = start().await;
+    let long = "another application's value, longer than a header".to_owned();
+    for foreign in ["", "short", long.as_str()] {
+        server.command(&["SET", "k", foreign]);
+        assert_eq!(cache.get("k").await.unwrap(), None);
+        assert_eq!(cache.get_and_touch("k", Duration::ZERO).await.unwrap(), None);
+        assert!(!cache.touch("k").await.unwrap());
+        assert_eq!(cache.insert("k", bytes("v"), hour()).await.unwrap(), None);
+        assert_eq!(cache.replace("k", Version::from(0), bytes("v"), hour()).await.unwrap(), Replaced::Missing);
+        assert_eq!(cache.delete("k", Version::from(0)).await.unwrap(), Deleted::Missing);
+        assert_eq!(server.command(&["GET", "k"]), Reply::Bytes(foreign.into()));
+        assert_eq!(server.command(&["PTTL", "k"]).int(), -1);
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_is_refused() {
+    let (server, cache) = start().await;
+    server.command(&["RPUSH", "k", "secret"]);
+    let errors = [
+        cache.get("k").await.unwrap_err(),
+        cache.get_and_touch("k", HOUR).await.unwrap_err(),
+        cache.touch("k").await.unwrap_err(),
+        cache.insert("k", bytes("v"), hour()).await.unwrap_err(),
+        cache.replace("k", Version::unique(), bytes("v"), hour()).await.unwrap_err(),
+        cache.delete("k", Version::unique()).await.unwrap_err(),
+        cache.list_add("k", "m", hour().end).await.unwrap_err(),
+        cache.list_remove("k", &["m".to_owned()]).await.unwrap_err(),
+        cache.list_members("k").await.unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), CacheErrorKind::Refused, "{error:?}");
+        assert!(format!("{error:?}").contains("WRONGTYPE") && !format!("{error:?}").contains("holding"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn scripts_may_be_flushed() {
+    let (server, cache) = start().await;
+    let mut version = cache.insert("k", bytes("v"), hour()).await.unwrap().unwrap();
+    for _ in 0..20 {
+        server.command(&["SCRIPT", "FLUSH"]);
+        version = done(cache.replace("k", version, bytes("v"), hour()).await.unwrap());
+        server.command(&["SCRIPT", "FLUSH"]);
+        assert!(cache.touch("k").await.unwrap());
+        assert!(cache.get_and_touch("k", Duration::ZERO).await.unwrap().is_some());
+    }
+    assert_eq!(cache.delete("k", version).await.unwrap(), Deleted::Done);
+}
+
+#[tokio::test]
+async fn killed_connections_are_not_noticed() {
+    let (server, cache) = start().await;
+    let mut version = cache.insert("k", bytes("0"), hour()).await.unwrap().unwrap();
+    for round in 0..20 {
+        server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+        if round % 2 == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        version = done(cache.replace("k", version, bytes("1"), hour()).await.unwrap());
+        server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+        assert!(cache.get("k").await.unwrap().is_some());
+        server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+        assert!(cache.insert(&format!("k{round}"), bytes("v"), hour()).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_lost_reply_doubles_nothing() {
+    let server = RedisServer::start();
+    let proxy = CuttingProxy::before(server.port()).await;
+    let cache = RedisCache::connect(proxy.url()).await.unwrap();
+    cache.insert("warm", bytes("v"), hour()).await.unwrap();
+    cache.replace("warm", Version::unique(), bytes("v"), hour()).await.map(drop).unwrap();
+    cache.delete("warm", Version::unique()).await.map(drop).unwrap();
+
+    proxy.lose_next_reply();
+    let first = cache.insert("k", bytes("first"), hour()).await.unwrap().unwrap();
+    assert_eq!((proxy.lost(), cache.get("k").await.unwrap().unwrap().version), (1, first));
+
+    proxy.lose_next_reply();
+    let second = done(cache.replace("k", first, bytes("second"), hour()).await.unwrap());
+    assert_eq!((proxy.lost(), cache.get("k").await.unwrap().unwrap().version), (2, second));
+
+    proxy.lose_next_reply();
+    assert_eq!(cache.delete("k", second).await.unwrap(), Deleted::Done);
+    assert_eq!((proxy.lost(), cache.get("k").await.unwrap()), (3, None));
+
+    proxy.lose_next_reply();
+    assert_eq!(cache.get("k").await.unwrap(), None);
+    assert_eq!(proxy.lost(), 4);
+}
+
+#[tokio::test]
+async fn a_lost_reply_that_cannot_be_told_is_a_timeout() {
+    let server = RedisServer::start();
+    let proxy = CuttingProxy::before(server.port()).await;
+    let cache = RedisCache::connect(proxy.url()).await.unwrap();
+    let version = cache.insert("k", bytes("v"), hour()).await.unwrap().unwrap();
+    let stale = Version::unique();
+    cache.replace("k", stale, bytes("w"), hour()).await.map(drop).unwrap();
+    cache.delete("k", stale).await.map(drop).unwrap();
+
+    proxy.lose_next_reply();
+    let error = cache.insert("k", bytes("w"), hour()).await.unwrap_err();
+    assert_eq!(error.kind(), CacheErrorKind::Timeout);
+    proxy.lose_next_reply();
+    let error = cache.replace("k", stale, bytes("w"), hour()).await.unwrap_err();
+    assert_eq!(error.kind(), CacheErrorKind::Timeout);
+    proxy.lose_next_reply();
+    let error = cache.delete("k", stale).await.unwrap_err();
+    assert_eq!(error.kind(), CacheErrorKind::Timeout);
+    assert_eq!(cache.get("k").await.unwrap().unwrap().version, version);
+    assert_eq!(proxy.lost(), 3);
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_a_timeout_and_comes_back() {
+    let (server, cache) = start().await;
+    cache.insert("k", bytes("v"), hour()).await.unwrap();
+    server.pause();
+    for _ in 0..2 {
+        let began = Instant::now();
+        let error = cache.get("k").await.unwrap_err();
+        assert_eq!(error.kind(), CacheErrorKind::Timeout, "{error:?}");
+        assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    }
+    server.resume();
+    assert_eq!(value(&cache, "k").await, Some(bytes("v")));
+}
+
+#[tokio::test]
+async fn without_a_server_connecting_fails_soon() {
+    let server = RedisServer::reserve();
+    let began = Instant::now();
+    let error = RedisCache::connect(server.url()).await.unwrap_err();
+    assert_eq!(error.kind(), CacheErrorKind::Unavailable, "{error:?}");
+    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    assert!(!format!("{error:?}").contains("127.0.0.1"));
+}
+
+#[tokio::test]
+async fn a_lazy_cache_starts_before_its_server() {
+    let mut server = RedisServer::reserve();
+    let cache = RedisCache::builder(server.url()).build_lazy().unwrap();
+    let began = Instant::now();
+    for _ in 0..2 {
+        let error = cache.insert("k", bytes("v"), hour()).await.unwrap_err();
+        assert_eq!(error.kind(), CacheErrorKind::Unavailable, "{error:?}");
+    }
+    assert!(began.elapsed() < Duration::from_millis(1200), "{:?}", began.elapsed());
+    server.restart();
+    assert!(cache.insert("k", bytes("v"), hour()).await.unwrap().is_some());
+    assert_eq!(value(&cache, "k").await, Some(bytes("v")));
+}
+
+#[tokio::test]
+async fn a_server_that_was_killed_is_found_again() {
+    let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let cache = RedisCache::connect(server.url()).await.unwrap();
+    cache.insert("k", bytes("v"), hour()).await.unwrap();
+    server.stop();
+    let began = Instant::now();
+    assert_eq!(cache.get("k").await.unwrap_err().kind(), CacheErrorKind::Unavailable);
+    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    server.restart();
+    assert_eq!(value(&cache, "k").await, Some(bytes("v")));
+}
+
+#[tokio::test]
+async fn a_full_server_refuses_writes_only() {
+    let (server, cache) = start().await;
+    let version = cache.insert("k", bytes("v"), hour()).await.unwrap().unwrap();
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let error = cache.insert("new", bytes("v"), hour()).await.unwrap_err();
+    assert_eq!(error.kind(), CacheErrorKind::Full, "{error:?}");
+    let error = cache.replace("k", version, bytes("w"), hour()).await.unwrap_err();
+    assert_eq!(error.kind(), CacheErrorKind::Full, "{error:?}");
+    let error = cache.list_add("list", "m", hour().end).await.unwrap_err();
+    assert_eq!(error.kind(), CacheErrorKind::Full, "{error:?}");
+    assert_eq!(value(&cache, "k").await, Some(bytes("v")));
+    assert!(cache.touch("k").await.unwrap());
+    assert!(cache.get_and_touch("k", Duration::ZERO).await.unwrap().is_some());
+    assert_eq!(cache.delete("k", version).await.unwrap(), Deleted::Done);
+}
+
+#[tokio::test]
+async fn a_server_that_became_a_replica_is_unavailable_for_writes() {
+    let (server, cache) = start().await;
+    let version = cache.insert("k", bytes("v"), hour()).await.unwrap().unwrap();
+    server.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    let began = Instant::now();
+    let error = cache.replace("k", version, bytes("w"), hour()).await.unwrap_err();
+    assert_eq!(error.kind(), CacheErrorKind::Unavailable, "{error:?}");
+    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    server.command(&["REPLICAOF", "NO", "ONE"]);
+    done(cache.replace("k", version, bytes("w"), hour()).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_password_is_asked_for_at_the_start_and_followed_when_it_changes() {
+    let server = RedisServer::start_with(&["--requirepass", "pa55-canary"]);
+    let error = RedisCache::connect(server.url()).await.unwrap_err();
+    assert_eq!(error.kind(), CacheErrorKind::Refused, "{error:?}");
+    let url = |password: &str| format!("redis://:{password}@127.0.0.1:{}", server.port());
+    let error = RedisCache::connect(url("wr0ng-canary")).await.unwrap_err();
+    assert_eq!(error.kind(), CacheErrorKind::Refused, "{error:?}");
+    assert!(!format!("{error:?}").contains("canary"));
+
+    let early = RedisCache::builder(url("later-canary")).build_lazy().unwrap();
+    assert_eq!(early.ping().await.unwrap_err().kind(), CacheErrorKind::Refused);
+    let admin = redis::Client::open(url("pa55-canary")).unwrap();
+    let mut admin = admin.get_multiplexed_async_connection().await.unwrap();
+    let mut change = redis::cmd("CONFIG");
+    change.arg("SET").arg("requirepass").arg("later-canary").exec_async(&mut admin).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(220)).await;
+    let _ = early.ping().await;
+    early.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn operations_at_the_same_time_share_one_connection() {
+    let (server, cache) = start().await;
+    let tasks: tokio::task::JoinSet<_> = (0..500)
+        .map(|number| {
+            let cache = cache.clone();
+            async move { cache.insert(&format!("k{number}"), bytes("v"), hour()).await.unwrap() }
+        })
+        .collect();
+    assert!(tasks.join_all().await.iter().all(Option::is_some));
+    let clients = server.command(&["CLIENT", "LIST", "TYPE", "normal"]).text();
+    assert_eq!(clients.lines().count(), 2, "{clients}");
+}
+
+/// Answers the first pings with an error, and later ones as Redis does.
+async fn loading_server(errors: usize) -> String {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut left = errors;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 4096];
+            while let Ok(count @ 1..) = stream.read(&mut request).await {
+                let text = String::from_utf8_lossy(&request[..count]).into_owned();
+                let mut answer = "+OK\r\n".repeat(text.matches("SETINFO").count());
+                if text.contains("PING") {
+                    let loads = left > 0;
+                    left = left.saturating_sub(1);
+                    answer += if loads { "-LOADING Redis is loading the dataset in memory\r\n" } else { "+PONG\r\n" };
+                }
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_server_that_loads_is_waited_for_within_the_limit() {
+    RedisCache::connect(loading_server(4).await).await.unwrap();
+    let began = Instant::now();
+    let error = RedisCache::connect(loading_server(usize::MAX).await).await.unwrap_err();
+    assert_eq!(error.kind(), CacheErrorKind::Unavailable, "{error:?}");
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_answer_is_an_error() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let began = Instant::now();
+    RedisCache::connect(url).await.unwrap_err();
+    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+}
