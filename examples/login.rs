@@ -1,0 +1,225 @@
+//! Login, logout, "remember me" and a page of devices: axum, sessions in memory, plain HTML.
+//!
+//! ```sh
+//! cargo run --example login          # PORT=4000 for another port than 3000
+//! ```
+//!
+//! Open <http://localhost:3000> in two browsers, sign in with the same name, and end one session from the other.
+//!
+//! Any name gets in: checking passwords (or passkeys, or a login elsewhere) is the application's part. The session's part
+//! begins when that has succeeded, in [`login`].
+use std::{env, error::Error, time::Duration};
+
+use axum::{
+    Form, Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{Html, IntoResponse, Redirect},
+    routing::{get, post},
+};
+use cloakroom::{InMemoryCache, Key, Session, SessionError, SessionKey, SessionLayer, SessionStore};
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tower_http::csrf::CsrfLayer;
+
+/// A message that is shown once.
+const FLASH: Key<String> = Key::new("flash");
+/// The browser, for the page of devices.
+const DEVICE: Key<String> = Key::new("device");
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+type Store = SessionStore<InMemoryCache>;
+
+/// All of it, with a store that the handlers reach too: they list and end other sessions.
+pub fn app() -> Router {
+    let store = SessionStore::new(InMemoryCache::new());
+    Router::new()
+        .route("/", get(home))
+        .route("/login", post(login))
+        .route("/logout", post(logout))
+        .route("/devices", get(devices))
+        .route("/devices/revoke", post(revoke))
+        .route("/devices/revoke-others", post(revoke_others))
+        .route("/devices/revoke-all", post(revoke_all))
+        .with_state(store.clone())
+        .layer(SessionLayer::new(store))
+        // Refuses forms that other sites send, the login form included.
+        .layer(CsrfLayer::new())
+}
+
+async fn home(session: Session) -> Result<impl IntoResponse, SessionError> {
+    let flash = flash(&session)?;
+    let Some(user) = session.owner() else { return Ok(page("Sign in", &format!("{flash}{LOGIN_FORM}"))) };
+    let user = escape(&user);
+    Ok(page(
+        "Home",
+        &format!(
+            "{flash}<p>Signed in as <b>{user}</b>.</p>\
+             <p><a href=/devices>Your devices</a></p>\
+             <form method=post action=/logout><button>Sign out</button></form>"
+        ),
+    ))
+}
+
+#[derive(Deserialize)]
+struct Login {
+    name: String,
+    /// A box that is not ticked is not sent.
+    remember: Option<String>,
+}
+
+async fn login(
+    session: Session,
+    headers: HeaderMap,
+    Form(form): Form<Login>,
+) -> Result<impl IntoResponse, SessionError> {
+    // Here the application checks the password.
+    let name = form.name.trim();
+    if name.is_empty() || name.len() > 64 {
+        session.set(FLASH, "A name has 1 to 64 bytes.".into())?;
+        return Ok(Redirect::to("/"));
+    }
+    if session.owner().is_some() {
+        session.set(FLASH, "You are signed in: sign out first.".into())?;
+        return Ok(Redirect::to("/"));
+    }
+    // A new ID: whoever knew the one from before the login has nothing. What the visitor had in the session stays.
+    session.renew();
+    session.set_owner(name)?;
+    session.set(DEVICE, device(&headers))?;
+    if form.remember.is_some() {
+        session.set_persistent(true)?;
+        session.set_ttl(60 * DAY)?;
+        session.set_lifetime(180 * DAY)?;
+    }
+    session.set(FLASH, "Welcome.".into())?;
+    Ok(Redirect::to("/"))
+}
+
+/// Ends the session everywhere and removes the cookie.
+async fn logout(session: Session) -> Redirect {
+    session.destroy();
+    Redirect::to("/")
+}
+
+async fn devices(session: Session, State(store): State<Store>) -> Result<impl IntoResponse, SessionError> {
+    let Some(user) = session.owner() else { return Ok(Redirect::to("/").into_response()) };
+    let mut rows = String::new();
+    for info in store.sessions_of(&user).await? {
+        let device = escape(&info.get::<String>(DEVICE.name()).unwrap_or_default());
+        let minutes = info.created().elapsed().unwrap_or_default().as_secs() / 60;
+        // The key names the session and opens nothing: it can stand in a page.
+        let end = if session.key() == Some(info.key()) {
+            "this device".to_owned()
+        } else {
+            let key = info.key();
+            format!(
+                "<form method=post action=/devices/revoke>\
+                 <input type=hidden name=key value=\"{key}\"><button>End</button></form>"
+            )
+        };
+        rows += &format!("<tr><td>{device}</td><td>{minutes} min ago</td><td>{end}</td></tr>\n");
+    }
+    let flash = flash(&session)?;
+    let body = format!(
+        "{flash}<table><tr><th>Device</th><th>Signed in</th><th></th></tr>\n{rows}</table>\
+         <form method=post action=/devices/revoke-others><button>Log out all other devices</button></form>\
+         <form method=post action=/devices/revoke-all><button>Log out everywhere</button></form>\
+         <p><a href=/>Home</a></p>"
+    );
+    Ok(page("Your devices", &body).into_response())
+}
+
+#[derive(Deserialize)]
+struct Revoke {
+    key: SessionKey,
+}
+
+async fn revoke(
+    session: Session,
+    State(store): State<Store>,
+    Form(form): Form<Revoke>,
+) -> Result<impl IntoResponse, SessionError> {
+    let Some(user) = session.owner() else { return Ok(Redirect::to("/")) };
+    // The key comes from a form: it must be one of this user's.
+    let own = store.sessions_of(&user).await?.iter().any(|info| info.key() == form.key);
+    let ended = own && store.revoke(&form.key).await?;
+    let message = if ended { "That device is signed out." } else { "That device was not signed in any more." };
+    session.set(FLASH, message.into())?;
+    Ok(Redirect::to("/devices"))
+}
+
+async fn revoke_others(session: Session) -> Result<Redirect, SessionError> {
+    if session.owner().is_none() {
+        return Ok(Redirect::to("/"));
+    }
+    let ended = session.revoke_others().await?;
+    session.set(FLASH, format!("Other devices signed out: {ended}."))?;
+    Ok(Redirect::to("/devices"))
+}
+
+async fn revoke_all(session: Session, State(store): State<Store>) -> Result<Redirect, SessionError> {
+    if let Some(user) = session.owner() {
+        store.revoke_all(&user).await?;
+        // This one has ended as well; its cookie goes too.
+        session.destroy();
+    }
+    Ok(Redirect::to("/"))
+}
+
+/// What the browser calls itself. Anybody can send anything here: it is cut to size now and escaped when it is shown.
+fn device(headers: &HeaderMap) -> String {
+    let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    agent.unwrap_or("unknown").chars().take(120).collect()
+}
+
+/// The message that is due, gone from the session once it is shown.
+fn flash(session: &Session) -> Result<String, SessionError> {
+    let message = session.take(FLASH)?;
+    Ok(message.map(|text| format!("<p class=flash>{}</p>", escape(&text))).unwrap_or_default())
+}
+
+const LOGIN_FORM: &str = "<form method=post action=/login>\
+    <p><label>Name <input name=name autocomplete=username required autofocus></label></p>\
+    <p><label><input type=checkbox name=remember value=yes> Remember me on this device</label></p>\
+    <button>Sign in</button></form>\
+    <p>There are no passwords in this example: any name will do.</p>";
+
+/// A page that is not kept, so that the back button shows nothing after the logout.
+fn page(title: &str, body: &str) -> (StatusCode, [(header::HeaderName, &'static str); 1], Html<String>) {
+    let html = format!(
+        "<!doctype html><html lang=en><meta charset=utf-8>\
+         <meta name=viewport content=\"width=device-width\"><title>{title}</title>\
+         <style>body{{font:1rem/1.5 sans-serif;max-width:40rem;margin:2rem auto;padding:0 1rem}}\
+         td,th{{text-align:left;padding:.2rem 1rem .2rem 0}}form{{margin:.5rem 0}}.flash{{background:#eef;padding:.5rem}}</style>\
+         <h1>{title}</h1>{body}"
+    );
+    (StatusCode::OK, [(header::CACHE_CONTROL, "no-store")], Html(html))
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let port = env::var("PORT").unwrap_or_else(|_| "3000".into());
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}"))
+        .await
+        .map_err(|error| format!("cannot listen on port {port}: {error}; choose another one with PORT=4000"))?;
+    println!("Listening on http://localhost:{}: open it in two browsers.", listener.local_addr()?.port());
+    axum::serve(listener, app()).await?;
+    Ok(())
+}
