@@ -2,7 +2,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::pin,
-    task::Poll,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -37,6 +37,14 @@ impl Deadline {
             return Ok(output);
         }
         tokio::time::timeout_at(self.at, future).await.map_err(|_| Elapsed)
+    }
+}
+
+/// The output of a future that waits for nothing.
+pub(crate) fn at_once<F: Future>(future: F) -> Option<F::Output> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
     }
 }
 

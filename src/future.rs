@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use crate::{
     error::{ErrorResponse, SessionError},
-    service::Exchange,
+    service::{Commit, Exchange},
     session::{RunToEnd, Session},
 };
 
@@ -75,10 +75,10 @@ where
                 StateProjection::Running { response } => {
                     let result = ready!(response.poll(cx));
                     match this.exchange.commit(&result) {
-                        Some(commit) => State::Committing { commit, result: Some(result) },
-                        None => {
+                        Commit::UnderWay(commit) => State::Committing { commit, result: Some(result) },
+                        Commit::Done(committed) => {
                             this.state.set(State::Done);
-                            return Poll::Ready(this.exchange.respond(result, Ok(())));
+                            return Poll::Ready(this.exchange.respond(result, committed));
                         }
                     }
                 }

@@ -1,10 +1,9 @@
 //! The service: what happens before the handler, and after it.
 use std::{
     fmt,
-    future::Future,
     marker::PhantomData,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -80,29 +79,30 @@ where
         let eager = !self.shared.lazy;
         request.extensions_mut().insert(lazy.clone());
         if eager {
-            if let Some(session) = lazy.load_at_once() {
-                request.extensions_mut().insert(session);
-            } else {
-                let mut load = Box::pin(async move { lazy.load_unasked().await });
-                // A cache in memory answers at once: then no service has to be cloned to wait with.
-                match load.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                    Poll::Ready(Ok(session)) => {
-                        request.extensions_mut().insert(session);
-                    }
-                    // Whoever asks for the session gets the error; routes that do not ask are served.
-                    Poll::Ready(Err(_)) => {}
-                    Poll::Pending => {
-                        // The clone may not be ready, so it stays and the ready one goes:
-                        // https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services
-                        let not_ready = self.inner.clone();
-                        let ready = std::mem::replace(&mut self.inner, not_ready);
-                        return ResponseFuture::loading(load, ready, request, exchange);
-                    }
+            match lazy.load_at_once() {
+                Some(Ok(session)) => {
+                    request.extensions_mut().insert(session);
+                }
+                // Whoever asks for the session gets the error; routes that do not ask are served.
+                Some(Err(_)) => {}
+                None => {
+                    let load = Box::pin(async move { lazy.load_unasked().await });
+                    // The clone may not be ready, so it stays and the ready one goes:
+                    // https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services
+                    let not_ready = self.inner.clone();
+                    let ready = std::mem::replace(&mut self.inner, not_ready);
+                    return ResponseFuture::loading(load, ready, request, exchange);
                 }
             }
         }
         ResponseFuture::running(self.inner.call(request), exchange)
     }
+}
+
+/// A commit that is done, or has to be waited for.
+pub(crate) enum Commit {
+    Done(Result<(), SessionError>),
+    UnderWay(RunToEnd<Result<(), SessionError>>),
 }
 
 /// One request and its response, as far as the session goes.
@@ -125,15 +125,17 @@ impl<E> Exchange<E> {
     }
 
     /// What there is to commit, once the handler is done.
-    pub(crate) fn commit<B, Error>(
-        &self,
-        result: &Result<Response<B>, Error>,
-    ) -> Option<RunToEnd<Result<(), SessionError>>> {
+    pub(crate) fn commit<B, Error>(&self, result: &Result<Response<B>, Error>) -> Commit {
         let failed = result.as_ref().map_or(true, |response| response.status().is_server_error());
         let scope = if failed { Scope::DestroyOnly } else { Scope::All };
-        let session = self.lazy.loaded()?;
-        let deadline = || self.lazy.deadline();
-        session.close(scope).then(|| RunToEnd::new(session.clone().run_commit(scope, deadline())))
+        let Some(session) = self.lazy.loaded() else { return Commit::Done(Ok(())) };
+        if !session.close(scope) {
+            return Commit::Done(Ok(()));
+        }
+        match session.commit_at_once(scope) {
+            Some(done) => Commit::Done(done),
+            None => Commit::UnderWay(RunToEnd::new(session.clone().run_commit(scope, self.lazy.deadline()))),
+        }
     }
 
     /// The response that goes out.

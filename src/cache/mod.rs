@@ -1,5 +1,10 @@
 //! What a cache has to do, in sentences that the contract suite checks.
-use std::{fmt, future::Future, sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    fmt,
+    future::Future,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 
@@ -41,6 +46,12 @@ pub use self::{
 /// Each method states the rest. The conditional ones answer with what is there now, so that the caller
 /// needs no second look.
 pub trait Cache: Send + Sync + 'static {
+    /// Whether every one of the six operations is done at its first poll, because nothing in it ever waits. Default: `false`.
+    ///
+    /// Then a request needs no allocation, no timer and no other task to wait with. A cache that says so and waits all the
+    /// same breaks the contract: its operations are dropped half-way and done again.
+    const IMMEDIATE: bool = false;
+
     /// The live entry under `key`, or `None`.
     ///
     /// # Errors
@@ -53,7 +64,11 @@ pub trait Cache: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the cache cannot find out.
-    fn get_and_touch(&self, key: &str, after: Duration) -> impl Future<Output = Result<Option<Entry>, CacheError>> + Send;
+    fn get_and_touch(
+        &self,
+        key: &str,
+        after: Duration,
+    ) -> impl Future<Output = Result<Option<Entry>, CacheError>> + Send;
 
     /// Writes an entry where there is none, and returns its version.
     ///
@@ -62,7 +77,12 @@ pub trait Cache: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Full`](crate::CacheErrorKind::Full) when there is no room; others when the cache cannot do it.
-    fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> impl Future<Output = Result<Option<Version>, CacheError>> + Send;
+    fn insert(
+        &self,
+        key: &str,
+        value: Bytes,
+        expiry: Expiry,
+    ) -> impl Future<Output = Result<Option<Version>, CacheError>> + Send;
 
     /// Writes value and expiry over the entry whose version is `expected`, and over no other.
     ///
@@ -98,7 +118,12 @@ pub trait Cache: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the cache cannot do it.
-    fn list_add(&self, list: &str, member: &str, end: SystemTime) -> impl Future<Output = Result<(), CacheError>> + Send {
+    fn list_add(
+        &self,
+        list: &str,
+        member: &str,
+        end: SystemTime,
+    ) -> impl Future<Output = Result<(), CacheError>> + Send {
         index::add(self, &SYSTEM, list, member, end)
     }
 
@@ -132,13 +157,24 @@ static SYSTEM: Clock = Clock::system();
 
 /// A cache that is shared is a cache.
 impl<C: Cache> Cache for Arc<C> {
+    const IMMEDIATE: bool = C::IMMEDIATE;
+
     fn get(&self, key: &str) -> impl Future<Output = Result<Option<Entry>, CacheError>> + Send {
         (**self).get(key)
     }
-    fn get_and_touch(&self, key: &str, after: Duration) -> impl Future<Output = Result<Option<Entry>, CacheError>> + Send {
+    fn get_and_touch(
+        &self,
+        key: &str,
+        after: Duration,
+    ) -> impl Future<Output = Result<Option<Entry>, CacheError>> + Send {
         (**self).get_and_touch(key, after)
     }
-    fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> impl Future<Output = Result<Option<Version>, CacheError>> + Send {
+    fn insert(
+        &self,
+        key: &str,
+        value: Bytes,
+        expiry: Expiry,
+    ) -> impl Future<Output = Result<Option<Version>, CacheError>> + Send {
         (**self).insert(key, value, expiry)
     }
     fn replace(
@@ -156,7 +192,12 @@ impl<C: Cache> Cache for Arc<C> {
     fn delete(&self, key: &str, expected: Version) -> impl Future<Output = Result<Deleted, CacheError>> + Send {
         (**self).delete(key, expected)
     }
-    fn list_add(&self, list: &str, member: &str, end: SystemTime) -> impl Future<Output = Result<(), CacheError>> + Send {
+    fn list_add(
+        &self,
+        list: &str,
+        member: &str,
+        end: SystemTime,
+    ) -> impl Future<Output = Result<(), CacheError>> + Send {
         (**self).list_add(list, member, end)
     }
     fn list_remove(&self, list: &str, members: &[String]) -> impl Future<Output = Result<(), CacheError>> + Send {

@@ -192,7 +192,7 @@ mod tests {
         struct Deep(usize);
         impl Serialize for Deep {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                [Deep(self.0 - 1)].serialize(serializer)
+                [Self(self.0 - 1)].serialize(serializer)
             }
         }
         assert!(matches!(encode(&Deep(100_000), LIMIT), Err(SessionError::Encode(Unfit::Depth))));

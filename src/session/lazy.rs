@@ -16,6 +16,7 @@ use crate::{
     deadline::Deadline,
     error::SessionError,
     events,
+    id::SessionId,
     store::{Engine, Found, timed_out},
 };
 
@@ -73,18 +74,21 @@ impl LazySession {
 
     /// The session, when it is the layer that wants it.
     pub(crate) async fn load_unasked(&self) -> Result<Session, SessionError> {
-        self.visit.loaded.get_or_init(|| self.visit.find()).await.clone()
+        match self.load_at_once() {
+            Some(loaded) => loaded,
+            None => self.visit.loaded.get_or_init(|| self.visit.find()).await.clone(),
+        }
     }
 
-    /// A session without any look-up, for a visitor who brought no ID.
-    pub(crate) fn load_at_once(&self) -> Option<Session> {
-        if !self.visit.candidates.is_empty() {
-            return None;
+    /// The session, where nothing has to be waited for: it is loaded already, there is no ID to look up, or the cache answers
+    /// at once.
+    pub(crate) fn load_at_once(&self) -> Option<Result<Session, SessionError>> {
+        if self.visit.loaded.get().is_none() {
+            let found = self.visit.find_at_once()?;
+            // Whoever was faster has loaded the same session.
+            let _ = self.visit.loaded.set(found);
         }
-        let session = Session::of_request(Arc::clone(&self.visit.engine), Found::default());
-        // Nobody else holds this handle yet, so the cell is empty.
-        self.visit.loaded.set(Ok(session.clone())).ok()?;
-        Some(session)
+        self.visit.loaded.get().cloned()
     }
 
     /// The session, if somebody had it loaded.
@@ -113,40 +117,44 @@ impl LazySession {
 }
 
 impl Visit {
-    async fn look_up(&self) -> Result<Found, SessionError> {
+    /// Runs `look_up` on the IDs.
+    fn with_ids<T>(&self, look_up: impl FnOnce(&[SessionId]) -> T) -> T {
         let mut ids = self.candidates.iter().map(|candidate| &candidate.id);
         match (ids.next(), ids.next()) {
-            (None, _) => Ok(Found::default()),
-            (Some(id), None) => self.engine.load(slice::from_ref(id), self.refresh).await,
+            (None, _) => look_up(&[]),
+            (Some(id), None) => look_up(slice::from_ref(id)),
             (Some(_), Some(_)) => {
                 let ids: Vec<_> = self.candidates.iter().map(|candidate| candidate.id.clone()).collect();
-                self.engine.load(&ids, self.refresh).await
+                look_up(&ids)
             }
         }
     }
 
-    async fn find(&self) -> Result<Session, SessionError> {
+    fn find_at_once(&self) -> Option<Result<Session, SessionError>> {
         if self.candidates.is_empty() {
-            return Ok(Session::of_request(Arc::clone(&self.engine), Found::default()));
+            return Some(self.session(Ok(Found::default())));
         }
+        let found = self.with_ids(|ids| self.engine.load_at_once(ids, self.refresh))?;
+        Some(self.session(found))
+    }
+
+    async fn find(&self) -> Result<Session, SessionError> {
+        let ids = self.with_ids(<[SessionId]>::to_vec);
+        let limit = self.engine.config().deadline;
         let start = Instant::now();
-        let deadline = Deadline::after(self.engine.config().deadline);
-        let found = deadline.bound(self.look_up()).await;
+        let found = Deadline::after(limit).bound(self.engine.load(&ids, self.refresh)).await;
         let spent = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.spent.store(spent, Ordering::Relaxed);
-        match found.unwrap_or_else(|_| Err(timed_out())) {
-            Ok(found) => {
-                let session = Session::of_request(Arc::clone(&self.engine), found);
-                if self.finished.load(Ordering::Acquire) {
-                    session.abandon();
-                }
-                Ok(session)
-            }
-            Err(error) => {
-                events::failed(&error);
-                Err(error)
-            }
+        self.session(found.unwrap_or_else(|_| Err(timed_out())))
+    }
+
+    fn session(&self, found: Result<Found, SessionError>) -> Result<Session, SessionError> {
+        let found = found.inspect_err(events::failed)?;
+        let session = Session::of_request(Arc::clone(&self.engine), found);
+        if self.finished.load(Ordering::Acquire) {
+            session.abandon();
         }
+        Ok(session)
     }
 }
 

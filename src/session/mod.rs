@@ -20,7 +20,7 @@ use crate::{
     events,
     id::{SessionId, SessionKey},
     record::{Head, Settings},
-    store::{Engine, Found, Stored, timed_out},
+    store::{Action, Engine, Found, Stored, timed_out},
 };
 
 mod direct;
@@ -95,7 +95,7 @@ impl Session {
     /// [`SessionStore::save`](crate::SessionStore::save).
     #[must_use]
     pub fn new() -> Self {
-        Self::of(None, State::new(Holder::Detached, None, 0))
+        Self::of(None, State::new(Holder::Detached, None))
     }
 
     fn of(engine: Option<Arc<dyn Engine>>, state: State) -> Self {
@@ -112,18 +112,17 @@ impl Session {
 
     /// The session of a request that came with these cookies.
     pub(crate) fn of_request(engine: Arc<dyn Engine>, found: Found) -> Self {
-        let now = engine.config().clock.now_ms();
         let came_with_cookie = found.session.is_some() || found.tombstone.is_some();
         let (id, stored) = found.session.unzip();
-        let mut state = State::new(Holder::Request, stored, now);
+        let mut state = State::new(Holder::Request, stored);
         (state.id, state.tombstone, state.came_with_cookie) = (id, found.tombstone, came_with_cookie);
+        state.seen = state.seen.max(found.seen);
         Self::of(Some(engine), state)
     }
 
     /// A session for somebody who commits on their own.
     pub(crate) fn standalone(engine: Arc<dyn Engine>, stored: Stored) -> Self {
-        let now = engine.config().clock.now_ms();
-        Self::of(Some(engine), State::new(Holder::Detached, Some(stored), now))
+        Self::of(Some(engine), State::new(Holder::Detached, Some(stored)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -367,8 +366,7 @@ impl Session {
     /// ```
     #[must_use = "changes to this handle leave the session it was detached from as it is"]
     pub fn detach(&self) -> Self {
-        let clock = self.inner.engine.as_ref().map(|engine| engine.config().clock.clone()).unwrap_or_default();
-        let state = self.look().detach(&clock);
+        let state = self.look().detach();
         Self::of(self.inner.engine.clone(), state)
     }
 
@@ -404,9 +402,7 @@ impl Session {
         let (mut draft, taken) = {
             let mut state = self.lock();
             let Some(action) = state.action(scope) else { return Ok(()) };
-            let lost =
-                state.ended || (state.holder == Holder::Detached && state.stored.is_none() && state.follow.is_none());
-            if lost {
+            if state.is_lost() {
                 if let Some(stored) = &state.stored {
                     events::gone(&stored.key);
                 }
@@ -422,6 +418,25 @@ impl Session {
             events::failed(error);
         }
         self.lock().settle(draft, taken, result)
+    }
+
+    /// Commits what a cache that does not wait can take at once. `None`: it takes [`run_commit`](Self::run_commit).
+    pub(crate) fn commit_at_once(&self, scope: Scope) -> Option<Result<(), SessionError>> {
+        let engine = self.inner.engine.as_ref()?;
+        let _alone = self.inner.committing.try_lock().ok()?;
+        let mut state = self.lock();
+        if state.action(scope)? != Action::Write || state.is_lost() {
+            return None;
+        }
+        let (draft, taken) = state.draft_at_once();
+        let Some(result) = engine.commit_at_once(&draft) else {
+            state.put_back(draft, taken);
+            return None;
+        };
+        if let Err(error) = &result {
+            events::failed(error);
+        }
+        Some(state.settle(draft, taken, result))
     }
 
     /// What is in the session, to be stored elsewhere.

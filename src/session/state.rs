@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    clock::Clock,
     data::{Changes, Data, Values, snapshot},
     error::SessionError,
     events,
@@ -51,7 +50,8 @@ pub(super) struct State {
     pub(super) came_with_cookie: bool,
     pub(super) stored: Option<Stored>,
     pub(super) tombstone: Option<SessionKey>,
-    pub(super) loaded_at: u64,
+    /// When the session, or the tombstone, was found.
+    pub(super) seen: u64,
     pub(super) data: Data,
     pub(super) settings: Settings,
     pub(super) touch: bool,
@@ -73,7 +73,8 @@ pub(super) struct Taken {
 }
 
 impl State {
-    pub(super) fn new(holder: Holder, stored: Option<Stored>, loaded_at: u64) -> Self {
+    pub(super) fn new(holder: Holder, stored: Option<Stored>) -> Self {
+        let seen = stored.as_ref().map_or(0, |stored| stored.seen);
         let data = stored.as_ref().map_or_else(Data::default, |stored| Data::new(Arc::clone(&stored.values)));
         Self {
             holder,
@@ -81,7 +82,7 @@ impl State {
             came_with_cookie: false,
             stored,
             tombstone: None,
-            loaded_at,
+            seen,
             data,
             settings: Settings::default(),
             touch: false,
@@ -123,10 +124,25 @@ impl State {
         (self.touch && self.stored.is_some()).then_some(Action::Touch)
     }
 
-    /// Takes the changes out to commit them.
+    /// Whether what it was made from is gone for good.
+    pub(super) fn is_lost(&self) -> bool {
+        self.ended || (self.holder == Holder::Detached && self.stored.is_none() && self.follow.is_none())
+    }
+
+    /// Takes the changes out to commit them, while others go on reading and changing.
     pub(super) fn draft(&mut self, action: Action, now: u64) -> (Draft, Taken) {
         let view =
             if self.data.is_dirty() { Arc::new(snapshot(self.data.merged())) } else { Arc::clone(self.data.base()) };
+        self.draft_behind(action, now, view)
+    }
+
+    /// Takes the changes out to write them before anybody else gets at the state.
+    pub(super) fn draft_at_once(&mut self) -> (Draft, Taken) {
+        let view = Arc::clone(self.data.base());
+        self.draft_behind(Action::Write, self.seen, view)
+    }
+
+    fn draft_behind(&mut self, action: Action, now: u64, view: Arc<Values>) -> (Draft, Taken) {
         let (base, changes) = self.data.take_changes(view);
         let draft = Draft {
             action,
@@ -135,7 +151,7 @@ impl State {
             changes,
             settings: std::mem::take(&mut self.settings),
             follow: self.follow.clone(),
-            age: Duration::from_millis(now.saturating_sub(self.loaded_at)),
+            age: Duration::from_millis(now.saturating_sub(self.seen)),
         };
         (draft, Taken { base })
     }
@@ -147,7 +163,7 @@ impl State {
         taken: Taken,
         result: Result<Outcome, SessionError>,
     ) -> Result<(), SessionError> {
-        let Draft { action, stored: before, changes, mut settings, .. } = draft;
+        let Draft { action, stored: before, changes, settings, .. } = draft;
         match result {
             Ok(Outcome::Stored { stored, id }) => {
                 self.note_cookie(before.as_ref(), &stored, id);
@@ -179,12 +195,20 @@ impl State {
                 Err(SessionError::Gone)
             }
             Err(error) => {
-                self.data.restore(taken.base, changes);
-                settings.then(std::mem::take(&mut self.settings));
-                self.settings = settings;
+                let (age, follow) = (Duration::ZERO, None);
+                let (stored, tombstone) = (before, None);
+                self.put_back(Draft { action, stored, tombstone, changes, settings, follow, age }, taken);
                 Err(error)
             }
         }
+    }
+
+    /// Nothing came of a draft.
+    pub(super) fn put_back(&mut self, draft: Draft, taken: Taken) {
+        let Draft { changes, mut settings, .. } = draft;
+        self.data.restore(taken.base, changes);
+        settings.then(std::mem::take(&mut self.settings));
+        self.settings = settings;
     }
 
     fn end(&mut self, taken: Taken) {
@@ -210,8 +234,8 @@ impl State {
     }
 
     /// A handle with a list of changes of its own.
-    pub(super) fn detach(&mut self, clock: &Clock) -> Self {
-        let mut detached = Self::new(Holder::Detached, self.stored.clone(), clock.now_ms());
+    pub(super) fn detach(&mut self) -> Self {
+        let mut detached = Self::new(Holder::Detached, self.stored.clone());
         detached.ended = self.ended;
         detached.follow = match (&self.follow, self.closed || self.holder == Holder::Detached) {
             (follow, true) => follow.clone(),

@@ -5,13 +5,13 @@ use tokio::sync::watch;
 
 use super::{
     Look, SessionStore, Stored,
-    engine::{Draft, Fate, Outcome},
+    engine::{Action, Draft, Fate, Outcome},
     timed_out,
 };
 use crate::{
     cache::{Cache, Replaced},
     data::{Changes, Values},
-    deadline::Deadline,
+    deadline::{Deadline, at_once},
     error::SessionError,
     events,
     id::{SessionId, SessionKey},
@@ -50,7 +50,8 @@ impl<C: Cache> SessionStore<C> {
             let key = id.key();
             let (bytes, values) = self.encode(&key, head, changes, base)?;
             if let Some(version) = self.cache.insert(&self.cache_key(&key), bytes, self.expiry(head)).await? {
-                let stored = Stored { key, version, head: head.clone(), values: values.into() };
+                let seen = head.created;
+                let stored = Stored { key, version, head: head.clone(), values: values.into(), seen };
                 return Ok((id, stored));
             }
         }
@@ -64,7 +65,10 @@ impl<C: Cache> SessionStore<C> {
         let (bytes, values) = self.encode(&newest.key, &head, &draft.changes, &newest.values)?;
         let cache_key = self.cache_key(&newest.key);
         Ok(match self.cache.replace(&cache_key, newest.version, bytes, self.expiry(&head)).await? {
-            Replaced::Done(version) => Attempt::Done(Stored { key: newest.key, version, head, values: values.into() }),
+            Replaced::Done(version) => {
+                let seen = newest.seen;
+                Attempt::Done(Stored { key: newest.key, version, head, values: values.into(), seen })
+            }
             Replaced::Conflict(entry) => Attempt::Lost(self.read(newest.key, entry)),
             Replaced::Missing => Attempt::Lost(Look::Absent),
         })
@@ -81,6 +85,31 @@ impl<C: Cache> SessionStore<C> {
         }
         events::created(&stored.key);
         Ok(Outcome::Stored { stored, id: Some(id) })
+    }
+
+    /// The write that meets nobody, with a cache that does not wait. `None`: nothing was done.
+    pub(super) fn write_at_once(&self, draft: &Draft) -> Option<Result<Outcome, SessionError>> {
+        let is_plain = draft.action == Action::Write && draft.follow.is_none() && draft.settings.is_empty();
+        if !is_plain {
+            return None;
+        }
+        let Some(stored) = &draft.stored else {
+            return at_once(async {
+                let head = record::new_head(self.now(), self.config.max_lifetime);
+                let (id, stored) = self.create(&head, &draft.changes, &Values::default()).await?;
+                events::created(&stored.key);
+                Ok(Outcome::Stored { stored, id: Some(id) })
+            });
+        };
+        if self.queues.is_busy(&stored.key) {
+            return None;
+        }
+        match at_once(self.attempt(stored, draft))? {
+            Ok(Attempt::Done(stored)) => Some(Ok(Outcome::Stored { stored, id: None })),
+            // Somebody was faster: that takes the whole way.
+            Ok(Attempt::Lost(_)) => None,
+            Err(error) => Some(Err(error)),
+        }
     }
 
     pub(super) async fn write(&self, draft: &mut Draft, deadline: Deadline) -> Result<Outcome, SessionError> {

@@ -69,7 +69,8 @@ impl<C: Cache> SessionStore<C> {
                     let head = self.head_like(like.as_ref(), &settings);
                     let (bytes, written) = self.encode(&key, &head, &Changes::default(), &values)?;
                     if let Some(version) = self.cache.insert(&self.cache_key(&key), bytes, self.expiry(&head)).await? {
-                        let stored = Stored { key, version, head, values: written.into() };
+                        let seen = head.created;
+                        let stored = Stored { key, version, head, values: written.into(), seen };
                         if let Err(error) = self.list_new(&stored, deadline).await {
                             self.discard(&stored).await;
                             return Err(error);

@@ -7,7 +7,7 @@ use super::{Config, Look, SessionStore};
 use crate::{
     cache::{Cache, Version},
     data::{Changes, Values},
-    deadline::Deadline,
+    deadline::{Deadline, at_once},
     error::SessionError,
     events,
     id::{SessionId, SessionKey},
@@ -21,6 +21,8 @@ pub(crate) struct Stored {
     pub(crate) version: Version,
     pub(crate) head: Head,
     pub(crate) values: Arc<Values>,
+    /// When it was read or written, by the store's clock.
+    pub(crate) seen: u64,
 }
 
 /// What a visitor's cookies led to.
@@ -29,6 +31,8 @@ pub(crate) struct Found {
     pub(crate) session: Option<(SessionId, Stored)>,
     /// A tombstone: no session, but a destroy follows it.
     pub(crate) tombstone: Option<SessionKey>,
+    /// When the tombstone was found.
+    pub(crate) seen: u64,
 }
 
 /// What a commit is to do; the first that applies.
@@ -80,6 +84,10 @@ pub(crate) trait Engine: Send + Sync {
     fn config(&self) -> &Config;
     fn load<'a>(&'a self, ids: &'a [SessionId], refresh: Option<Duration>) -> Work<'a, Found>;
     fn commit<'a>(&'a self, draft: &'a mut Draft, deadline: Deadline) -> Work<'a, Outcome>;
+    /// As [`load`](Self::load), where the cache does not wait; `None` where it does.
+    fn load_at_once(&self, ids: &[SessionId], refresh: Option<Duration>) -> Option<Result<Found, SessionError>>;
+    /// As [`commit`](Self::commit), for the common case and where the cache does not wait. `None`: nothing was done.
+    fn commit_at_once(&self, draft: &Draft) -> Option<Result<Outcome, SessionError>>;
     fn revoke_others<'a>(&'a self, owner: &'a str, keep: Option<SessionKey>) -> Work<'a, usize>;
 }
 
@@ -94,6 +102,14 @@ impl<C: Cache> Engine for SessionStore<C> {
 
     fn commit<'a>(&'a self, draft: &'a mut Draft, deadline: Deadline) -> Work<'a, Outcome> {
         Box::pin(self.commit_draft(draft, deadline))
+    }
+
+    fn load_at_once(&self, ids: &[SessionId], refresh: Option<Duration>) -> Option<Result<Found, SessionError>> {
+        if C::IMMEDIATE { at_once(self.find(ids, refresh)) } else { None }
+    }
+
+    fn commit_at_once(&self, draft: &Draft) -> Option<Result<Outcome, SessionError>> {
+        if C::IMMEDIATE { self.write_at_once(draft) } else { None }
     }
 
     fn revoke_others<'a>(&'a self, owner: &'a str, keep: Option<SessionKey>) -> Work<'a, usize> {
@@ -114,7 +130,10 @@ impl<C: Cache> SessionStore<C> {
                     return Ok(Found::default());
                 }
                 Look::Live(stored) => found.session = Some((id.clone(), stored)),
-                Look::Tombstone { .. } => found.tombstone = found.tombstone.or(Some(id.key())),
+                Look::Tombstone { .. } => {
+                    found.tombstone = found.tombstone.or(Some(id.key()));
+                    found.seen = self.now();
+                }
                 Look::Absent | Look::Unreadable => {}
             }
         }

@@ -232,9 +232,12 @@ impl<C: Cache> SessionStore<C> {
     /// What an entry under `key` is.
     fn read(&self, key: SessionKey, entry: Entry) -> Look {
         match record::decode(&entry.value, &key, self.config.max_bytes) {
-            Ok(Record::Live { head, .. }) if head.end <= self.now() => Look::Absent,
             Ok(Record::Live { head, values }) => {
-                Look::Live(Stored { key, version: entry.version, head, values: Arc::new(values) })
+                let seen = self.now();
+                if head.end <= seen {
+                    return Look::Absent;
+                }
+                Look::Live(Stored { key, version: entry.version, head, values: Arc::new(values), seen })
             }
             Ok(Record::Tombstone { successor }) => Look::Tombstone { successor, version: entry.version },
             Err(why) => {

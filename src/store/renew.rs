@@ -99,7 +99,9 @@ impl<C: Cache> SessionStore<C> {
         let (bytes, values) = self.encode(&successor.key, &head, &draft.changes, &newest.values)?;
         let cache_key = self.cache_key(&successor.key);
         Ok(match self.cache.replace(&cache_key, successor.version, bytes, self.expiry(&head)).await? {
-            Replaced::Done(version) => Some(Stored { key: successor.key, version, head, values: values.into() }),
+            Replaced::Done(version) => {
+                Some(Stored { key: successor.key, version, head, values: values.into(), seen: newest.seen })
+            }
             Replaced::Conflict(_) | Replaced::Missing => None,
         })
     }

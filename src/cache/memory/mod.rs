@@ -245,6 +245,8 @@ fn full() -> CacheError {
 }
 
 impl Cache for InMemoryCache {
+    const IMMEDIATE: bool = true;
+
     async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
         Ok(self.look(key, None))
     }
