@@ -4,7 +4,7 @@
 //! {"v":1,"key":"…","created":1780000000000,"end":1782592000000,"data":{"user":42}}
 //! ```
 //! Times are milliseconds since the Unix epoch. Optional, in front of `data`: `ttl` (milliseconds) and `keep`, set for
-//! this session alone, and `owner`. A tombstone has `next`, the key of its successor, instead of `data`.
+//! this session alone, `owner`, and with it `prev`, the key before the last renewal. A tombstone has `next`, the key of its successor, instead of `data`.
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -31,6 +31,8 @@ pub(crate) struct Head {
     pub(crate) persistent: Option<bool>,
     /// The user it belongs to.
     pub(crate) owner: Option<Arc<str>>,
+    /// The key that it was renewed from last; kept for a session with an owner, so that both count as one session.
+    pub(crate) prev: Option<SessionKey>,
 }
 
 /// Changes to a [`Head`]: what was set last counts, setting by setting.
@@ -126,6 +128,8 @@ struct Wire<'a> {
     #[serde(default)]
     owner: Option<Box<str>>,
     #[serde(default)]
+    prev: Option<SessionKey>,
+    #[serde(default)]
     next: Option<SessionKey>,
     #[serde(default, borrow)]
     data: Option<Fields<'a>>,
@@ -157,7 +161,8 @@ pub(crate) fn decode(bytes: &Bytes, key: &SessionKey, limit: usize) -> Result<Re
         (None, Some(created), Some(end), Some(fields)) => {
             let values = Values::of_record(bytes, fields).ok_or(Unreadable::Malformed)?;
             let owner = wire.owner.map(Arc::from);
-            Ok(Record::Live { head: Head { created, end, ttl: wire.ttl, persistent: wire.keep, owner }, values })
+            let head = Head { created, end, ttl: wire.ttl, persistent: wire.keep, owner, prev: wire.prev };
+            Ok(Record::Live { head, values })
         }
         _ => Err(Unreadable::Malformed),
     }
@@ -170,7 +175,7 @@ fn plain_head<'a>(text: &'a str, key: &SessionKey) -> Option<(Head, &'a str)> {
     let (created, rest) = digits(rest.strip_prefix("\",\"created\":")?)?;
     let (end, rest) = digits(rest.strip_prefix(",\"end\":")?)?;
     let data = rest.strip_prefix(",\"data\":")?.strip_suffix('}')?;
-    Some((Head { created, end, ttl: None, persistent: None, owner: None }, data))
+    Some((Head { created, end, ttl: None, persistent: None, owner: None, prev: None }, data))
 }
 
 /// A number as this crate writes it: no sign, no zero in front, below the year 9999.
@@ -210,6 +215,11 @@ pub(crate) fn encode<'a>(
     if let Some(owner) = &head.owner {
         text.extend_from_slice(b",\"owner\":");
         text.extend_from_slice(serde_json::Value::from(&**owner).to_string().as_bytes());
+        if let Some(prev) = &head.prev {
+            text.extend_from_slice(b",\"prev\":\"");
+            text.extend_from_slice(prev.as_str().as_bytes());
+            text.push(b'"');
+        }
     }
     text.extend_from_slice(b",\"data\":");
     let mut writer = Writer::new(text, 4);
@@ -243,7 +253,7 @@ fn number(text: &mut Vec<u8>, name: &str, number: u64) {
 
 /// A new session's head.
 pub(crate) fn new_head(now: u64, lifetime: Duration) -> Head {
-    Head { created: now, end: later(now, lifetime), ttl: None, persistent: None, owner: None }
+    Head { created: now, end: later(now, lifetime), ttl: None, persistent: None, owner: None, prev: None }
 }
 
 impl Head {
@@ -271,7 +281,14 @@ mod tests {
     }
 
     fn head() -> Head {
-        Head { created: 1_780_000_000_000, end: 1_790_000_000_000, ttl: None, persistent: None, owner: None }
+        Head {
+            created: 1_780_000_000_000,
+            end: 1_790_000_000_000,
+            ttl: None,
+            persistent: None,
+            owner: None,
+            prev: None,
+        }
     }
 
     fn fields<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
@@ -285,7 +302,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let full = Head { ttl: Some(5), persistent: Some(true), owner: Some("us\"er".into()), ..head() };
+        let full =
+            Head { ttl: Some(5), persistent: Some(true), owner: Some("us\"er".into()), prev: Some(key(9)), ..head() };
         for head in [head(), full] {
             let data = [("a", "1"), ("b\"", r#"{"x":[1,2]}"#), ("ü", "\"ü\"")];
             let (bytes, written) = encode(&key(1), &head, fields(&data));

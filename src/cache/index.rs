@@ -1,6 +1,6 @@
 //! The lists of [`Cache`]'s provided methods: an entry like any other, written by compare-and-set.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     time::{Duration, SystemTime},
 };
 
@@ -14,6 +14,9 @@ use crate::{
 
 /// A writer that loses this often has met a cache that never lets anybody win.
 const TRIES: usize = 1000;
+
+/// The members that a list has room for: 300 KB. More is an error, never a member that nobody sees.
+const MOST: usize = 4096;
 
 /// Member → its end, in milliseconds since the epoch.
 type Members = BTreeMap<String, u64>;
@@ -37,6 +40,10 @@ pub(super) async fn remove<C: Cache + ?Sized>(
     list: &str,
     gone: &[String],
 ) -> Result<(), CacheError> {
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let gone: HashSet<_> = gone.iter().collect();
     edit(cache, clock, list, false, |members| members.retain(|member, _| !gone.contains(member))).await
 }
 
@@ -72,7 +79,14 @@ async fn edit<C: Cache + ?Sized>(
             }
             Some(entry) => {
                 let mut members = live(&entry, clock)?;
+                let before = members.len();
                 change(&mut members);
+                if members.len() > before.max(MOST) {
+                    return Err(CacheError::new(CacheErrorKind::Full, "a list of sessions has 4096 members"));
+                }
+                if !create && members.len() == before {
+                    return Ok(());
+                }
                 match write(cache, clock, list, entry.version, &members).await? {
                     Replaced::Done(_) => return Ok(()),
                     Replaced::Conflict(newer) => found = Some(newer),

@@ -417,7 +417,12 @@ impl Session {
         if let Err(error) = &result {
             events::failed(error);
         }
-        self.lock().settle(draft, taken, result)
+        let mut state = self.lock();
+        let settled = state.settle(draft, taken, result);
+        if state.closed {
+            state.fate = None;
+        }
+        settled
     }
 
     /// Commits what a cache that does not wait can take at once. `None`: it takes [`run_commit`](Self::run_commit).
@@ -461,7 +466,10 @@ impl Session {
     pub(crate) fn abandon(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.fate = None;
+        // A commit that is still under way tells them itself.
+        if self.inner.committing.try_lock().is_ok() {
+            state.fate = None;
+        }
     }
 
     /// Destroyed, or found gone.

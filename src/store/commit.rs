@@ -124,8 +124,6 @@ impl<C: Cache> SessionStore<C> {
                 None => return Ok(Outcome::Gone),
             },
         };
-        let before = newest.head.clone();
-        self.list_before(&newest, &draft.settings, deadline).await?;
         let mut turn = None;
         if self.queues.is_busy(&newest.key) {
             turn = self.queues.turn(newest.key, deadline).await;
@@ -134,6 +132,7 @@ impl<C: Cache> SessionStore<C> {
                 draft.changes.rebase(&newest.values)?;
             }
         }
+        self.list_before(&newest, &draft.settings, false).await?;
         for round in 0_u32.. {
             let found = match self.attempt(&newest, draft).await? {
                 Attempt::Done(stored) => {
@@ -141,7 +140,7 @@ impl<C: Cache> SessionStore<C> {
                         turn.leave_behind(&stored);
                     }
                     drop(turn);
-                    self.list_after(&stored, &before, &draft.settings, deadline).await;
+                    self.list_after(&stored, &newest.head, &draft.settings, deadline).await;
                     return Ok(Outcome::Stored { stored, id: None });
                 }
                 Attempt::Lost(found) => found,
@@ -169,6 +168,8 @@ impl<C: Cache> SessionStore<C> {
                 break;
             }
             draft.changes.rebase(&newest.values)?;
+            // Its owner or its end may be another one now.
+            self.list_before(&newest, &draft.settings, true).await?;
         }
         events::conflict(&newest.key);
         Err(SessionError::Conflict)

@@ -1,36 +1,39 @@
 //! Destroying: the session, and what came of it.
 use super::{
-    Look, SessionStore,
+    Look, SessionStore, Stored,
     engine::{Draft, Outcome},
     renew::TOMBSTONE,
     timed_out,
 };
 use crate::{
-    cache::{Cache, Deleted, Version},
+    cache::{Cache, Deleted},
     deadline::Deadline,
     error::SessionError,
     events,
     id::SessionKey,
 };
 
+/// What an end found.
+#[derive(Default)]
+pub(super) struct Ended {
+    /// The session that this ended.
+    pub(super) session: Option<Stored>,
+    /// The tombstones on the way there.
+    pub(super) tombstones: Vec<SessionKey>,
+}
+
 impl<C: Cache> SessionStore<C> {
     pub(super) async fn destroy_draft(&self, draft: &mut Draft, deadline: Deadline) -> Result<Outcome, SessionError> {
-        let ended = match (&draft.stored, draft.tombstone) {
-            (Some(stored), _) => {
-                let ended = self.end(stored.key, Some(stored.version), deadline).await?;
-                if let Some(owner) = &stored.head.owner {
-                    self.unlist(owner, &stored.key).await;
-                }
-                ended
-            }
-            (None, Some(tombstone)) => self.end(tombstone, None, deadline).await?,
+        let ended = match (draft.stored.clone(), draft.tombstone) {
+            (Some(stored), _) => self.end_by_id(stored.key, Some(stored), deadline).await?,
+            (None, Some(tombstone)) => self.end_by_id(tombstone, None, deadline).await?,
             (None, None) => match &mut draft.follow {
                 // Detached from a request whose session is not stored yet.
                 Some(fate) => {
                     let fate = deadline.bound(fate.wait_for(Option::is_some)).await.map_err(|_| timed_out())?;
                     let key = fate.ok().and_then(|key| *key);
                     match key {
-                        Some(key) => self.end(key, None, deadline).await?,
+                        Some(key) => self.end_by_id(key, None, deadline).await?,
                         None => return Ok(Outcome::Gone),
                     }
                 }
@@ -38,30 +41,44 @@ impl<C: Cache> SessionStore<C> {
             },
         };
         // Where even the tombstone is gone, nobody can tell whether the session lives on under another key.
-        if !ended && draft.age >= TOMBSTONE {
+        let knows = ended.session.is_some() || !ended.tombstones.is_empty();
+        if !knows && draft.age >= TOMBSTONE {
             return Err(SessionError::Gone);
         }
         Ok(Outcome::Destroyed)
     }
 
-    /// Ends what lives under `key`, following tombstones; `known` is the version that it had. `false`: nothing was there.
+    /// Ends a session for somebody who has its ID, and takes it off its owner's list.
+    pub(super) async fn end_by_id(
+        &self,
+        key: SessionKey,
+        known: Option<Stored>,
+        deadline: Deadline,
+    ) -> Result<Ended, SessionError> {
+        let ended = self.end(key, known, deadline).await?;
+        // An ID is told after the predecessor was buried, so that the list can do without that as well.
+        let before = ended.session.as_ref().and_then(|stored| stored.head.prev);
+        self.unlist_ended(&ended, before).await;
+        Ok(ended)
+    }
+
+    /// Ends what lives under `key`, following tombstones; `known` is what was there.
     ///
     /// The successor ends first and the tombstones go last, so that an attempt that broke off can be repeated.
     pub(super) async fn end(
         &self,
-        key: SessionKey,
-        known: Option<Version>,
+        mut key: SessionKey,
+        mut known: Option<Stored>,
         deadline: Deadline,
-    ) -> Result<bool, SessionError> {
+    ) -> Result<Ended, SessionError> {
         let mut tombstones = Vec::new();
-        let (mut key, mut known) = (key, known);
-        let mut ended = false;
+        let mut session = None;
         loop {
             let found = match known.take() {
                 None => self.look(key, None).await?,
-                Some(version) => match self.cache.delete(&self.cache_key(&key), version).await? {
+                Some(stored) => match self.cache.delete(&self.cache_key(&key), stored.version).await? {
                     Deleted::Done => {
-                        ended = true;
+                        session = Some(stored);
                         break;
                     }
                     Deleted::Missing => break,
@@ -69,27 +86,28 @@ impl<C: Cache> SessionStore<C> {
                 },
             };
             match found {
-                Look::Live(stored) => known = Some(stored.version),
+                Look::Live(stored) => known = Some(stored),
                 Look::Tombstone { successor, version } => {
                     tombstones.push((key, version));
                     key = successor;
                 }
-                Look::Absent | Look::Unreadable => break,
+                Look::Absent => break,
+                // Not ours to end, and so the way there stays.
+                Look::Unreadable => return Ok(Ended::default()),
             }
             if deadline.left().is_zero() {
                 return Err(timed_out());
             }
         }
-        ended |= !tombstones.is_empty();
-        for (key, version) in tombstones.into_iter().rev() {
+        for (key, version) in tombstones.iter().rev() {
             // Nothing but another destroy follows a tombstone.
-            match self.cache.delete(&self.cache_key(&key), version).await? {
+            match self.cache.delete(&self.cache_key(key), *version).await? {
                 Deleted::Done | Deleted::Missing | Deleted::Conflict(_) => {}
             }
         }
-        if ended {
+        if session.is_some() {
             events::destroyed(&key);
         }
-        Ok(ended)
+        Ok(Ended { session, tombstones: tombstones.into_iter().map(|(key, _)| key).collect() })
     }
 }

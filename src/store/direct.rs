@@ -21,7 +21,7 @@ impl<C: Cache> SessionStore<C> {
     fn head_like(&self, like: Option<&Head>, settings: &Settings) -> Head {
         let mut head = record::new_head(self.now(), self.config.max_lifetime);
         if let Some(like) = like {
-            head = Head { created: head.created, end: head.end, ..like.clone() };
+            head = Head { created: head.created, end: head.end, prev: None, ..like.clone() };
         }
         settings.apply(&mut head);
         head
@@ -58,7 +58,7 @@ impl<C: Cache> SessionStore<C> {
                     let before = found.head.clone();
                     // The session that is there keeps its time; its data goes.
                     let newest = Stored { values: Arc::clone(&values), ..found };
-                    self.list_before(&newest, &settings, deadline).await?;
+                    self.list_before(&newest, &settings, round > 0).await?;
                     let draft = plain_draft(&settings);
                     if let super::commit::Attempt::Done(stored) = self.attempt(&newest, &draft).await? {
                         self.list_after(&stored, &before, &settings, deadline).await;
@@ -100,19 +100,7 @@ impl<C: Cache> SessionStore<C> {
     }
 
     pub(crate) async fn destroy_key(&self, key: SessionKey, deadline: Deadline) -> Result<(), SessionError> {
-        let found = self.look(key, None).await?;
-        match found {
-            Look::Live(stored) => {
-                self.end(key, Some(stored.version), deadline).await?;
-                if let Some(owner) = &stored.head.owner {
-                    self.unlist(owner, &key).await;
-                }
-            }
-            Look::Tombstone { .. } => {
-                self.end(key, None, deadline).await?;
-            }
-            Look::Absent | Look::Unreadable => {}
-        }
+        self.end_by_id(key, None, deadline).await?;
         Ok(())
     }
 

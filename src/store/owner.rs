@@ -1,27 +1,48 @@
 //! The sessions of a user: who they belong to, and ending them.
-use std::{collections::HashSet, fmt, num::NonZeroUsize, time::SystemTime};
+use std::{
+    collections::HashSet,
+    fmt,
+    future::{Future, poll_fn},
+    num::NonZeroUsize,
+    pin::Pin,
+    task::Poll,
+    time::SystemTime,
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::{Look, SessionStore, Stored};
+use super::{Look, SessionStore, Stored, timed_out};
 use crate::{
-    cache::Cache, clock::time_of, data::json, deadline::Deadline, error::SessionError, events, id::SessionKey,
-    record::Settings,
+    cache::Cache,
+    clock::time_of,
+    data::json,
+    deadline::Deadline,
+    error::{CacheErrorKind, SessionError},
+    events,
+    id::SessionKey,
+    record::{Head, Settings},
 };
 
 /// Makes an owner's digest different from every other use of SHA-256 on the same bytes.
 const DOMAIN: &[u8] = b"cloakroom owner 1\0";
 
+/// Members of a list that are looked up, or ended, at the same time.
+const AT_ONCE: usize = 32;
+
+/// Sessions that were created this close to each other, in milliseconds, may be listing themselves at the same time.
+const MOMENT: u64 = 10_000;
+
 /// What [`SessionStore::max_sessions_per_owner`] does when a user is given one session more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhenFull {
-    /// The user's oldest sessions end. The default.
+    /// The user's oldest sessions end, by [`SessionInfo::created`]. The default.
     #[default]
     EndOldest,
-    /// The new session is refused with [`SessionError::TooManySessions`]. Two that come at the same moment may both be.
+    /// The new session is refused with [`SessionError::TooManySessions`]. Two that come at the same moment may both be
+    /// refused; two sessions that exist already and get their owner without a renewal may both be let in.
     Refuse,
 }
 
@@ -80,7 +101,8 @@ impl fmt::Debug for SessionInfo {
 impl<C: Cache> SessionStore<C> {
     /// A user has at most this many sessions. Default: no limit.
     ///
-    /// Checked when a session is given its owner. Zero counts as one.
+    /// Checked when a session is given its owner, and only then: it takes one operation for the list and, where that is as
+    /// long as the limit, one for each session on it. Zero counts as one.
     #[must_use]
     pub fn max_sessions_per_owner(mut self, sessions: usize) -> Self {
         self.config.owners.limit = NonZeroUsize::new(sessions.max(1));
@@ -107,8 +129,8 @@ impl<C: Cache> SessionStore<C> {
 
     /// The live sessions of a user, the oldest first.
     ///
-    /// Takes one operation for the list and one for each session on it. Sessions on the list that are gone are taken off
-    /// it.
+    /// Takes one operation for the list and one for each session on it, of which a few are under way at a time. What is gone
+    /// is taken off the list, with one operation more.
     ///
     /// # Errors
     /// When the cache fails.
@@ -123,28 +145,47 @@ impl<C: Cache> SessionStore<C> {
     /// When the cache fails; the session may then still live.
     pub async fn revoke(&self, key: &SessionKey) -> Result<bool, SessionError> {
         let deadline = Deadline::after(self.config.deadline);
-        self.bounded(self.end(*key, None, deadline)).await
+        self.bounded(async {
+            let ended = self.end(*key, None, deadline).await?;
+            self.unlist_ended(&ended, None).await;
+            Ok(ended.session.is_some())
+        })
+        .await
     }
 
     /// Ends all sessions of a user: "log out everywhere". Returns how many.
     ///
-    /// Requests in flight cannot bring one back. A session that is being created for the user at the same moment is either
-    /// ended or listed by [`sessions_of`](Self::sessions_of) afterwards.
+    /// Requests in flight cannot bring one back, and a renewal under way ends with its session. A session that is being
+    /// created for the user at the same moment is either ended or listed by [`sessions_of`](Self::sessions_of) afterwards.
     ///
     /// # Errors
     /// When the cache fails; some of the sessions may then still live: repeat it.
     pub async fn revoke_all(&self, owner: &str) -> Result<usize, SessionError> {
-        self.bounded(self.revoke_but(owner, None)).await
+        let deadline = Deadline::after(self.config.deadline);
+        self.bounded(self.end_all(owner, None, deadline)).await
     }
 
     /// Ends all sessions of a user but one: "log out all other devices". Returns how many.
     ///
-    /// `keep` may be a key that was renewed meanwhile: its successor is kept.
+    /// `keep` may be a key that was renewed meanwhile, or is being renewed: its successor is kept. If nothing lives there any
+    /// more all sessions end.
     ///
     /// # Errors
     /// As [`revoke_all`](Self::revoke_all).
     pub async fn revoke_others(&self, owner: &str, keep: &SessionKey) -> Result<usize, SessionError> {
-        self.bounded(self.revoke_but(owner, Some(*keep))).await
+        let deadline = Deadline::after(self.config.deadline);
+        self.bounded(self.end_all(owner, Some(*keep), deadline)).await
+    }
+
+    /// For a handler: a session that has ended meanwhile ends no others.
+    pub(super) async fn revoke_but(&self, owner: &str, keep: Option<SessionKey>) -> Result<usize, SessionError> {
+        let deadline = Deadline::after(self.config.deadline);
+        if let Some(key) = keep
+            && self.live_end(key, deadline).await?.is_none()
+        {
+            return Err(SessionError::Gone);
+        }
+        self.end_all(owner, keep, deadline).await
     }
 
     fn list_key(&self, owner: &str) -> String {
@@ -158,87 +199,163 @@ impl<C: Cache> SessionStore<C> {
         [&*self.config.prefix, "owner:", &name].concat()
     }
 
-    /// The sessions on a user's list that live and are the user's; takes off the list what is gone.
-    async fn live_of(&self, owner: &str) -> Result<Vec<Stored>, SessionError> {
-        let list = self.list_key(owner);
-        let mut live = Vec::new();
-        let mut dead = Vec::new();
-        for member in self.cache.list_members(&list).await? {
-            let Ok(key) = member.parse() else {
-                dead.push(member);
-                continue;
-            };
-            match self.look(key, None).await? {
-                Look::Live(stored) if stored.head.owner.as_deref() == Some(owner) => live.push(stored),
-                Look::Absent => dead.push(member),
-                Look::Live(_) | Look::Tombstone { .. } | Look::Unreadable => {}
+    /// What stands under the members of a list; takes off the list what is gone, part by part, so that a list too long for
+    /// one deadline gets shorter.
+    async fn survey(&self, list: &str, members: &[String]) -> Result<Vec<(SessionKey, Look)>, SessionError> {
+        let mut found = Vec::with_capacity(members.len());
+        for part in members.chunks(AT_ONCE) {
+            let mut gone = Vec::new();
+            let looks = together(part.iter().map(|member| async move {
+                match member.parse::<SessionKey>() {
+                    Ok(key) => self.look(key, None).await.map(|look| Some((key, look))),
+                    Err(_) => Ok(None),
+                }
+            }));
+            for (member, look) in part.iter().zip(looks.await) {
+                match look? {
+                    // Nothing comes to life again under a key, so that it can be taken off for good.
+                    None | Some((_, Look::Absent)) => gone.push(member.clone()),
+                    Some(known) => found.push(known),
+                }
+            }
+            if !gone.is_empty() {
+                self.cache.list_remove(list, &gone).await?;
             }
         }
-        if !dead.is_empty() {
-            self.cache.list_remove(&list, &dead).await?;
-        }
-        live.sort_by_key(|stored| stored.head.created);
+        Ok(found)
+    }
+
+    /// The sessions on a user's list that live and are the user's, the oldest first.
+    ///
+    /// Those of other owners stay on it, unseen: they may be about to become this owner's.
+    async fn live_of(&self, owner: &str) -> Result<Vec<Stored>, SessionError> {
+        let list = self.list_key(owner);
+        let members = self.cache.list_members(&list).await?;
+        let found = self.survey(&list, &members).await?;
+        let mut live: Vec<_> = found
+            .into_iter()
+            .filter_map(|(_, look)| match look {
+                Look::Live(stored) if stored.head.owner.as_deref() == Some(owner) => Some(stored),
+                _ => None,
+            })
+            .collect();
+        // While a session is being renewed it stands there twice.
+        let keys: HashSet<_> = live.iter().map(|stored| stored.key).collect();
+        live.retain(|stored| stored.head.prev.is_none_or(|prev| !keys.contains(&prev)));
+        live.sort_by_key(|stored| (stored.head.created, stored.key));
         Ok(live)
     }
 
-    pub(super) async fn revoke_but(&self, owner: &str, keep: Option<SessionKey>) -> Result<usize, SessionError> {
-        let deadline = Deadline::after(self.config.deadline);
-        let keep = match keep {
-            Some(key) => self.live_end(key).await?.map(|stored| stored.key).or(Some(key)),
-            None => None,
-        };
+    async fn end_all(&self, owner: &str, keep: Option<SessionKey>, deadline: Deadline) -> Result<usize, SessionError> {
         let list = self.list_key(owner);
-        let (mut gone, mut seen, mut ended) = (Vec::new(), HashSet::new(), 0);
-        for member in self.cache.list_members(&list).await? {
-            let Ok(key) = member.parse::<SessionKey>() else { continue };
-            match self.live_end(key).await? {
-                Some(stored) if keep == Some(stored.key) || stored.head.owner.as_deref() != Some(owner) => {}
-                Some(stored) => {
-                    if seen.insert(stored.key) && self.end(key, None, deadline).await? {
-                        ended += 1;
+        let members = self.cache.list_members(&list).await?;
+        let mut found = self.survey(&list, &members).await?;
+        // Live ones first: what a tombstone leads to is then mostly dead.
+        found.sort_by_key(|(_, look)| !matches!(look, Look::Live(_)));
+        let is_live = |(key, look): &(SessionKey, Look)| matches!(look, Look::Live(_)).then_some(*key);
+        let live: HashSet<_> = found.iter().filter_map(is_live).collect();
+        let mut ended = HashSet::new();
+        let mut found = found.into_iter().peekable();
+        while found.peek().is_some() {
+            let mut gone = Vec::new();
+            let part = found.by_ref().take(AT_ONCE);
+            let verdicts = together(part.map(|(key, look)| self.end_member(key, look, owner, keep, deadline)));
+            for verdict in verdicts.await {
+                match verdict? {
+                    Verdict::Stays => {}
+                    Verdict::Gone(key) => gone.push(key.to_string()),
+                    Verdict::Ended(key, stored) => {
+                        gone.push(key.to_string());
+                        // One that is being renewed counts once.
+                        if stored.head.prev.is_none_or(|prev| !live.contains(&prev)) {
+                            ended.insert(stored.key);
+                        }
                     }
-                    gone.push(member);
                 }
-                None if matches!(self.look(key, None).await?, Look::Absent) => gone.push(member),
-                None => {}
+            }
+            if !gone.is_empty() {
+                self.cache.list_remove(&list, &gone).await?;
             }
         }
-        if !gone.is_empty() {
-            self.cache.list_remove(&list, &gone).await?;
+        Ok(ended.len())
+    }
+
+    async fn end_member(
+        &self,
+        key: SessionKey,
+        look: Look,
+        owner: &str,
+        keep: Option<SessionKey>,
+        deadline: Deadline,
+    ) -> Result<Verdict, SessionError> {
+        let known = match look {
+            Look::Live(stored) => Some(stored),
+            Look::Tombstone { .. } => None,
+            Look::Absent | Look::Unreadable => return Ok(Verdict::Stays),
+        };
+        let end = match &known {
+            Some(stored) => Some(stored.clone()),
+            None => self.live_end(key, deadline).await?,
+        };
+        if let Some(end) = &end {
+            if end.head.owner.as_deref() != Some(owner) {
+                return Ok(Verdict::Stays);
+            }
+            // Looked up each time, for it may be renewed while this goes on. Its successor is there before it is buried.
+            if let Some(keep) = keep
+                && let Some(kept) = self.live_end(keep, deadline).await?
+                && (kept.key == end.key || end.head.prev == Some(kept.key))
+            {
+                return Ok(Verdict::Stays);
+            }
         }
-        Ok(ended)
+        let ended = self.end(key, known, deadline).await?;
+        Ok(ended.session.map_or(Verdict::Gone(key), |stored| Verdict::Ended(key, stored)))
     }
 
     /// The live session that `key` leads to by way of tombstones.
-    async fn live_end(&self, mut key: SessionKey) -> Result<Option<Stored>, SessionError> {
+    async fn live_end(&self, mut key: SessionKey, deadline: Deadline) -> Result<Option<Stored>, SessionError> {
         loop {
             match self.look(key, None).await? {
                 Look::Live(stored) => return Ok(Some(stored)),
                 Look::Tombstone { successor, .. } => key = successor,
                 Look::Absent | Look::Unreadable => return Ok(None),
             }
+            if deadline.left().is_zero() {
+                return Err(timed_out());
+            }
         }
     }
 
-    async fn list(&self, owner: &str, stored: &Stored, end: u64) -> Result<(), SessionError> {
-        let list = self.list_key(owner);
-        Ok(self.cache.list_add(&list, stored.key.as_str(), time_of(end)).await?)
+    async fn list(&self, owner: &str, key: &SessionKey, end: u64) -> Result<(), SessionError> {
+        let (list, end) = (self.list_key(owner), time_of(end));
+        match self.cache.list_add(&list, key.as_str(), end).await {
+            Err(error) if error.kind() == CacheErrorKind::Full => {
+                // What is gone makes room.
+                let members = self.cache.list_members(&list).await?;
+                self.survey(&list, &members).await?;
+                Ok(self.cache.list_add(&list, key.as_str(), end).await?)
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Lists a session that was just inserted.
     pub(super) async fn list_new(&self, stored: &Stored, deadline: Deadline) -> Result<(), SessionError> {
         let Some(owner) = &stored.head.owner else { return Ok(()) };
-        self.refuse(owner, &[stored.key]).await?;
-        self.list(owner, stored, stored.head.end).await?;
-        self.end_oldest(owner, &stored.key, deadline).await
+        self.list(owner, &stored.key, stored.head.end).await?;
+        self.refuse_listed(owner, stored).await?;
+        self.end_oldest(owner, stored, true, deadline).await
     }
 
-    /// Lists a session whose owner or end is about to be written.
+    /// Lists a session whose owner or end is about to be written over `newest`; `again` if that was tried before.
+    ///
+    /// No end is moved to an earlier time: the write may fail.
     pub(super) async fn list_before(
         &self,
         newest: &Stored,
         settings: &Settings,
-        _: Deadline,
+        again: bool,
     ) -> Result<(), SessionError> {
         if settings.owner.is_none() && settings.lifetime.is_none() {
             return Ok(());
@@ -246,72 +363,142 @@ impl<C: Cache> SessionStore<C> {
         let mut head = newest.head.clone();
         settings.apply(&mut head);
         let Some(owner) = &head.owner else { return Ok(()) };
-        if newest.head.owner.as_ref() != Some(owner) {
-            self.refuse(owner, &[newest.key]).await?;
+        let is_new = newest.head.owner.as_ref() != Some(owner);
+        if is_new && !again && self.is_refused(owner, newest).await? {
+            return Err(SessionError::TooManySessions);
         }
-        self.list(owner, newest, head.end).await
+        if is_new || head.end > newest.head.end || again {
+            self.list(owner, &newest.key, head.end.max(newest.head.end)).await?;
+        }
+        Ok(())
     }
 
     /// Lists a successor before its session moves there.
-    pub(super) async fn list_successor(
-        &self,
-        successor: &Stored,
-        old: &Stored,
-        _: Deadline,
-    ) -> Result<(), SessionError> {
+    pub(super) async fn list_successor(&self, successor: &Stored, old: &Stored) -> Result<(), SessionError> {
         let Some(owner) = &successor.head.owner else { return Ok(()) };
-        if old.head.owner.as_ref() != Some(owner) {
-            self.refuse(owner, &[successor.key, old.key]).await?;
-        }
-        self.list(owner, successor, successor.head.end).await
+        self.list(owner, &successor.key, successor.head.end).await?;
+        if old.head.owner.as_ref() == Some(owner) { Ok(()) } else { self.refuse_listed(owner, successor).await }
     }
 
-    /// What is left to do once the session is written. It cannot fail the commit any more: healing does what this could not.
-    pub(super) async fn list_after(
-        &self,
-        stored: &Stored,
-        before: &crate::record::Head,
-        settings: &Settings,
-        deadline: Deadline,
-    ) {
-        if settings.owner.is_none() || before.owner == stored.head.owner {
+    /// Lists a listed successor again if what is about to be written to it asks for that.
+    pub(super) async fn list_carried(&self, successor: &Stored, head: &Head) -> Result<(), SessionError> {
+        let Some(owner) = &head.owner else { return Ok(()) };
+        let is_listed = successor.head.owner.as_ref() == Some(owner) && head.end <= successor.head.end;
+        if is_listed { Ok(()) } else { self.list(owner, &successor.key, head.end).await }
+    }
+
+    /// What is left to do once the session is written. It cannot fail the commit any more.
+    ///
+    /// A former owner's list keeps the session, unseen: taking it off could hide it from a request that gives it back.
+    pub(super) async fn list_after(&self, stored: &Stored, before: &Head, settings: &Settings, deadline: Deadline) {
+        let Some(owner) = &stored.head.owner else { return };
+        if settings.owner.is_none() || before.owner.as_ref() == Some(owner) {
             return;
         }
-        if let Some(former) = &before.owner {
-            self.unlist(former, &stored.key).await;
-        }
-        if let Some(owner) = &stored.head.owner
-            && let Err(error) = self.end_oldest(owner, &stored.key, deadline).await
-        {
+        // Nor may it use up the time that the commit needs to say that it is done.
+        let half = Deadline::after(deadline.left() / 2);
+        let result = half.bound(self.end_oldest(owner, stored, false, half)).await;
+        if let Err(error) = result.unwrap_or_else(|_| Err(timed_out())) {
             events::failed(&error);
         }
     }
 
-    /// Takes a session off its owner's list. Healing does it where this fails.
-    pub(super) async fn unlist(&self, owner: &str, key: &SessionKey) {
-        let members = [key.to_string()];
+    /// Takes an ended session off its owner's list, with the tombstones that led to it and with `before`. Healing does it
+    /// where this fails.
+    pub(super) async fn unlist_ended(&self, ended: &super::destroy::Ended, before: Option<SessionKey>) {
+        let Some(stored) = &ended.session else { return };
+        let Some(owner) = &stored.head.owner else { return };
+        let keys: HashSet<_> = ended.tombstones.iter().copied().chain(before).chain([stored.key]).collect();
+        self.unlist(owner, keys).await;
+    }
+
+    async fn unlist(&self, owner: &str, keys: impl IntoIterator<Item = SessionKey>) {
+        let members: Vec<_> = keys.into_iter().map(|key| key.to_string()).collect();
         if let Err(error) = self.cache.list_remove(&self.list_key(owner), &members).await {
             events::failed(&error.into());
         }
     }
 
-    async fn refuse(&self, owner: &str, own: &[SessionKey]) -> Result<(), SessionError> {
-        let Owners { limit: Some(limit), when_full: WhenFull::Refuse, .. } = self.config.owners else { return Ok(()) };
-        let others = self.live_of(owner).await?.iter().filter(|stored| !own.contains(&stored.key)).count();
-        if others < limit.get() { Ok(()) } else { Err(SessionError::TooManySessions) }
+    /// The user's live sessions beside this one, the oldest first; not looked for where the list is too short to matter.
+    async fn others(&self, owner: &str, own: &Stored, limit: NonZeroUsize) -> Result<Vec<Stored>, SessionError> {
+        let members = self.cache.list_members(&self.list_key(owner)).await?;
+        if members.iter().filter(|member| *member != own.key.as_str()).count() < limit.get() {
+            return Ok(Vec::new());
+        }
+        let mut others = self.live_of(owner).await?;
+        others.retain(|other| {
+            // The one that moves here, and what other requests were about to move it to.
+            let is_same = own.head.prev.is_some_and(|prev| other.key == prev || other.head.prev == Some(prev));
+            other.key != own.key && !is_same
+        });
+        Ok(others)
     }
 
-    async fn end_oldest(&self, owner: &str, own: &SessionKey, deadline: Deadline) -> Result<(), SessionError> {
+    async fn is_refused(&self, owner: &str, own: &Stored) -> Result<bool, SessionError> {
+        let Owners { limit: Some(limit), when_full: WhenFull::Refuse, .. } = self.config.owners else {
+            return Ok(false);
+        };
+        Ok(self.others(owner, own, limit).await?.len() >= limit.get())
+    }
+
+    /// Listed first, looked for others then: of two at the same moment at least one sees the other.
+    async fn refuse_listed(&self, owner: &str, own: &Stored) -> Result<(), SessionError> {
+        if !self.is_refused(owner, own).await? {
+            return Ok(());
+        }
+        self.discard(own).await;
+        self.unlist(owner, [own.key]).await;
+        Err(SessionError::TooManySessions)
+    }
+
+    async fn end_oldest(
+        &self,
+        owner: &str,
+        own: &Stored,
+        is_fresh: bool,
+        deadline: Deadline,
+    ) -> Result<(), SessionError> {
         let Owners { limit: Some(limit), when_full: WhenFull::EndOldest, .. } = self.config.owners else {
             return Ok(());
         };
-        let mut others = self.live_of(owner).await?;
-        others.retain(|stored| stored.key != *own);
+        let others = self.others(owner, own, limit).await?;
         let too_many = (others.len() + 1).saturating_sub(limit.get());
-        for stored in others.iter().take(too_many) {
-            self.end(stored.key, Some(stored.version), deadline).await?;
-            self.unlist(owner, &stored.key).await;
+        let age = |stored: &Stored| (stored.head.created, stored.key);
+        for other in others.into_iter().take(too_many) {
+            // Two new ones must not end each other: the newer one ends the older.
+            let is_newer = age(&other) > age(own) && other.head.created <= own.head.created.saturating_add(MOMENT);
+            if is_fresh && is_newer {
+                break;
+            }
+            let ended = self.end(other.key, Some(other), deadline).await?;
+            self.unlist_ended(&ended, None).await;
         }
         Ok(())
     }
+}
+
+/// What became of a member of a list.
+enum Verdict {
+    Stays,
+    Gone(SessionKey),
+    Ended(SessionKey, Stored),
+}
+
+/// Runs futures at the same time; outputs in their order.
+async fn together<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<(Pin<Box<F>>, Option<F::Output>)> = futures.map(|future| (Box::pin(future), None)).collect();
+    poll_fn(|cx| {
+        let mut waits = false;
+        for (future, output) in &mut running {
+            if output.is_none() {
+                match future.as_mut().poll(cx) {
+                    Poll::Ready(done) => *output = Some(done),
+                    Poll::Pending => waits = true,
+                }
+            }
+        }
+        if waits { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, output)| output).collect()
 }

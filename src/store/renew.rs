@@ -13,7 +13,7 @@ use crate::{
     error::{CacheErrorKind, SessionError},
     events,
     id::SessionId,
-    record,
+    record::{self, Head},
 };
 
 /// How long a destroy can still find out what came of a renewed session.
@@ -26,10 +26,9 @@ impl<C: Cache> SessionStore<C> {
     /// successor's ID has been told to nobody.
     pub(super) async fn renew(&self, draft: &mut Draft, deadline: Deadline) -> Result<Outcome, SessionError> {
         let Some(mut newest) = draft.stored.clone() else { return self.write(draft, deadline).await };
-        let mut head = newest.head.clone();
-        draft.settings.apply(&mut head);
+        let head = moved(&newest, draft);
         let (id, mut successor) = self.create(&head, &draft.changes, &newest.values).await?;
-        if let Err(error) = self.list_successor(&successor, &newest, deadline).await {
+        if let Err(error) = self.list_successor(&successor, &newest).await {
             self.discard(&successor).await;
             return Err(error);
         }
@@ -58,7 +57,7 @@ impl<C: Cache> SessionStore<C> {
                 Ok(Some(carried)) => successor = carried,
                 Ok(None) => {
                     // Somebody revoked the successor, and so meant this session.
-                    self.end(newest.key, Some(newest.version), deadline).await?;
+                    self.end(newest.key, Some(newest), deadline).await?;
                     return Ok(Outcome::Gone);
                 }
                 Err(error) => {
@@ -94,8 +93,8 @@ impl<C: Cache> SessionStore<C> {
         draft: &mut Draft,
     ) -> Result<Option<Stored>, SessionError> {
         draft.changes.rebase(&newest.values)?;
-        let mut head = newest.head.clone();
-        draft.settings.apply(&mut head);
+        let head = moved(newest, draft);
+        self.list_carried(successor, &head).await?;
         let (bytes, values) = self.encode(&successor.key, &head, &draft.changes, &newest.values)?;
         let cache_key = self.cache_key(&successor.key);
         Ok(match self.cache.replace(&cache_key, successor.version, bytes, self.expiry(&head)).await? {
@@ -113,6 +112,13 @@ impl<C: Cache> SessionStore<C> {
             Err(error) => events::failed(&error.into()),
         }
     }
+}
+
+/// The head that a successor gets.
+fn moved(old: &Stored, draft: &Draft) -> Head {
+    let mut head = Head { prev: Some(old.key), ..old.head.clone() };
+    draft.settings.apply(&mut head);
+    head
 }
 
 fn renewed(old: &Stored, stored: Stored, id: SessionId) -> Outcome {
