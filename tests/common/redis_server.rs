@@ -17,6 +17,8 @@ pub struct RedisServer {
     port: u16,
     dir: PathBuf,
     args: Vec<String>,
+    /// What it is to read in place of the settings of a server: the file of a sentinel.
+    sentinel: Option<String>,
     child: Option<Child>,
 }
 
@@ -43,7 +45,37 @@ impl RedisServer {
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&dir).expect("a directory for the server");
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        Self { program: program(), port: free_port(), dir, args, child: None }
+        Self { program: program(), port: free_port(), dir, args, sentinel: None, child: None }
+    }
+
+    /// A sentinel that watches the primary on this port, under the name `sessions`, and acts fast.
+    pub fn sentinel(primary: u16) -> Self {
+        let mut server = Self::reserve();
+        server.sentinel = Some(format!(
+            "port {}\nbind 127.0.0.1\ndir {}\nsentinel monitor sessions 127.0.0.1 {primary} 2\n\
+             sentinel down-after-milliseconds sessions 500\nsentinel failover-timeout sessions 2000\n",
+            server.port,
+            server.dir.display(),
+        ));
+        server.restart();
+        server
+    }
+
+    /// Where it keeps its files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Settings for the next start, over those of before.
+    pub fn add_args(&mut self, args: &[&str]) {
+        self.args.extend(args.iter().map(|&arg| arg.to_owned()));
+    }
+
+    /// How much memory and how many connections it has, and whatever else `INFO` says: the number after `name:`.
+    pub fn info(&self, name: &str) -> u64 {
+        let text = self.command(&["INFO", "everything"]).text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("INFO has no number {name}"))
     }
 
     pub fn port(&self) -> u16 {
@@ -57,6 +89,16 @@ impl RedisServer {
     /// Starts it on the same port if it does not run, and waits until it answers.
     pub fn restart(&mut self) {
         self.stop();
+        self.start_again();
+    }
+
+    /// Starts it without waiting for it to answer.
+    pub fn restart_only(&mut self) {
+        self.stop();
+        self.spawn();
+    }
+
+    fn start_again(&mut self) {
         for _ in 0..5 {
             self.spawn();
             if self.answers() {
@@ -69,11 +111,19 @@ impl RedisServer {
     }
 
     fn spawn(&mut self) {
-        let child = Command::new(&self.program)
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--loglevel", "warning"])
-            .args(["--save", "", "--appendonly", "no", "--dir"])
-            .arg(&self.dir)
-            .args(&self.args)
+        let mut command = Command::new(&self.program);
+        if let Some(settings) = &self.sentinel {
+            let file = self.dir.join("sentinel.conf");
+            std::fs::write(&file, settings).expect("a file for the sentinel");
+            command.arg(file).arg("--sentinel");
+        } else {
+            command
+                .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--loglevel", "warning"])
+                .args(["--save", "", "--appendonly", "no", "--dir"])
+                .arg(&self.dir)
+                .args(&self.args);
+        }
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -234,4 +284,9 @@ impl Reply {
             other => panic!("not a number: {other:?}"),
         }
     }
+}
+
+/// A cache on this server that outwaits a machine which is busy with other tests.
+pub async fn patient(server: &RedisServer) -> cloakroom::RedisCache {
+    cloakroom::RedisCache::builder(server.url()).timeout(Duration::from_secs(10)).build().await.unwrap()
 }

@@ -1,0 +1,320 @@
+//! All schedules, up to a bound, of two and three requests of one session that overlap.
+//!
+//! Every operation on the cache is a point at which another request may go on. A schedule is replayed from the start with
+//! one decision changed, depth first, with a bound on how often a request is interrupted.
+#![cfg(feature = "testing")]
+#![allow(missing_docs, unreachable_pub, dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use cloakroom::{
+    Bytes, Cache, CacheError, Deleted, Entry, Expiry, InMemoryCache, Replaced, SessionError, SessionStore, Value,
+    Version,
+};
+
+#[path = "common/web.rs"]
+mod web;
+
+use web::{layer, send, start};
+
+/// Yields before every operation, and remembers every key.
+#[derive(Clone)]
+struct Stage {
+    cache: InMemoryCache,
+    yields: Arc<AtomicBool>,
+    keys: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        Self { cache: InMemoryCache::new(), yields: Arc::default(), keys: Arc::default() }
+    }
+
+    async fn turn(&self, key: &str) {
+        self.keys.lock().unwrap().insert(key.to_owned());
+        if self.yields.load(Ordering::Relaxed) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The records of all live sessions, whoever knows of them.
+    async fn live(&self) -> Vec<Value> {
+        let keys = self.keys.lock().unwrap().clone();
+        let mut live = Vec::new();
+        for key in keys {
+            if let Some(entry) = self.cache.get(&key).await.unwrap() {
+                let record: Value = serde_json::from_slice(&entry.value).unwrap();
+                if record.get("data").is_some() {
+                    live.push(record);
+                }
+            }
+        }
+        live
+    }
+}
+
+impl Cache for Stage {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
+        self.turn(key).await;
+        self.cache.get(key).await
+    }
+    async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
+        self.turn(key).await;
+        self.cache.get_and_touch(key, after).await
+    }
+    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
+        self.turn(key).await;
+        self.cache.insert(key, value, expiry).await
+    }
+    async fn replace(
+        &self,
+        key: &str,
+        expected: Version,
+        value: Bytes,
+        expiry: Expiry,
+    ) -> Result<Replaced, CacheError> {
+        self.turn(key).await;
+        self.cache.replace(key, expected, value, expiry).await
+    }
+    async fn touch(&self, key: &str) -> Result<bool, CacheError> {
+        self.turn(key).await;
+        self.cache.touch(key).await
+    }
+    async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
+        self.turn(key).await;
+        self.cache.delete(key, expected).await
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Does {
+    Set,
+    Add,
+    Touch,
+    Login,
+    Destroy,
+    /// Adds and commits itself, and says what came of it.
+    Commit,
+    /// Adds through a detached handle that commits while the request still runs.
+    Detached,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    cookies: Vec<String>,
+    committed: usize,
+}
+
+type Client = Pin<Box<dyn Future<Output = ()>>>;
+
+fn client(
+    layer: cloakroom::SessionLayer<Stage>,
+    cookie: String,
+    does: Does,
+    number: usize,
+    said: Arc<Mutex<Said>>,
+) -> Client {
+    // The runtime would have a client pause that it has polled for long.
+    Box::pin(tokio::task::unconstrained(async move {
+        let heard = said.clone();
+        let reply = send(&layer, Some(&cookie), move |session| {
+            let heard = heard.clone();
+            async move {
+                let add = |n: Option<u64>| n.unwrap_or_default() + 1;
+                // Who came too late is a visitor without a session, and would be given one of their own.
+                if session.is_new() && does != Does::Destroy {
+                    return 200;
+                }
+                let outcome = match does {
+                    Does::Set => return session.set(format!("key {number}"), 1).map_or(500, |()| 200),
+                    Does::Add => return session.update("n", add).map_or(500, |_| 200),
+                    Does::Touch => {
+                        session.touch();
+                        return 200;
+                    }
+                    Does::Login => {
+                        session.renew();
+                        return session.set("user", number).map_or(500, |()| 200);
+                    }
+                    Does::Destroy => {
+                        session.destroy();
+                        return 200;
+                    }
+                    Does::Commit => {
+                        session.update("n", add).unwrap();
+                        session.commit().await
+                    }
+                    Does::Detached => {
+                        let later = session.detach();
+                        later.update("n", add).unwrap();
+                        later.commit().await
+                    }
+                };
+                match outcome {
+                    Ok(()) => heard.lock().unwrap().committed += 1,
+                    Err(SessionError::Gone) => {}
+                    Err(error) => panic!("{does:?}: {error}"),
+                }
+                200
+            }
+        })
+        .await;
+        assert_eq!(reply.status, 200, "{does:?}");
+        said.lock().unwrap().cookies.extend(reply.cookie().filter(|cookie| !cookie.ends_with('=')));
+    }))
+}
+
+/// Who goes on at each step, and who could have gone on instead.
+#[derive(Debug)]
+struct Step {
+    went: usize,
+    others: Vec<usize>,
+}
+
+/// Runs the clients: first as `decided`, then each to its end. Returns what could have been decided otherwise.
+async fn play(mut clients: Vec<Option<Client>>, decided: &[usize], bound: usize) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let (mut current, mut interrupted) = (0, 0);
+    while clients.iter().any(Option::is_some) {
+        let unfinished: Vec<usize> = (0..clients.len()).filter(|at| clients[*at].is_some()).collect();
+        let default = if clients[current].is_some() { current } else { unfinished[0] };
+        let went = decided.get(steps.len()).copied().unwrap_or(default);
+        let may_switch = clients[current].is_none() || interrupted < bound;
+        let others =
+            if may_switch { unfinished.iter().copied().filter(|at| *at != went).collect() } else { Vec::new() };
+        if went != current && clients[current].is_some() {
+            interrupted += 1;
+        }
+        current = went;
+        let poll = clients[went].as_mut().unwrap().as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if poll.is_ready() {
+            clients[went] = None;
+        }
+        steps.push(Step { went, others });
+        // Somebody waits for another's turn, or for a pause to pass.
+        if steps.len() > 60 {
+            tokio::time::advance(Duration::from_millis(1)).await;
+            current = (current + 1) % clients.len();
+        }
+        assert!(steps.len() < 400, "nobody gets any further: {decided:?}");
+    }
+    steps
+}
+
+/// All schedules of these clients; returns how many.
+async fn explore(does: &[Does], bound: usize) -> usize {
+    let mut count = 0;
+    let mut decided: Vec<usize> = Vec::new();
+    // What is still to be tried at each decided step.
+    let mut untried: Vec<Vec<usize>> = Vec::new();
+    loop {
+        let stage = Stage::new();
+        let store = SessionStore::new(stage.clone());
+        let layer = layer(&store);
+        let cookie = start(&layer, "alice").await;
+        let said = Arc::new(Mutex::new(Said::default()));
+        let client =
+            |(number, does): (usize, &Does)| Some(client(layer.clone(), cookie.clone(), *does, number, said.clone()));
+        let clients = does.iter().enumerate().map(client).collect();
+        stage.yields.store(true, Ordering::Relaxed);
+        let steps = play(clients, &decided, bound).await;
+        stage.yields.store(false, Ordering::Relaxed);
+        check(does, &stage, &said.lock().unwrap(), &steps).await;
+        count += 1;
+
+        for step in steps.into_iter().skip(decided.len()).take(60) {
+            decided.push(step.went);
+            untried.push(step.others);
+        }
+        loop {
+            match untried.last_mut().map(Vec::pop) {
+                None => return count,
+                Some(Some(other)) => {
+                    *decided.last_mut().unwrap() = other;
+                    break;
+                }
+                Some(None) => {
+                    untried.pop();
+                    decided.pop();
+                }
+            }
+        }
+    }
+}
+
+async fn check(does: &[Does], stage: &Stage, said: &Said, steps: &[Step]) {
+    let schedule = || format!("{does:?} {:?}", steps.iter().map(|step| step.went).collect::<Vec<_>>());
+    let how_many = |what: Does| does.iter().filter(|does| **does == what).count();
+    let live = stage.live().await;
+    if how_many(Does::Destroy) > 0 {
+        assert!(live.is_empty(), "resurrected: {live:?} {}", schedule());
+        return;
+    }
+    assert_eq!(live.len(), 1, "live sessions: {live:?} {}", schedule());
+    let data = &live[0]["data"];
+    let n = data["n"].as_u64().unwrap();
+    let (silent, spoken) = (how_many(Does::Add) as u64, said.committed as u64);
+    if how_many(Does::Login) == 0 {
+        let adds = silent + (how_many(Does::Commit) + how_many(Does::Detached)) as u64;
+        assert_eq!(n, adds, "lost: {}", schedule());
+        for (number, _) in does.iter().enumerate().filter(|(_, does)| **does == Does::Set) {
+            assert_eq!(data[format!("key {number}")], 1, "lost: {}", schedule());
+        }
+        assert!(said.cookies.is_empty(), "{}", schedule());
+    } else {
+        // Those who came with the old ID after the renewal were turned away, and those who could be told were told.
+        assert!((spoken..=spoken + silent).contains(&n), "{n}, {spoken} said so: {}", schedule());
+        assert!(data["user"].is_u64(), "not privileged: {}", schedule());
+    }
+}
+
+fn pairs() -> Vec<[Does; 2]> {
+    use Does::{Add, Commit, Destroy, Detached, Login, Set, Touch};
+    let all = [Set, Add, Touch, Login, Destroy, Commit, Detached];
+    let mut pairs = Vec::new();
+    for (at, a) in all.into_iter().enumerate() {
+        pairs.extend(all[at..].iter().map(|b| [a, *b]));
+    }
+    pairs
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_requests() {
+    let mut count = 0;
+    for pair in pairs() {
+        count += explore(&pair, usize::MAX).await;
+    }
+    println!("{count} schedules of two requests");
+    assert!(count >= 150, "{count}: there are points to interrupt them at");
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_requests() {
+    use Does::{Add, Commit, Destroy, Detached, Login, Touch};
+    let mut count = 0;
+    for three in [
+        [Add, Add, Add],
+        [Add, Login, Destroy],
+        [Login, Login, Destroy],
+        [Add, Login, Login],
+        [Commit, Add, Login],
+        [Detached, Login, Destroy],
+        [Detached, Add, Login],
+        [Touch, Login, Destroy],
+        [Destroy, Destroy, Login],
+    ] {
+        count += explore(&three, 4).await;
+    }
+    println!("{count} schedules of three requests");
+    assert!(count >= 1000, "{count}: there are points to interrupt them at");
+}
