@@ -1,0 +1,652 @@
+//! One request and its session: what it costs the cache, what becomes of its changes, and what the browser is told.
+#![cfg(all(feature = "axum", feature = "testing"))]
+#![allow(missing_docs, unreachable_pub, dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, response::IntoResponse, routing::get};
+use cloakroom::{
+    BoxedCache, CacheErrorKind, InMemoryCache, LazySession, Refresh, Session, SessionError, SessionLayer, SessionStore,
+    testing::{Operation, TestCache},
+};
+use http::{Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+#[path = "common/web.rs"]
+mod web;
+
+use web::{Reply, live, peek, send, start};
+
+type Cache = TestCache<InMemoryCache>;
+
+fn trial() -> (SessionLayer<Cache>, SessionStore<Cache>, Cache) {
+    let cache = TestCache::new(InMemoryCache::new());
+    let store = SessionStore::new(cache.clone());
+    (SessionLayer::new(store.clone()), store, cache)
+}
+
+fn counts(cache: &Cache) -> Vec<(Operation, usize)> {
+    use Operation::{Delete, Get, GetAndTouch, Insert, List, Replace, Touch};
+    let calls = cache.calls();
+    let all = [Get, GetAndTouch, Insert, Replace, Touch, Delete, List];
+    all.into_iter().map(|operation| (operation, calls.of(operation))).filter(|(_, count)| *count > 0).collect()
+}
+
+/// A cookie of a session with `n` = 0 and no owner.
+async fn plain(layer: &SessionLayer<Cache>) -> String {
+    let set = |session: Session| async move { session.set("n", 0).map_or(500, |()| 200) };
+    send(layer, None, set).await.cookie().unwrap()
+}
+
+type Do = fn(Session);
+
+#[tokio::test]
+async fn the_cost_of_a_request() {
+    use Operation::{Delete, Get, GetAndTouch, Insert, Replace, Touch};
+    let read: Do = |session| drop(session.get::<u64>("n"));
+    let write: Do = |session| session.set("n", 1).unwrap();
+    let same: Do = |session| session.set("n", 0).unwrap();
+    let undone: Do = |session| {
+        session.set("new", 1).unwrap();
+        session.remove("new");
+    };
+    let touch: Do = |session| session.touch();
+    let renew: Do = |session| session.renew();
+    let destroy: Do = |session| session.destroy();
+    let all: Do = |session| {
+        session.touch();
+        session.set("n", 1).unwrap();
+        session.renew();
+        session.destroy();
+    };
+    for lazy in [false, true] {
+        for (refresh, loads) in [(Refresh::OnWrite, Get), (Refresh::OnLoad, GetAndTouch)] {
+            let table: [(&str, bool, Do, Vec<(Operation, usize)>); 13] = [
+                ("no cookie, read", false, read, vec![]),
+                ("no cookie, set and removed", false, undone, vec![]),
+                ("no cookie, touched", false, touch, vec![]),
+                ("no cookie, renewed", false, renew, vec![]),
+                ("no cookie, destroyed", false, destroy, vec![]),
+                ("no cookie, written", false, write, vec![(Insert, 1)]),
+                ("read", true, read, vec![(loads, 1)]),
+                ("set to what it was", true, same, vec![(loads, 1)]),
+                ("set and removed", true, undone, vec![(loads, 1)]),
+                ("written", true, write, vec![(loads, 1), (Replace, 1)]),
+                ("renewed", true, renew, vec![(loads, 1), (Insert, 1), (Replace, 1)]),
+                ("destroyed", true, destroy, vec![(loads, 1), (Delete, 1)]),
+                ("everything at once is a destroy", true, all, vec![(loads, 1), (Delete, 1)]),
+            ];
+            for (name, with_cookie, does, cost) in table {
+                let cache = TestCache::new(InMemoryCache::new());
+                let builder = SessionLayer::builder(SessionStore::new(cache.clone())).refresh(refresh);
+                let layer = if lazy { builder.lazy().build().unwrap() } else { builder.build().unwrap() };
+                let cookie = plain(&layer).await;
+                cache.reset_calls();
+                send(&layer, with_cookie.then_some(&*cookie), move |session| async move {
+                    does(session);
+                    200
+                })
+                .await;
+                assert_eq!(counts(&cache), cost, "{name}, lazy {lazy}, {refresh:?}");
+            }
+        }
+    }
+    let (layer, _, cache) = trial();
+    let cookie = plain(&layer).await;
+    cache.reset_calls();
+    send(&layer, Some(&cookie), |session| async move {
+        session.touch();
+        200
+    })
+    .await;
+    assert_eq!(counts(&cache), [(Get, 1), (Touch, 1)]);
+}
+
+/// Runs a service that does not ask for its session.
+async fn ignore(layer: &SessionLayer<Cache>, cookie: Option<&str>) -> Response<String> {
+    let inner = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new("served".to_owned())) });
+    let mut request = Request::get("/");
+    if let Some(cookie) = cookie {
+        request = request.header(header::COOKIE, cookie);
+    }
+    layer.layer(inner).oneshot(request.body(()).unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_session_nobody_asks_for() {
+    let (eager, store, cache) = trial();
+    let lazy = SessionLayer::builder(store).lazy().build().unwrap();
+    let cookie = plain(&eager).await;
+    for (layer, cost) in [(&eager, vec![(Operation::Get, 1)]), (&lazy, vec![])] {
+        cache.reset_calls();
+        let response = ignore(layer, Some(&cookie)).await;
+        assert_eq!(counts(&cache), cost);
+        assert!(response.headers().is_empty(), "{:?}", response.headers());
+        assert!(ignore(layer, None).await.headers().is_empty());
+    }
+    // An outage concerns only those who ask.
+    cache.fail_all(CacheErrorKind::Unavailable);
+    for layer in [&eager, &lazy] {
+        assert_eq!(ignore(layer, Some(&cookie)).await.status(), 200);
+        let reply = send(layer, Some(&cookie), |_| async { 200 }).await;
+        assert_eq!((reply.status, reply.cookie(), &*reply.body), (503, None, "no session"));
+    }
+    cache.heal();
+    assert_eq!(peek(&eager, &cookie, "n").await, Some(0), "the same cookie works afterwards");
+}
+
+#[tokio::test]
+async fn a_reading_request_sets_no_cookie() {
+    let (layer, _, _) = trial();
+    let cookie = plain(&layer).await;
+    for _ in 0..100 {
+        let reply = send(&layer, Some(&cookie), |session| async move {
+            let _ = session.get::<u64>("n");
+            200
+        })
+        .await;
+        assert_eq!(reply.cookie(), None);
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_id_is_never_adopted_whatever_is_called() {
+    let calls: [(&str, Do, bool); 13] = [
+        ("get", |session| drop(session.get::<u64>("n")), false),
+        ("set", |session| session.set("n", 1).unwrap(), true),
+        ("update", |session| drop(session.update("m", |n: Option<u64>| n.unwrap_or(0) + 1).unwrap()), true),
+        ("remove", |session| drop(session.remove("n")), false),
+        ("take", |session| drop(session.take::<u64>("n").unwrap()), false),
+        ("clear", |session| session.clear(), false),
+        ("touch", |session| session.touch(), false),
+        ("renew", |session| session.renew(), false),
+        ("ttl", |session| session.set_ttl(Duration::from_secs(60)).unwrap(), false),
+        ("persistent", |session| session.set_persistent(true).unwrap(), false),
+        ("owner", |session| session.set_owner("alice").unwrap(), true),
+        ("destroy", |session| session.destroy(), false),
+        ("detach", |session| drop(session.detach()), false),
+    ];
+    let (layer, store, cache) = trial();
+    let ids = ["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "attacker-chosen_attacker-chosen_0"];
+    for id in ids {
+        for first in 0..calls.len() {
+            for second in 0..calls.len() {
+                for third in [0, 1, 5, 7, 11] {
+                    let order = [first, second, third];
+                    let reply = send(&layer, Some(&format!("__Host-id={id}")), move |session| async move {
+                        for at in order {
+                            calls[at].1(session.clone());
+                        }
+                        200
+                    })
+                    .await;
+                    let names = order.map(|at| calls[at].0);
+                    assert!(store.load(id).await.unwrap().is_none(), "{names:?}");
+                    match reply.cookie() {
+                        Some(cookie) => {
+                            assert!(!cookie.ends_with(id) && !cookie.ends_with('='), "{names:?}");
+                            assert!(order.iter().any(|at| calls[*at].2), "{names:?}");
+                        }
+                        None if names.contains(&"destroy") => {}
+                        None => {
+                            let stored = order.iter().any(|at| calls[*at].2);
+                            let undone =
+                                names.contains(&"clear") || names.contains(&"remove") || names.contains(&"take");
+                            assert!(!stored || undone, "{names:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let before = cache.inner().len();
+    for id in ids {
+        ignore(&layer, Some(&format!("__Host-id={id}"))).await;
+    }
+    assert_eq!(cache.inner().len(), before);
+}
+
+#[tokio::test]
+async fn what_becomes_of_changes_by_status() {
+    let (layer, store, _) = trial();
+    for status in [200, 201, 204, 302, 304, 400, 401, 404, 499, 500, 502, 503, 599] {
+        let kept = status < 500;
+        let cookie = start(&layer, "alice").await;
+        let reply = send(&layer, Some(&cookie), move |session| async move {
+            session.set("n", 1).unwrap();
+            session.renew();
+            status
+        })
+        .await;
+        assert_eq!(reply.status, status);
+        assert_eq!(reply.cookie().is_some(), kept, "{status}");
+        let now = reply.cookie().unwrap_or_else(|| cookie.clone());
+        assert_eq!(peek(&layer, &now, "n").await, Some(u64::from(kept)), "{status}");
+        let reply = send(&layer, Some(&now), move |session| async move {
+            session.destroy();
+            status
+        })
+        .await;
+        assert_eq!((reply.status, reply.cookie().as_deref()), (status, Some("__Host-id=")));
+        assert_eq!(live(&store, "alice").await, 0, "{status}: a destroy is done all the same");
+    }
+    let informational = send(&layer, None, |session| async move {
+        session.set("n", 1).unwrap();
+        101
+    })
+    .await;
+    assert!(informational.cookie().is_some(), "a WebSocket keeps its session");
+}
+
+#[tokio::test]
+async fn the_services_own_error_passes_through_and_only_a_destroy_is_done() {
+    let (layer, store, _) = trial();
+    for destroy in [false, true] {
+        let cookie = start(&layer, "alice").await;
+        let inner = service_fn(move |request: Request<()>| async move {
+            let session = request.extensions().get::<LazySession>().unwrap().load().await.unwrap();
+            session.set("n", 1).unwrap();
+            if destroy {
+                session.destroy();
+            }
+            Err::<Response<String>, _>("its own")
+        });
+        let request = Request::get("/").header(header::COOKIE, &cookie).body(()).unwrap();
+        assert_eq!(layer.layer(inner).oneshot(request).await.unwrap_err(), "its own");
+        assert_eq!(peek(&layer, &cookie, "n").await, (!destroy).then_some(0));
+        store.revoke_all("alice").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_panic_commits_nothing() {
+    let (layer, store, _) = trial();
+    let cookie = start(&layer, "alice").await;
+    for destroy in [false, true] {
+        let request = send(&layer, Some(&cookie), move |session| async move {
+            session.set("n", 1).unwrap();
+            if destroy {
+                session.destroy();
+            }
+            panic!("as a handler may")
+        });
+        let caught = futures_catch(request).await;
+        assert!(caught.is_err());
+        assert_eq!(peek(&layer, &cookie, "n").await, Some(0));
+    }
+    for _ in 0..1000 {
+        let reply = send(&layer, Some(&cookie), |session| async move {
+            session.update("n", |n: Option<u64>| n.unwrap_or(0) + 1).unwrap();
+            200
+        })
+        .await;
+        assert_eq!(reply.status, 200);
+    }
+    assert_eq!(live(&store, "alice").await, 1);
+}
+
+async fn futures_catch<T>(future: impl Future<Output = T>) -> Result<T, ()> {
+    let mut future = Box::pin(future);
+    std::future::poll_fn(move |cx| match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(_) => std::task::Poll::Ready(Err(())),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_replaces_the_response() {
+    let (layer, _, cache) = trial();
+    let cookie = plain(&layer).await;
+    for (kind, operation) in
+        [(CacheErrorKind::Unavailable, Operation::Replace), (CacheErrorKind::Full, Operation::Insert)]
+    {
+        cache.fail_once(operation, kind);
+        let with_cookie = operation == Operation::Replace;
+        let reply = send(&layer, with_cookie.then_some(&*cookie), |session| async move {
+            session.set("n", 1).unwrap();
+            200
+        })
+        .await;
+        assert_eq!((reply.status, reply.cookie(), &*reply.body), (503, None, ""));
+        assert_eq!(reply.headers[header::CACHE_CONTROL], "no-store");
+        assert_eq!(reply.headers[header::RETRY_AFTER], "1");
+    }
+    assert_eq!(peek(&layer, &cookie, "n").await, Some(0));
+    cache.fail_once(Operation::Delete, CacheErrorKind::Unavailable);
+    let logout = |session: Session| async move {
+        session.destroy();
+        200
+    };
+    let reply = send(&layer, Some(&cookie), logout).await;
+    assert_eq!((reply.status, reply.cookie()), (503, None), "a logout that failed is no success");
+    assert_eq!(peek(&layer, &cookie, "n").await, Some(0));
+    assert_eq!(send(&layer, Some(&cookie), logout).await.status, 200);
+}
+
+#[tokio::test]
+async fn ones_own_error_response_and_a_body_without_default() {
+    struct Text(&'static str);
+    let cache = TestCache::new(InMemoryCache::new());
+    let layer = SessionLayer::builder(SessionStore::new(cache.clone()))
+        .on_error(|error: &SessionError| {
+            let mut response = Response::new(Text("sorry"));
+            *response.status_mut() = if error.cache_kind() == Some(CacheErrorKind::Full) {
+                StatusCode::INSUFFICIENT_STORAGE
+            } else {
+                error.status()
+            };
+            response
+        })
+        .build()
+        .unwrap();
+    cache.fail_once(Operation::Insert, CacheErrorKind::Full);
+    let inner = service_fn(|request: Request<()>| async move {
+        request.extensions().get::<Session>().unwrap().set("n", 1).unwrap();
+        Ok::<_, Infallible>(Response::new(Text("handler")))
+    });
+    let response = layer.layer(inner).oneshot(Request::new(())).await.unwrap();
+    assert_eq!((response.status(), response.body().0), (StatusCode::INSUFFICIENT_STORAGE, "sorry"));
+}
+
+#[tokio::test]
+async fn the_commit_is_done_before_the_response_goes_out() {
+    let (layer, store, cache) = trial();
+    let gate = cache.hold(Operation::Insert);
+    let request = tokio::spawn(async move {
+        send(&layer, None, |session| async move {
+            session.set_owner("alice").unwrap();
+            303
+        })
+        .await
+    });
+    gate.arrived().await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!request.is_finished());
+    gate.open();
+    assert!(request.await.unwrap().cookie().is_some());
+    assert_eq!(live(&store, "alice").await, 1);
+}
+
+#[tokio::test]
+async fn the_cookie_of_an_explicit_commit_goes_out_with_whatever_follows() {
+    let (layer, _, cache) = trial();
+    let reply = send(&layer, None, |session| async move {
+        session.set("n", 1).unwrap();
+        session.commit().await.unwrap();
+        session.set("n", 2).unwrap();
+        500
+    })
+    .await;
+    assert_eq!(reply.status, 500);
+    let cookie = reply.cookie().unwrap();
+    assert_eq!(peek(&layer, &cookie, "n").await, Some(1));
+    let failing = cache.clone();
+    let reply = send(&layer, None, move |session| {
+        let cache = failing.clone();
+        async move {
+            session.set("n", 1).unwrap();
+            session.commit().await.unwrap();
+            session.set("n", 2).unwrap();
+            cache.fail_once(Operation::Replace, CacheErrorKind::Unavailable);
+            200
+        }
+    })
+    .await;
+    assert_eq!(reply.status, 503);
+    assert_eq!(peek(&layer, &reply.cookie().unwrap(), "n").await, Some(1));
+}
+
+#[tokio::test]
+async fn one_load_a_request_whoever_asks() {
+    let (_, store, cache) = trial();
+    let layer = SessionLayer::builder(store).lazy().build().unwrap();
+    let cookie = plain(&layer).await;
+    cache.yield_always(true);
+    cache.reset_calls();
+    let inner = service_fn(|request: Request<()>| async move {
+        let lazy = request.extensions().get::<LazySession>().unwrap();
+        assert!(request.extensions().get::<Session>().is_none(), "lazy");
+        let (one, other) = tokio::join!(lazy.load(), lazy.load());
+        one.unwrap().set("n", 5).unwrap();
+        assert_eq!(other.unwrap().get::<u64>("n"), Some(5), "the same session");
+        Ok::<_, Infallible>(Response::new(String::new()))
+    });
+    let request = Request::get("/").header(header::COOKIE, &cookie).body(()).unwrap();
+    layer.layer(inner).oneshot(request).await.unwrap();
+    assert_eq!(counts(&cache), [(Operation::Get, 1), (Operation::Replace, 1)]);
+    // A failure is remembered, too.
+    cache.reset_calls();
+    cache.fail_once(Operation::Get, CacheErrorKind::Unavailable);
+    let inner = service_fn(|request: Request<()>| async move {
+        let lazy = request.extensions().get::<LazySession>().unwrap();
+        assert!(lazy.load().await.is_err() && lazy.load().await.is_err());
+        Ok::<_, Infallible>(Response::new(String::new()))
+    });
+    let request = Request::get("/").header(header::COOKIE, &cookie).body(()).unwrap();
+    layer.layer(inner).oneshot(request).await.unwrap();
+    assert_eq!(counts(&cache), [(Operation::Get, 1)]);
+}
+
+#[tokio::test]
+async fn a_service_is_called_only_when_it_is_ready_and_its_clone_waits() {
+    #[derive(Default)]
+    struct Careful {
+        ready: bool,
+    }
+    impl Clone for Careful {
+        fn clone(&self) -> Self {
+            Self::default()
+        }
+    }
+    impl Service<Request<()>> for Careful {
+        type Response = Response<String>;
+        type Error = Infallible;
+        type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+            self.ready = true;
+            std::task::Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            assert!(std::mem::take(&mut self.ready), "called before it was ready");
+            std::future::ready(Ok(Response::new(String::new())))
+        }
+    }
+    let (layer, _, cache) = trial();
+    let cookie = plain(&layer).await;
+    for waits in [false, true] {
+        cache.yield_always(waits);
+        let mut service = layer.layer(Careful::default());
+        for _ in 0..3 {
+            let request = Request::get("/").header(header::COOKIE, &cookie).body(()).unwrap();
+            service.ready().await.unwrap().call(request).await.unwrap();
+        }
+    }
+    cache.yield_always(true);
+    let limited = tower::limit::ConcurrencyLimit::new(Careful::default(), 1);
+    let service = layer.layer(limited);
+    let requests = (0..20).map(|_| {
+        let request = Request::get("/").header(header::COOKIE, &cookie).body(()).unwrap();
+        tokio::spawn(service.clone().oneshot(request))
+    });
+    for request in requests.collect::<Vec<_>>() {
+        assert_eq!(request.await.unwrap().unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn two_layers_do_not_mix() {
+    let cache = BoxedCache::new(InMemoryCache::new());
+    let layer = |name: &str, prefix: &str| {
+        let store = SessionStore::new(cache.clone()).key_prefix(prefix);
+        SessionLayer::builder(store).cookie_name(name).build().unwrap()
+    };
+    let (outer, inner) = (layer("__Host-outer", "outer:"), layer("__Host-inner", "inner:"));
+    let app = Router::new()
+        .route("/inner", get(|session: Session| async move { session.set("who", "inner") }))
+        .layer(inner)
+        .route("/outer", get(|session: Session| async move { session.set("who", "outer") }))
+        .layer(outer);
+    for (path, name) in [("/inner", "__Host-inner="), ("/outer", "__Host-outer=")] {
+        let response = app.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+        let cookies: Vec<_> = response.headers().get_all(header::SET_COOKIE).iter().collect();
+        assert_eq!(cookies.len(), 1);
+        assert!(cookies[0].to_str().unwrap().starts_with(name));
+    }
+}
+
+#[tokio::test]
+async fn extractors_with_and_without_the_layer() {
+    async fn text(app: &Router, path: &str, cookie: Option<&str>) -> (u16, String) {
+        let mut request = Request::get(path);
+        if let Some(cookie) = cookie {
+            request = request.header(header::COOKIE, cookie);
+        }
+        let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+    let routes = Router::new()
+        .route("/session", get(|_: Session| async { "session" }))
+        .route("/option", get(|session: Option<Session>| async move { session.is_some().to_string() }))
+        .route("/lazy", get(|_: LazySession| async { "lazy" }));
+    for path in ["/session", "/lazy"] {
+        let (status, body) = text(&routes, path, None).await;
+        assert_eq!(status, 500);
+        assert!(body.contains("SessionLayer"), "{body}");
+    }
+    assert_eq!(text(&routes, "/option", None).await, (200, "false".into()));
+    let cache = TestCache::new(InMemoryCache::new());
+    let store = SessionStore::new(cache.clone());
+    let id = store.save(&Session::new()).await.unwrap();
+    let app = routes.layer(SessionLayer::new(store));
+    let cookie = format!("__Host-id={}", id.as_ref());
+    assert_eq!(text(&app, "/session", Some(&cookie)).await, (200, "session".into()));
+    assert_eq!(text(&app, "/option", None).await, (200, "true".into()));
+    cache.fail_all(CacheErrorKind::Refused);
+    assert_eq!(text(&app, "/lazy", Some(&cookie)).await, (200, "lazy".into()));
+    for path in ["/session", "/option"] {
+        let (status, body) = text(&app, path, Some(&cookie)).await;
+        assert_eq!(status, 503, "an outage is no empty session");
+        assert!(!body.contains("test"), "nothing of the cause: {body}");
+    }
+    let response = SessionError::Gone.into_response();
+    assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+}
+
+#[tokio::test]
+async fn too_large_is_an_error_and_the_old_data_stays() {
+    let cache = TestCache::new(InMemoryCache::new());
+    let store = SessionStore::new(cache.clone()).max_bytes(1000);
+    let layer = SessionLayer::new(store.clone());
+    let cookie = plain(&layer).await;
+    let reply = send(&layer, Some(&cookie), |session| async move {
+        let error = session.set("n", "x".repeat(1001)).unwrap_err();
+        assert!(matches!(error, SessionError::TooLarge { limit: 1000, .. }));
+        assert_eq!(session.get::<u64>("n"), Some(0));
+        200
+    })
+    .await;
+    assert_eq!(reply.status, 200);
+    let reply: Reply = send(&layer, Some(&cookie), |session| async move {
+        for key in 0..10 {
+            session.set(format!("key {key}"), "x".repeat(100)).unwrap();
+        }
+        200
+    })
+    .await;
+    assert_eq!(reply.status, 500);
+    assert_eq!(peek(&layer, &cookie, "n").await, Some(0));
+    assert_eq!(store.load(cookie.split_once('=').unwrap().1).await.unwrap().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_cache_that_hangs_costs_no_more_than_the_deadline() {
+    let cache = TestCache::new(InMemoryCache::new());
+    let store = SessionStore::new(cache.clone()).deadline(Duration::from_millis(50));
+    let layer = SessionLayer::new(store.clone());
+    let cookie = plain(&layer).await;
+    for operation in [Operation::Get, Operation::Replace] {
+        let gate = cache.hold(operation);
+        let begun = std::time::Instant::now();
+        let reply = send(&layer, Some(&cookie), |session| async move {
+            session.set("n", 1).unwrap();
+            200
+        })
+        .await;
+        assert_eq!((reply.status, reply.cookie()), (503, None), "{operation:?}");
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        gate.open();
+    }
+    let gate = cache.hold(Operation::Get);
+    let error = store.load(cookie.split_once('=').unwrap().1).await.unwrap_err();
+    assert_eq!(error.cache_kind(), Some(CacheErrorKind::Timeout));
+    gate.open();
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_is_passed_on_at_once() {
+    let (layer, _, _) = trial();
+    let inner = service_fn(|request: Request<()>| async move {
+        request.extensions().get::<Session>().unwrap().set("n", 1).unwrap();
+        // Nothing is known of this body but that it exists.
+        Ok::<_, Infallible>(Response::new(Some(Arc::new(std::sync::Mutex::new(std::iter::repeat(b'x'))))))
+    });
+    let response = layer.layer(inner).oneshot(Request::new(())).await.unwrap();
+    assert!(response.headers().contains_key(header::SET_COOKIE));
+    assert_eq!(response.into_body().unwrap().lock().unwrap().next(), Some(b'x'));
+}
+
+#[test]
+fn everything_is_send_and_sync_for_a_cache_that_is_not_clone() {
+    struct NotClone(InMemoryCache);
+    impl cloakroom::Cache for NotClone {
+        async fn get(&self, key: &str) -> Result<Option<cloakroom::Entry>, cloakroom::CacheError> {
+            self.0.get(key).await
+        }
+        async fn get_and_touch(
+            &self,
+            key: &str,
+            after: Duration,
+        ) -> Result<Option<cloakroom::Entry>, cloakroom::CacheError> {
+            self.0.get_and_touch(key, after).await
+        }
+        async fn insert(
+            &self,
+            key: &str,
+            value: cloakroom::Bytes,
+            expiry: cloakroom::Expiry,
+        ) -> Result<Option<cloakroom::Version>, cloakroom::CacheError> {
+            self.0.insert(key, value, expiry).await
+        }
+        async fn replace(
+            &self,
+            key: &str,
+            expected: cloakroom::Version,
+            value: cloakroom::Bytes,
+            expiry: cloakroom::Expiry,
+        ) -> Result<cloakroom::Replaced, cloakroom::CacheError> {
+            self.0.replace(key, expected, value, expiry).await
+        }
+        async fn touch(&self, key: &str) -> Result<bool, cloakroom::CacheError> {
+            self.0.touch(key).await
+        }
+        async fn delete(
+            &self,
+            key: &str,
+            expected: cloakroom::Version,
+        ) -> Result<cloakroom::Deleted, cloakroom::CacheError> {
+            self.0.delete(key, expected).await
+        }
+    }
+    fn free<T: Clone + Send + Sync + 'static>(_: &T) {}
+    let store = SessionStore::new(NotClone(InMemoryCache::new()));
+    free(&store);
+    let layer = SessionLayer::new(store);
+    free(&layer);
+    free(&layer.layer(Router::<()>::new()));
+    free(&Session::new());
+}
