@@ -62,6 +62,9 @@ mod events;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod id;
 mod layer;
 mod record;
@@ -90,12 +93,27 @@ pub use bytes::Bytes;
 /// What [`Session::remove`] returns.
 pub use serde_json::Value;
 
-/// The guide, chapter by chapter.
+/// The guide, chapter by chapter. Each starts with code that runs.
 pub mod guide {
+    #[doc = include_str!("docs/quick_start.md")]
+    pub mod quick_start {}
+    #[doc = include_str!("docs/login.md")]
+    pub mod login {}
+    #[doc = include_str!("docs/users.md")]
+    pub mod users {}
     #[doc = include_str!("docs/concurrency.md")]
     pub mod concurrency {}
     #[doc = include_str!("docs/defaults.md")]
     pub mod defaults {}
+    #[cfg(feature = "redis")]
+    #[doc = include_str!("docs/redis.md")]
+    pub mod redis {}
+    #[doc = include_str!("docs/testing.md")]
+    pub mod testing {}
+    #[doc = include_str!("docs/caches.md")]
+    pub mod caches {}
+    #[doc = include_str!("docs/migrating.md")]
+    pub mod migrating {}
 }
 
 #[cfg(all(doctest, feature = "axum", feature = "redis"))]

@@ -32,7 +32,7 @@ pub(crate) struct Head {
     /// The user it belongs to.
     pub(crate) owner: Option<Arc<str>>,
     /// The key that it was renewed from last; kept for a session with an owner, so that both count as one session.
-    pub(crate) prev: Option<SessionKey>,
+    pub(crate) prev: Option<Box<SessionKey>>,
 }
 
 /// Changes to a [`Head`]: what was set last counts, setting by setting.
@@ -128,7 +128,7 @@ struct Wire<'a> {
     #[serde(default)]
     owner: Option<Box<str>>,
     #[serde(default)]
-    prev: Option<SessionKey>,
+    prev: Option<Box<SessionKey>>,
     #[serde(default)]
     next: Option<SessionKey>,
     #[serde(default, borrow)]
@@ -257,6 +257,11 @@ pub(crate) fn new_head(now: u64, lifetime: Duration) -> Head {
 }
 
 impl Head {
+    /// The key before the last renewal.
+    pub(crate) fn prev(&self) -> Option<SessionKey> {
+        self.prev.as_deref().copied()
+    }
+
     pub(crate) fn idle(&self, default: Duration) -> Duration {
         self.ttl.map_or(default, Duration::from_millis).max(Duration::from_millis(1))
     }
@@ -302,8 +307,13 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let full =
-            Head { ttl: Some(5), persistent: Some(true), owner: Some("us\"er".into()), prev: Some(key(9)), ..head() };
+        let full = Head {
+            ttl: Some(5),
+            persistent: Some(true),
+            owner: Some("us\"er".into()),
+            prev: Some(Box::new(key(9))),
+            ..head()
+        };
         for head in [head(), full] {
             let data = [("a", "1"), ("b\"", r#"{"x":[1,2]}"#), ("ü", "\"ü\"")];
             let (bytes, written) = encode(&key(1), &head, fields(&data));

@@ -15,7 +15,7 @@ use crate::{
 /// A writer that loses this often has met a cache that never lets anybody win.
 const TRIES: usize = 1000;
 
-/// The members that a list has room for: 300 KB. More is an error, never a member that nobody sees.
+/// The members that a list has room for: 250 KB. More is an error, never a member that nobody sees.
 const MOST: usize = 4096;
 
 /// Member → its end, in milliseconds since the epoch.

@@ -57,7 +57,7 @@ impl<C: Cache> SessionStore<C> {
     ) -> Result<Ended, SessionError> {
         let ended = self.end(key, known, deadline).await?;
         // An ID is told after the predecessor was buried, so that the list can do without that as well.
-        let before = ended.session.as_ref().and_then(|stored| stored.head.prev);
+        let before = ended.session.as_ref().and_then(|stored| stored.head.prev());
         self.unlist_ended(&ended, before).await;
         Ok(ended)
     }

@@ -4,7 +4,6 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     num::NonZeroUsize,
-    pin::Pin,
     task::Poll,
     time::SystemTime,
 };
@@ -30,6 +29,9 @@ const DOMAIN: &[u8] = b"cloakroom owner 1\0";
 
 /// Members of a list that are looked up, or ended, at the same time.
 const AT_ONCE: usize = 32;
+
+/// Members that are taken off a list together.
+const HEALED: usize = 512;
 
 /// Sessions that were created this close to each other, in milliseconds, may be listing themselves at the same time.
 const MOMENT: u64 = 10_000;
@@ -202,9 +204,8 @@ impl<C: Cache> SessionStore<C> {
     /// What stands under the members of a list; takes off the list what is gone, part by part, so that a list too long for
     /// one deadline gets shorter.
     async fn survey(&self, list: &str, members: &[String]) -> Result<Vec<(SessionKey, Look)>, SessionError> {
-        let mut found = Vec::with_capacity(members.len());
+        let (mut found, mut gone) = (Vec::new(), Vec::new());
         for part in members.chunks(AT_ONCE) {
-            let mut gone = Vec::new();
             let looks = together(part.iter().map(|member| async move {
                 match member.parse::<SessionKey>() {
                     Ok(key) => self.look(key, None).await.map(|look| Some((key, look))),
@@ -218,9 +219,12 @@ impl<C: Cache> SessionStore<C> {
                     Some(known) => found.push(known),
                 }
             }
-            if !gone.is_empty() {
-                self.cache.list_remove(list, &gone).await?;
+            if gone.len() >= HEALED {
+                self.cache.list_remove(list, &std::mem::take(&mut gone)).await?;
             }
+        }
+        if !gone.is_empty() {
+            self.cache.list_remove(list, &gone).await?;
         }
         Ok(found)
     }
@@ -241,7 +245,7 @@ impl<C: Cache> SessionStore<C> {
             .collect();
         // While a session is being renewed it stands there twice.
         let keys: HashSet<_> = live.iter().map(|stored| stored.key).collect();
-        live.retain(|stored| stored.head.prev.is_none_or(|prev| !keys.contains(&prev)));
+        live.retain(|stored| stored.head.prev().is_none_or(|prev| !keys.contains(&prev)));
         live.sort_by_key(|stored| (stored.head.created, stored.key));
         Ok(live)
     }
@@ -252,12 +256,9 @@ impl<C: Cache> SessionStore<C> {
         let mut found = self.survey(&list, &members).await?;
         // Live ones first: what a tombstone leads to is then mostly dead.
         found.sort_by_key(|(_, look)| !matches!(look, Look::Live(_)));
-        let is_live = |(key, look): &(SessionKey, Look)| matches!(look, Look::Live(_)).then_some(*key);
-        let live: HashSet<_> = found.iter().filter_map(is_live).collect();
-        let mut ended = HashSet::new();
+        let (mut ended, mut gone) = (Vec::new(), Vec::new());
         let mut found = found.into_iter().peekable();
         while found.peek().is_some() {
-            let mut gone = Vec::new();
             let part = found.by_ref().take(AT_ONCE);
             let verdicts = together(part.map(|(key, look)| self.end_member(key, look, owner, keep, deadline)));
             for verdict in verdicts.await {
@@ -266,18 +267,24 @@ impl<C: Cache> SessionStore<C> {
                     Verdict::Gone(key) => gone.push(key.to_string()),
                     Verdict::Ended(key, stored) => {
                         gone.push(key.to_string());
-                        // One that is being renewed counts once.
-                        if stored.head.prev.is_none_or(|prev| !live.contains(&prev)) {
-                            ended.insert(stored.key);
-                        }
+                        ended.push(stored);
                     }
                 }
             }
-            if !gone.is_empty() {
-                self.cache.list_remove(&list, &gone).await?;
+        }
+        if !gone.is_empty() {
+            self.cache.list_remove(&list, &gone).await?;
+        }
+        // One that was being renewed counts once, by the key it had before.
+        let keys: HashSet<_> = ended.iter().map(|stored| stored.key).collect();
+        let mut sessions = HashSet::new();
+        for stored in &ended {
+            let before = stored.head.prev();
+            if before.is_none_or(|before| !keys.contains(&before)) {
+                sessions.insert(before.unwrap_or(stored.key));
             }
         }
-        Ok(ended.len())
+        Ok(sessions.len())
     }
 
     async fn end_member(
@@ -301,25 +308,41 @@ impl<C: Cache> SessionStore<C> {
             if end.head.owner.as_deref() != Some(owner) {
                 return Ok(Verdict::Stays);
             }
-            // Looked up each time, for it may be renewed while this goes on. Its successor is there before it is buried.
+            // Looked up each time, and after `end` was: it may be renewed while this goes on, so that `end` is on its way by
+            // now, or is what it is about to become.
             if let Some(keep) = keep
-                && let Some(kept) = self.live_end(keep, deadline).await?
-                && (kept.key == end.key || end.head.prev == Some(kept.key))
+                && let (way, Some(kept)) = self.trail(keep, deadline).await?
+                && (way.contains(&end.key) || end.head.prev() == Some(kept.key))
             {
                 return Ok(Verdict::Stays);
             }
         }
         let ended = self.end(key, known, deadline).await?;
-        Ok(ended.session.map_or(Verdict::Gone(key), |stored| Verdict::Ended(key, stored)))
+        Ok(match ended.session {
+            Some(stored) => Verdict::Ended(key, stored),
+            None if ended.tombstones.is_empty() => Verdict::Stays,
+            None => Verdict::Gone(key),
+        })
     }
 
     /// The live session that `key` leads to by way of tombstones.
-    async fn live_end(&self, mut key: SessionKey, deadline: Deadline) -> Result<Option<Stored>, SessionError> {
+    async fn live_end(&self, key: SessionKey, deadline: Deadline) -> Result<Option<Stored>, SessionError> {
+        Ok(self.trail(key, deadline).await?.1)
+    }
+
+    /// The keys from `key` on, by way of tombstones, and what lives at the end.
+    async fn trail(
+        &self,
+        mut key: SessionKey,
+        deadline: Deadline,
+    ) -> Result<(Vec<SessionKey>, Option<Stored>), SessionError> {
+        let mut way = Vec::with_capacity(2);
         loop {
+            way.push(key);
             match self.look(key, None).await? {
-                Look::Live(stored) => return Ok(Some(stored)),
+                Look::Live(stored) => return Ok((way, Some(stored))),
                 Look::Tombstone { successor, .. } => key = successor,
-                Look::Absent | Look::Unreadable => return Ok(None),
+                Look::Absent | Look::Unreadable => return Ok((way, None)),
             }
             if deadline.left().is_zero() {
                 return Err(timed_out());
@@ -428,7 +451,7 @@ impl<C: Cache> SessionStore<C> {
         let mut others = self.live_of(owner).await?;
         others.retain(|other| {
             // The one that moves here, and what other requests were about to move it to.
-            let is_same = own.head.prev.is_some_and(|prev| other.key == prev || other.head.prev == Some(prev));
+            let is_same = own.head.prev().is_some_and(|prev| other.key == prev || other.head.prev() == Some(prev));
             other.key != own.key && !is_same
         });
         Ok(others)
@@ -480,25 +503,25 @@ impl<C: Cache> SessionStore<C> {
 /// What became of a member of a list.
 enum Verdict {
     Stays,
+    /// A tombstone that led nowhere.
     Gone(SessionKey),
     Ended(SessionKey, Stored),
 }
 
 /// Runs futures at the same time; outputs in their order.
 async fn together<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
-    let mut running: Vec<(Pin<Box<F>>, Option<F::Output>)> = futures.map(|future| (Box::pin(future), None)).collect();
+    let mut running: Vec<_> = futures.map(Box::pin).collect();
+    let mut outputs: Vec<Option<F::Output>> = running.iter().map(|_| None).collect();
     poll_fn(|cx| {
         let mut waits = false;
-        for (future, output) in &mut running {
-            if output.is_none() {
-                match future.as_mut().poll(cx) {
-                    Poll::Ready(done) => *output = Some(done),
-                    Poll::Pending => waits = true,
-                }
+        for (future, output) in running.iter_mut().zip(&mut outputs).filter(|(_, output)| output.is_none()) {
+            match future.as_mut().poll(cx) {
+                Poll::Ready(done) => *output = Some(done),
+                Poll::Pending => waits = true,
             }
         }
         if waits { Poll::Pending } else { Poll::Ready(()) }
     })
     .await;
-    running.into_iter().filter_map(|(_, output)| output).collect()
+    outputs.into_iter().flatten().collect()
 }

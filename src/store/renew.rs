@@ -116,7 +116,7 @@ impl<C: Cache> SessionStore<C> {
 
 /// The head that a successor gets.
 fn moved(old: &Stored, draft: &Draft) -> Head {
-    let mut head = Head { prev: Some(old.key), ..old.head.clone() };
+    let mut head = Head { prev: Some(Box::new(old.key)), ..old.head.clone() };
     draft.settings.apply(&mut head);
     head
 }

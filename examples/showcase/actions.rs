@@ -1,0 +1,157 @@
+//! What forms do. Each ends in a redirect, so that going back or reloading sends nothing twice.
+use std::time::Duration;
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, header},
+    response::Redirect,
+};
+use cloakroom::{Session, SessionError};
+
+use super::{
+    CART, Cart, DEVICE, FLASH, Store,
+    forms::{Posted, fresh_token},
+    pages::ITEMS,
+};
+
+type Done = Result<Redirect, SessionError>;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+pub(super) async fn add(Posted { session, fields }: Posted) -> Done {
+    put(&session, fields.item)?;
+    Ok(Redirect::to("/cart"))
+}
+
+/// What the button with many tabs sends: it takes its time, so that all of them have loaded the session before the first
+/// one writes.
+pub(super) async fn add_as_tab(Posted { session, fields }: Posted) -> Result<&'static str, SessionError> {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    put(&session, fields.item)?;
+    Ok("done")
+}
+
+/// Counts one up. When another tab commits first, the closure runs again on what that left: no item is lost.
+fn put(session: &Session, item: String) -> Result<Cart, SessionError> {
+    // Anybody can post anything: only what the shop has gets in, which also bounds the cart.
+    if !ITEMS.contains(&item.as_str()) {
+        return Ok(Cart::new());
+    }
+    session.update(CART, move |cart| {
+        let mut cart = cart.unwrap_or_default();
+        let count = cart.entry(item.clone()).or_default();
+        *count = count.saturating_add(1);
+        cart
+    })
+}
+
+pub(super) async fn remove(Posted { session, fields }: Posted) -> Done {
+    session.update(CART, move |cart| {
+        let mut cart = cart.unwrap_or_default();
+        if let Some(count) = cart.get_mut(&fields.item) {
+            *count = count.saturating_sub(1);
+        }
+        cart.retain(|_, count| *count > 0);
+        cart
+    })?;
+    Ok(Redirect::to("/cart"))
+}
+
+pub(super) async fn empty(Posted { session, .. }: Posted) -> Done {
+    session.remove(CART);
+    session.set(FLASH, "The cart is empty.".into())?;
+    Ok(Redirect::to("/cart"))
+}
+
+pub(super) async fn sign_in(headers: HeaderMap, Posted { session, fields }: Posted) -> Done {
+    // Here the application checks the password, or the passkey, or asks a login service.
+    let name = fields.name.trim();
+    if name.is_empty() || name.len() > 64 {
+        session.set(FLASH, "A name has 1 to 64 characters.".into())?;
+        return Ok(Redirect::to("/sign-in"));
+    }
+    if session.owner().is_some() {
+        session.set(FLASH, "You are signed in already: sign out first.".into())?;
+        return Ok(Redirect::to("/cart"));
+    }
+    // A new ID, so that one which somebody planted or saw before is worth nothing. What is in the cart stays.
+    session.renew();
+    fresh_token(&session)?;
+    session.set_owner(name)?;
+    session.set(DEVICE, device(&headers))?;
+    if fields.remember.is_some() {
+        session.set_persistent(true)?;
+        session.set_ttl(60 * DAY)?;
+        session.set_lifetime(180 * DAY)?;
+    }
+    session.set(FLASH, format!("Welcome, {name}."))?;
+    Ok(Redirect::to("/cart"))
+}
+
+/// Ends the session everywhere, whatever else is in flight, and removes the cookie.
+pub(super) async fn sign_out(Posted { session, .. }: Posted) -> Redirect {
+    session.destroy();
+    Redirect::to("/")
+}
+
+pub(super) async fn revoke(State(store): State<Store>, Posted { session, fields }: Posted) -> Done {
+    let Some(user) = session.owner() else { return Ok(Redirect::to("/sign-in")) };
+    // The key comes from a form: it has to be one of this user's.
+    let sessions = store.sessions_of(&user).await?;
+    let own = fields.key.filter(|key| sessions.iter().any(|info| info.key() == *key));
+    let ended = match own {
+        Some(key) => store.revoke(&key).await?,
+        None => false,
+    };
+    let message = if ended { "That device is signed out." } else { "That device was signed out already." };
+    session.set(FLASH, message.into())?;
+    Ok(Redirect::to("/devices"))
+}
+
+pub(super) async fn revoke_others(Posted { session, .. }: Posted) -> Done {
+    let message = match session.revoke_others().await? {
+        0 => "You are signed in nowhere else.".into(),
+        1 => "One other device is signed out.".into(),
+        ended => format!("{ended} other devices are signed out."),
+    };
+    session.set(FLASH, message)?;
+    Ok(Redirect::to("/devices"))
+}
+
+pub(super) async fn revoke_all(State(store): State<Store>, Posted { session, .. }: Posted) -> Done {
+    if let Some(user) = session.owner() {
+        store.revoke_all(&user).await?;
+    }
+    // This one has ended with the others; its cookie goes too.
+    session.destroy();
+    Ok(Redirect::to("/"))
+}
+
+/// What the browser is, as far as it says so.
+fn device(headers: &HeaderMap) -> String {
+    let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    let first = |names: &[(&str, &'static str)]| {
+        names.iter().find(|(mark, _)| agent.contains(mark)).map_or("unknown", |(_, name)| *name)
+    };
+    // Most browsers claim to be others as well: the order counts.
+    let browser = first(&[
+        ("Edg/", "Edge"),
+        ("Firefox/", "Firefox"),
+        ("Chrome/", "Chrome"),
+        ("Safari/", "Safari"),
+        ("curl/", "curl"),
+    ]);
+    let system = first(&[
+        ("Android", "Android"),
+        ("iPhone", "iPhone"),
+        ("iPad", "iPad"),
+        ("Windows", "Windows"),
+        ("Mac OS", "macOS"),
+        ("Linux", "Linux"),
+    ]);
+    match (browser, system) {
+        ("unknown", "unknown") => "An unknown browser".into(),
+        (browser, "unknown") => browser.into(),
+        (browser, system) => format!("{browser} on {system}"),
+    }
+}

@@ -1,0 +1,98 @@
+//! A small shop that shows what a session does: sign in, a cart that many tabs fill at once, messages shown once,
+//! "remember me", a page of devices, sign out. A panel on every page tells what the layer did for that page.
+//!
+//! ```sh
+//! cargo run --example showcase          # PORT=4000 for another port than 3000
+//! REDIS_URL=redis://127.0.0.1:6379 cargo run --example showcase --features redis
+//! ```
+//!
+//! Open <http://localhost:3000>. All of it works without JavaScript, except for the button that plays many tabs.
+//!
+//! - `pages` is what can be looked at, `actions` what a form can do, `forms` the token that each form carries;
+//! - `watch` is a cache around another one that writes down what it is asked, `panel` shows that.
+use std::{collections::BTreeMap, env, error::Error};
+
+use axum::{
+    Router,
+    http::header,
+    middleware,
+    response::IntoResponse,
+    routing::{get, post},
+};
+use cloakroom::{BoxedCache, InMemoryCache, Key, SessionLayer, SessionStore};
+use tokio::net::TcpListener;
+
+mod actions;
+mod forms;
+mod pages;
+mod panel;
+mod watch;
+
+use watch::Watched;
+
+/// What was put in, and how often.
+type Cart = BTreeMap<String, u32>;
+
+/// The names of what is in a session, each with its type: a typo does not compile, and no call has to name the type.
+const CART: Key<Cart> = Key::new("cart");
+const FLASH: Key<String> = Key::new("flash");
+const DEVICE: Key<String> = Key::new("device");
+const TOKEN: Key<String> = Key::new("token");
+
+type Store = SessionStore<Watched>;
+
+/// The shop, with its sessions in this cache.
+pub fn app(cache: BoxedCache) -> Router {
+    let store = SessionStore::new(Watched::new(cache));
+    let shop = Router::new()
+        .route("/", get(pages::home))
+        .route("/cart", get(pages::cart))
+        .route("/cart/count", get(pages::count))
+        .route("/cart/add", post(actions::add))
+        .route("/cart/tab", post(actions::add_as_tab))
+        .route("/cart/remove", post(actions::remove))
+        .route("/cart/empty", post(actions::empty))
+        .route("/sign-in", get(pages::sign_in).post(actions::sign_in))
+        .route("/sign-out", post(actions::sign_out))
+        .route("/devices", get(pages::devices))
+        .route("/devices/revoke", post(actions::revoke))
+        .route("/devices/revoke-others", post(actions::revoke_others))
+        .route("/devices/revoke-all", post(actions::revoke_all))
+        .with_state(store.clone())
+        .layer(middleware::from_fn(panel::inside))
+        .layer(SessionLayer::new(store))
+        .layer(middleware::from_fn_with_state(panel::Reports::default(), panel::outside));
+    // What is the same for everybody stays outside of the layer: nobody's session is loaded for it.
+    Router::new()
+        .route("/style.css", get(|| file("text/css", include_str!("style.css"))))
+        .route("/tabs.js", get(|| file("text/javascript", include_str!("tabs.js"))))
+        .route("/icon.svg", get(|| file("image/svg+xml", include_str!("icon.svg"))))
+        .merge(shop)
+}
+
+async fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "public, max-age=60")], text)
+}
+
+/// Redis where `REDIS_URL` says so, else the memory of this process.
+async fn cache() -> Result<BoxedCache, Box<dyn Error>> {
+    match env::var("REDIS_URL") {
+        #[cfg(feature = "redis")]
+        Ok(url) => Ok(BoxedCache::new(cloakroom::RedisCache::connect(&url).await?)),
+        #[cfg(not(feature = "redis"))]
+        Ok(_) => Err("REDIS_URL is set: this takes `--features redis`".into()),
+        Err(_) => Ok(BoxedCache::new(InMemoryCache::new())),
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let app = app(cache().await?);
+    let port = env::var("PORT").unwrap_or_else(|_| "3000".into());
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}"))
+        .await
+        .map_err(|error| format!("cannot listen on port {port}: {error}; choose another one with PORT=4000"))?;
+    println!("Open http://localhost:{}, in two browsers if you like.", listener.local_addr()?.port());
+    axum::serve(listener, app).await?;
+    Ok(())
+}

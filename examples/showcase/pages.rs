@@ -1,0 +1,206 @@
+//! What can be looked at. Everything that came from a visitor goes through [`escape`].
+use std::time::{Duration, SystemTime};
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{Html, IntoResponse, Redirect, Response},
+};
+use cloakroom::{Session, SessionError, SessionInfo};
+
+use super::{CART, DEVICE, FLASH, Store, forms::token, panel::GAP};
+
+/// What the shop has.
+pub(super) const ITEMS: [&str; 6] = ["Umbrella", "Hat", "Scarf", "Coat", "Gloves", "Boots"];
+
+type Page = Result<Response, SessionError>;
+
+/// Has no form, so a visitor who only looks has no session and stores nothing.
+pub(super) async fn home(session: Session) -> Page {
+    let body = "<p class=lead>A small shop. Each page tells what the session layer did for it, \
+        and what that cost the cache.</p>\
+        <ol class=steps>\
+        <li><b>Look around.</b> This page has no form: no cookie is set, nothing is stored, the cache is not asked.</li>\
+        <li><b><a href=/cart>Fill the cart</a></b> from as many tabs as you like, all at once. No item is lost.</li>\
+        <li><b><a href=/sign-in>Sign in.</a></b> The ID is renewed: one from before opens nothing. The cart stays.</li>\
+        <li><b><a href=/devices>End a session</a></b> from another browser. It is signed out at its next click.</li>\
+        <li><b>Sign out, and go back.</b> There is nothing left to see.</li>\
+        </ol>";
+    Ok(page(&session, "Try a session", body)?.into_response())
+}
+
+pub(super) async fn cart(session: Session) -> Page {
+    let token = token(&session)?;
+    let cart = session.get(CART).unwrap_or_default();
+    let buttons: String =
+        ITEMS.iter().map(|item| format!("<button name=item value={item}>+ {item}</button>")).collect();
+    let rows: String = cart
+        .iter()
+        .map(|(item, count)| {
+            let item = escape(item);
+            format!(
+                "<li><span>{item}</span><b>{count}</b><form method=post action=/cart/remove>\
+                 <input type=hidden name=token value={token}>\
+                 <button name=item value=\"{item}\" class=quiet aria-label=\"one {item} less\">−</button></form></li>"
+            )
+        })
+        .collect();
+    let total: u32 = cart.values().sum();
+    let list = if cart.is_empty() {
+        "<p class=hint>Nothing yet.</p>".into()
+    } else {
+        format!(
+            "<ul class=items>{rows}<li class=total><span>In all</span><b id=total>{total}</b>\
+             <form method=post action=/cart/empty><input type=hidden name=token value={token}>\
+             <button class=quiet>empty</button></form></li></ul>"
+        )
+    };
+    let body = format!(
+        "<form method=post action=/cart/add class=shelf><input type=hidden name=token value={token}>{buttons}</form>\
+         {list}\
+         <section class=card><h2>Many tabs at once</h2>\
+         <p>Each of these requests loads the session, takes 50 ms, and adds one umbrella. They overlap; \
+         <code>session.update</code> runs again where another one was faster.</p>\
+         <form id=tabs data-token={token}>\
+         <label>Requests <input type=number name=tabs value=24 min=1 max=200></label>\
+         <button>Send them</button></form>\
+         <noscript><p class=hint>This button needs JavaScript. Without it: open this page in two tabs, and add \
+         something in each of them.</p></noscript>\
+         <p id=verdict role=status></p><ol id=lanes></ol></section>\
+         <script src=/tabs.js defer></script>"
+    );
+    Ok(page(&session, "Your cart", &body)?.into_response())
+}
+
+/// For the button with many tabs.
+pub(super) async fn count(session: Session) -> String {
+    session.get(CART).unwrap_or_default().values().sum::<u32>().to_string()
+}
+
+pub(super) async fn sign_in(session: Session) -> Page {
+    if session.owner().is_some() {
+        return Ok(Redirect::to("/cart").into_response());
+    }
+    let token = token(&session)?;
+    let body = format!(
+        "<form method=post action=/sign-in class=card><input type=hidden name=token value={token}>\
+         <label>Name <input name=name autocomplete=username maxlength=64 required autofocus></label>\
+         <label class=check><input type=checkbox name=remember value=yes> Remember me on this device</label>\
+         <button>Sign in</button></form>\
+         <p class=hint>There is no password here: checking one is the application's part. The session's part begins when \
+         that has succeeded.</p>\
+         <p class=hint>Without the tick the cookie ends with the browser, and the session after 14 idle days, or after 30 \
+         in any case. With it: 60 and 180 days.</p>"
+    );
+    Ok(page(&session, "Sign in", &body)?.into_response())
+}
+
+pub(super) async fn devices(session: Session, State(store): State<Store>) -> Page {
+    let Some(user) = session.owner() else { return Ok(Redirect::to("/sign-in").into_response()) };
+    let token = token(&session)?;
+    let sessions = store.sessions_of(&user).await?;
+    let rows: String = sessions.iter().map(|info| device_row(&session, info, &token)).collect();
+    let form = |action, button| {
+        format!(
+            "<form method=post action={action}><input type=hidden name=token value={token}>\
+             <button class=quiet>{button}</button></form>"
+        )
+    };
+    let body = format!(
+        "<p>Where <b>{}</b> is signed in.</p><ul class=devices>{rows}</ul><div class=row>{}{}</div>\
+         <p class=hint>A device that is signed out here finds that out at its next click, whatever it has in flight. \
+         After a change of password, sign out all others.</p>",
+        escape(&user),
+        form("/devices/revoke-others", "Sign out all others"),
+        form("/devices/revoke-all", "Sign out everywhere"),
+    );
+    Ok(page(&session, "Your devices", &body)?.into_response())
+}
+
+fn device_row(session: &Session, info: &SessionInfo, token: &str) -> String {
+    let device = escape(&info.get::<String>(DEVICE.name()).unwrap_or_default());
+    let since = since(info.created());
+    let days = info.expires().duration_since(SystemTime::now()).unwrap_or_default().as_secs() / 86_400 + 1;
+    // The key names the session and opens nothing: it may stand in a page.
+    let key = info.key();
+    let end = if session.key() == Some(key) {
+        "<b class=\"chip loaded\">this one</b>".into()
+    } else {
+        format!(
+            "<form method=post action=/devices/revoke><input type=hidden name=token value={token}>\
+             <button name=key value={key} class=quiet>Sign out</button></form>"
+        )
+    };
+    format!("<li><span><b>{device}</b><br><small>began {since}, ends within {days} days</small></span>{end}</li>")
+}
+
+/// The answer to a form without the token of this session.
+pub(super) fn refused(session: &Session) -> Response {
+    let body = "<p class=lead>This form belongs to a session that has ended, or to another one.</p>\
+        <p>Nothing was changed. <a href=/cart>Open the cart</a>, or <a href=/sign-in>sign in</a>, and try again.</p>";
+    match page(session, "That form is too old", body) {
+        Ok(page) => (StatusCode::FORBIDDEN, page).into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+/// A page, with the message that is due. `no-store`: after the sign-out, going back shows nothing.
+fn page(session: &Session, title: &str, body: &str) -> Result<impl IntoResponse, SessionError> {
+    let flash = match session.take(FLASH)? {
+        Some(text) => format!("<p class=flash role=status>{}</p>", escape(&text)),
+        None => String::new(),
+    };
+    let who = match session.owner() {
+        Some(user) => format!(
+            "<form method=post action=/sign-out><input type=hidden name=token value={}>\
+             <span class=who>{}</span> <button class=quiet>Sign out</button></form>",
+            token(session)?,
+            escape(&user)
+        ),
+        None => "<a href=/sign-in class=button>Sign in</a>".into(),
+    };
+    let headers = [
+        (header::CACHE_CONTROL, "no-store"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
+             form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+        ),
+    ];
+    let html = format!(
+        "<!doctype html><html lang=en><head><meta charset=utf-8>\
+         <meta name=viewport content=\"width=device-width, initial-scale=1\">\
+         <meta name=color-scheme content=\"light dark\"><title>{title}</title>\
+         <link rel=icon href=/icon.svg><link rel=stylesheet href=/style.css></head><body>\
+         <header><a href=/ class=brand><img src=/icon.svg alt=\"\" width=32 height=32>The Cloakroom</a>\
+         <nav><a href=/cart>Cart</a><a href=/devices>Devices</a></nav>{who}</header>\
+         <div class=columns><main>{flash}<h1>{title}</h1>{body}</main>{GAP}</div></body></html>"
+    );
+    Ok((headers, Html(html)))
+}
+
+fn since(time: SystemTime) -> String {
+    match time.elapsed().unwrap_or(Duration::ZERO).as_secs() / 60 {
+        0 => "just now".into(),
+        1 => "a minute ago".into(),
+        minutes @ 2..120 => format!("{minutes} minutes ago"),
+        minutes @ 120..2880 => format!("{} hours ago", minutes / 60),
+        minutes => format!("{} days ago", minutes / 1440),
+    }
+}
+
+/// For text and for attributes in double quotes.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}

@@ -1,0 +1,58 @@
+//! Ways in for the fuzz targets in `fuzz/`; only there with `--cfg fuzzing`.
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header::COOKIE};
+
+use crate::{
+    cookie::CookiePolicy,
+    data::json,
+    id::{ID_CHARS, SessionKey},
+    record::{self, Record},
+};
+
+const LIMIT: usize = 64 * 1024;
+
+/// Reads `Cookie` fields, one a line, and checks what no header may change.
+///
+/// # Panics
+/// When a promise is broken.
+pub fn cookie_header(input: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for field in input.split(|byte| *byte == b'\n') {
+        if let Ok(value) = HeaderValue::from_bytes(field) {
+            headers.append(COOKIE, value);
+        }
+    }
+    let found = CookiePolicy::default().read(&headers);
+    let ids: Vec<String> = found.iter().map(|candidate| candidate.id.as_ref().to_owned()).collect();
+    assert!(ids.len() <= 4, "at most four look-ups");
+    for (at, id) in ids.iter().enumerate() {
+        assert_eq!(id.len(), ID_CHARS);
+        assert!(ids.iter().skip(at + 1).all(|other| other != id), "each ID once");
+        let is_there = |field: &HeaderValue| field.as_bytes().windows(ID_CHARS).any(|text| text == id.as_bytes());
+        assert!(headers.get_all(COOKIE).iter().any(is_there), "no ID from nowhere");
+    }
+}
+
+/// Decodes a record, reads all of its values, and writes it again: what was read must come back.
+///
+/// # Panics
+/// When a promise is broken.
+pub fn record(input: &[u8]) {
+    let bytes = Bytes::copy_from_slice(input);
+    let key = SessionKey::of_digest(&[7; 32]);
+    let Ok(Record::Live { head, values }) = record::decode(&bytes, &key, LIMIT) else { return };
+    let names: Vec<String> = values.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect();
+    assert_eq!(names.len(), values.len());
+    for name in &names {
+        assert!(values.contains(name));
+        let raw = values.get(name).unwrap_or_default();
+        let _ = json::decode::<serde_json::Value>(&raw);
+    }
+    let (again, _) = record::encode(&key, &head, values.iter());
+    let Ok(Record::Live { head: head_again, values: values_again }) = record::decode(&again, &key, usize::MAX) else {
+        panic!("what was written is not read: {again:?}");
+    };
+    // Without an owner nobody asks for the predecessor.
+    assert_eq!((head_again.created, head_again.end, head_again.owner), (head.created, head.end, head.owner));
+    assert!(values.iter().eq(values_again.iter()), "the values changed");
+}
