@@ -112,6 +112,8 @@ pub mod guide {
     pub mod testing {}
     #[doc = include_str!("docs/caches.md")]
     pub mod caches {}
+    #[doc = include_str!("docs/performance.md")]
+    pub mod performance {}
     #[doc = include_str!("docs/migrating.md")]
     pub mod migrating {}
 }

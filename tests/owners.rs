@@ -545,6 +545,36 @@ async fn of_two_new_sessions_at_the_same_moment_one_is_left() {
 }
 
 #[tokio::test]
+async fn a_login_sent_twice_is_one_session_for_the_limit() {
+    for world in World::all().await {
+        let store = world.store().max_sessions_per_owner(2);
+        let other = login(&store, None, "alice").await;
+        let visitor = visit(&store, None, |session| async move { session.set("cart", 1) }).await;
+        let again = login(&store, visitor.id.as_deref(), "alice");
+        let gate = world.cache.hold(Operation::Replace);
+        let first = tokio::spawn({
+            let (store, id) = (store.clone(), visitor.id.clone());
+            async move { login(&store, id.as_deref(), "alice").await }
+        });
+        gate.arrived().await;
+        let again = again.await;
+        gate.open();
+        first.await.unwrap();
+        assert_eq!(keys(&store, "alice").await, set(&[&other, &again]), "{}", world.name);
+    }
+}
+
+#[tokio::test]
+async fn a_destroyed_session_leaves_no_list() {
+    for world in World::all().await {
+        let store = world.store();
+        let first = renew(&store, &login(&store, None, "alice").await).await;
+        store.destroy(first.id.unwrap()).await.unwrap();
+        assert_eq!(world.len(), 1, "{}: the tombstone alone", world.name);
+    }
+}
+
+#[tokio::test]
 async fn no_key_in_the_cache_names_a_user_unless_it_may() {
     for world in World::all().await {
         for readable in [false, true] {

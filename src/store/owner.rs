@@ -82,8 +82,8 @@ impl SessionInfo {
         time_of(self.stored.head.end)
     }
 
-    /// A value of its data: whatever the application put there, the device or the address, say. `None` if there is none or
-    /// it is of another type.
+    /// A value of its data: whatever the application put there, the device or the address, say. `None` if there is none
+    /// or it is of another type.
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         json::decode(&self.stored.values.get(name)?).ok()
@@ -103,8 +103,8 @@ impl fmt::Debug for SessionInfo {
 impl<C: Cache> SessionStore<C> {
     /// A user has at most this many sessions. Default: no limit.
     ///
-    /// Checked when a session is given its owner, and only then: it takes one operation for the list and, where that is as
-    /// long as the limit, one for each session on it. Zero counts as one.
+    /// Checked when a session is given its owner, and only then: it takes one operation for the list and, where that is
+    /// as long as the limit, one for each session on it. Zero counts as one.
     #[must_use]
     pub fn max_sessions_per_owner(mut self, sessions: usize) -> Self {
         self.config.owners.limit = NonZeroUsize::new(sessions.max(1));
@@ -131,8 +131,8 @@ impl<C: Cache> SessionStore<C> {
 
     /// The live sessions of a user, the oldest first.
     ///
-    /// Takes one operation for the list and one for each session on it, of which a few are under way at a time. What is gone
-    /// is taken off the list, with one operation more.
+    /// Takes one operation for the list and one for each session on it, of which a few are under way at a time. What is
+    /// gone is taken off the list, with one operation more.
     ///
     /// # Errors
     /// When the cache fails.
@@ -158,7 +158,8 @@ impl<C: Cache> SessionStore<C> {
     /// Ends all sessions of a user: "log out everywhere". Returns how many.
     ///
     /// Requests in flight cannot bring one back, and a renewal under way ends with its session. A session that is being
-    /// created for the user at the same moment is either ended or listed by [`sessions_of`](Self::sessions_of) afterwards.
+    /// created for the user at the same moment is either ended or listed by [`sessions_of`](Self::sessions_of)
+    /// afterwards.
     ///
     /// # Errors
     /// When the cache fails; some of the sessions may then still live: repeat it.
@@ -169,8 +170,8 @@ impl<C: Cache> SessionStore<C> {
 
     /// Ends all sessions of a user but one: "log out all other devices". Returns how many.
     ///
-    /// `keep` may be a key that was renewed meanwhile, or is being renewed: its successor is kept. If nothing lives there any
-    /// more all sessions end.
+    /// `keep` may be a key that was renewed meanwhile, or is being renewed: its successor is kept. If nothing lives
+    /// there any more all sessions end.
     ///
     /// # Errors
     /// As [`revoke_all`](Self::revoke_all).
@@ -201,8 +202,8 @@ impl<C: Cache> SessionStore<C> {
         [&*self.config.prefix, "owner:", &name].concat()
     }
 
-    /// What stands under the members of a list; takes off the list what is gone, part by part, so that a list too long for
-    /// one deadline gets shorter.
+    /// What stands under the members of a list; takes off the list what is gone, part by part, so that a list too long
+    /// for one deadline gets shorter.
     async fn survey(&self, list: &str, members: &[String]) -> Result<Vec<(SessionKey, Look)>, SessionError> {
         let (mut found, mut gone) = (Vec::new(), Vec::new());
         for part in members.chunks(AT_ONCE) {
@@ -308,8 +309,8 @@ impl<C: Cache> SessionStore<C> {
             if end.head.owner.as_deref() != Some(owner) {
                 return Ok(Verdict::Stays);
             }
-            // Looked up each time, and after `end` was: it may be renewed while this goes on, so that `end` is on its way by
-            // now, or is what it is about to become.
+            // Looked up each time, and after `end` was: it may be renewed while this goes on, so that `end` is on its
+            // way by now, or is what it is about to become.
             if let Some(keep) = keep
                 && let (way, Some(kept)) = self.trail(keep, deadline).await?
                 && (way.contains(&end.key) || end.head.prev() == Some(kept.key))
@@ -426,8 +427,8 @@ impl<C: Cache> SessionStore<C> {
         }
     }
 
-    /// Takes an ended session off its owner's list, with the tombstones that led to it and with `before`. Healing does it
-    /// where this fails.
+    /// Takes an ended session off its owner's list, with the tombstones that led to it and with `before`. Healing does
+    /// it where this fails.
     pub(super) async fn unlist_ended(&self, ended: &super::destroy::Ended, before: Option<SessionKey>) {
         let Some(stored) = &ended.session else { return };
         let Some(owner) = &stored.head.owner else { return };
@@ -442,7 +443,8 @@ impl<C: Cache> SessionStore<C> {
         }
     }
 
-    /// The user's live sessions beside this one, the oldest first; not looked for where the list is too short to matter.
+    /// The user's live sessions beside this one, the oldest first; not looked for where the list is too short to
+    /// matter.
     async fn others(&self, owner: &str, own: &Stored, limit: NonZeroUsize) -> Result<Vec<Stored>, SessionError> {
         let members = self.cache.list_members(&self.list_key(owner)).await?;
         if members.iter().filter(|member| *member != own.key.as_str()).count() < limit.get() {
