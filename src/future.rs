@@ -12,8 +12,9 @@ use tower_service::Service;
 
 use crate::{
     error::{ErrorResponse, SessionError},
+    finish::RunToEnd,
     service::{Commit, Exchange},
-    session::{RunToEnd, Session},
+    session::Session,
 };
 
 type Loading = Pin<Box<dyn Future<Output = Result<Session, SessionError>> + Send>>;

@@ -46,7 +46,9 @@
 //! | feature | default | what it adds |
 //! | --- | --- | --- |
 //! | `axum` | yes | `Session`, `Option<Session>` and `LazySession` as extractors, `SessionError: IntoResponse` |
-//! | `redis` | | `RedisCache` |
+//! | `redis` | | `RedisCache`: one server |
+//! | `redis-cluster`, `redis-sentinel` | | `RedisCache::cluster`, `RedisCache::sentinel` |
+//! | `redis-tls` | | `rediss:` URLs, by rustls |
 //! | `signed` | | signed cookies: `SessionLayerBuilder::signing_keys` |
 //! | `testing` | | for your own tests: the cache contract suite, a cache that counts, fails and waits on demand |
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -61,11 +63,13 @@ mod error;
 mod events;
 #[cfg(feature = "axum")]
 mod extract;
+mod finish;
 mod future;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
 mod id;
+mod key;
 mod layer;
 mod record;
 mod service;
@@ -83,9 +87,10 @@ pub use self::{
     error::{CacheError, CacheErrorKind, ConfigError, DefaultErrorResponse, ErrorResponse, SessionError, Unfit},
     future::ResponseFuture,
     id::{ParseKeyError, SessionId, SessionKey},
+    key::{IntoKey, Key},
     layer::{Refresh, SessionLayer, SessionLayerBuilder},
     service::SessionService,
-    session::{IntoKey, Key, LazySession, Session},
+    session::{LazySession, Session},
     store::{SessionInfo, SessionStore, WhenFull},
 };
 /// The bytes of an [`Entry`].

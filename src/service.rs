@@ -15,9 +15,10 @@ use crate::{
     caching::{self, Seen},
     error::{DefaultErrorResponse, ErrorResponse, SessionError},
     events,
+    finish::RunToEnd,
     future::ResponseFuture,
     layer::Shared,
-    session::{CookieDue, LazySession, RunToEnd, Scope, Session},
+    session::{CookieDue, LazySession, Scope, Session},
 };
 
 /// A service with sessions. See [`SessionLayer`](crate::SessionLayer).

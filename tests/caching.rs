@@ -1,6 +1,6 @@
 //! What caches between us and the browser are told.
 #![cfg(feature = "testing")]
-#![allow(missing_docs, unreachable_pub, dead_code)]
+#![allow(missing_docs, unreachable_pub, dead_code, dropping_copy_types)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 use std::convert::Infallible;
 

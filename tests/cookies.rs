@@ -11,9 +11,9 @@ use cloakroom::{
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use tower::{Layer, ServiceExt, service_fn};
 
-#[path = "common/web.rs"]
-mod web;
+mod common;
 
+use common::{Browser, id, request, serve, set_cookies, web};
 use web::{peek, send, start};
 
 type Cache = TestCache<InMemoryCache>;
@@ -333,4 +333,224 @@ async fn signed_cookies_rotate_and_forged_ones_cost_nothing() {
 
 fn cookie_key(fill: u8) -> cookie::Key {
     cookie::Key::from(&[fill; 64])
+}
+
+fn write(session: Session) -> impl Future<Output = u16> {
+    session.set("n", 1).unwrap();
+    async { 200 }
+}
+
+fn renew(session: Session) -> impl Future<Output = u16> {
+    session.renew();
+    async { 200 }
+}
+
+fn destroy(session: Session) -> impl Future<Output = u16> {
+    session.destroy();
+    async { 200 }
+}
+
+#[tokio::test]
+async fn a_browser_keeps_renews_and_removes_the_cookie_in_every_combination_that_builds() {
+    let (_, store, _) = trial();
+    let mut built = 0;
+    for name in ["__Host-id", "__Secure-id", "__Http-id", "__Host-Http-id", "__HOST-id", "id"] {
+        for (path, domain) in [("/", None), ("/app", None), ("/", Some("example.org")), ("/app", Some(".Example.org"))]
+        {
+            for same_site in [SameSite::Lax, SameSite::Strict, SameSite::None] {
+                for bits in 0..16 {
+                    let on = |bit: u32| bits & (1 << bit) != 0;
+                    let mut layer = builder(&store).cookie_name(name).cookie_path(path).same_site(same_site);
+                    layer = layer.secure(on(0)).http_only(on(1)).partitioned(on(2)).persistent(on(3));
+                    if let Some(domain) = domain {
+                        layer = layer.cookie_domain(domain);
+                    }
+                    let Ok(layer) = layer.build() else { continue };
+                    built += 1;
+                    for https in [true, false] {
+                        let case = format!("{layer:?}, https {https}");
+                        let mut browser = Browser::new().https(https);
+                        let first = send(&layer, None, write).await;
+                        let taken = browser.take(&first.headers[header::SET_COOKIE]);
+                        if on(0) && !https {
+                            assert!(taken.is_err(), "not in the clear: {case}");
+                            continue;
+                        }
+                        taken.unwrap_or_else(|why| panic!("{case}: {why}"));
+                        assert_eq!(browser.cookie(), first.cookie(), "{case}");
+                        browser.send(&layer, renew).await;
+                        assert_eq!(browser.kept.len(), 1, "the new ID takes the old one's place: {case}");
+                        let second = browser.cookie().unwrap();
+                        assert_ne!(Some(&second), first.cookie().as_ref());
+                        assert_eq!(peek(&layer, &second, "n").await, Some(1), "{case}");
+                        browser.send(&layer, destroy).await;
+                        assert_eq!(browser.kept, [], "{case}");
+                    }
+                }
+            }
+        }
+    }
+    assert!(built > 200, "{built}");
+}
+
+#[tokio::test]
+async fn two_live_sessions_in_one_request_are_nobodys_and_neither_is_harmed() {
+    let (layer, _, _) = trial();
+    let (x, y) = (start(&layer, "alice").await, start(&layer, "bob").await);
+    for both in [format!("{x}; {y}"), format!("{y}; {x}")] {
+        let reply = send(&layer, Some(&both), write).await;
+        let own = reply.cookie().expect("what it writes is a session of its own");
+        assert!(own != x && own != y);
+        assert_eq!(send(&layer, Some(&both), destroy).await.cookie(), None);
+        assert_eq!(send(&layer, Some(&both), renew).await.cookie(), None);
+    }
+    assert_eq!((peek(&layer, &x, "n").await, peek(&layer, &y, "n").await), (Some(0), Some(0)));
+}
+
+#[tokio::test]
+async fn secure_is_not_guessed_from_the_request() {
+    let (layer, _, _) = trial();
+    for proto in ["http", "https"] {
+        let request = Request::get("http://localhost/")
+            .header("X-Forwarded-Proto", proto)
+            .header("Forwarded", format!("proto={proto}"))
+            .header(header::HOST, "localhost")
+            .body(())
+            .unwrap();
+        let response = serve(&layer, request, |request| {
+            request.extensions().get::<Session>().unwrap().set("n", 1).unwrap();
+            async { Response::new(String::new()) }
+        })
+        .await;
+        assert!(set_cookies(response.headers())[0].contains("; Secure"));
+    }
+}
+
+#[tokio::test]
+async fn the_handlers_own_cookies_stay_in_order_whatever_becomes_of_the_session() {
+    let (layer, _, _) = trial();
+    let own = ["a=1; Path=/", "__host-id=2", "b=\"3, 4\"; Max-Age=5", "a=6", "__Host-id2=7", "__Host-id"];
+    let rows: [(fn(&Session), bool, bool); 4] = [
+        (|s| s.set("n", 2).unwrap(), false, true),
+        (Session::renew, true, false),
+        (|s| assert!(!s.is_dirty()), false, false),
+        (Session::destroy, true, false),
+    ];
+    for (row, (change, ours_with_a_cookie, ours_without)) in rows.into_iter().enumerate() {
+        let cookie = start(&layer, "alice").await;
+        for (cookie, ours) in [(Some(&*cookie), ours_with_a_cookie), (None, ours_without)] {
+            let response = serve(&layer, request(cookie), move |request| {
+                change(request.extensions().get::<Session>().unwrap());
+                let mut response = Response::builder();
+                for set in own {
+                    response = response.header(header::SET_COOKIE, set);
+                }
+                async { response.body(String::new()).unwrap() }
+            })
+            .await;
+            let set = set_cookies(response.headers());
+            assert_eq!(set[..own.len()], own);
+            assert_eq!(set.len(), own.len() + usize::from(ours), "row {row}: {set:?}");
+            assert!(set[own.len()..].iter().all(|set| set.starts_with("__Host-id=")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn max_age_is_at_least_a_second_and_at_most_400_days() {
+    let day = Duration::from_secs(86_400);
+    for (lifetime, expected) in [
+        (Duration::from_nanos(999_999_999), "; Max-Age=1;"),
+        (401 * day, "; Max-Age=34560000;"),
+        (Duration::MAX, "; Max-Age=34560000;"),
+    ] {
+        let layer = SessionLayer::new(SessionStore::new(InMemoryCache::new()).max_lifetime(lifetime));
+        let reply = send(&layer, None, |session| async move {
+            session.set("n", 1).unwrap();
+            session.set_persistent(true).unwrap();
+            200
+        })
+        .await;
+        assert!(set_cookies(&reply.headers)[0].contains(expected), "{lifetime:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_may_forget_what_the_layer_would_remember() {
+    let (_, store, _) = trial();
+    let layer = builder(&store).persistent(true).build().unwrap();
+    let mut browser = Browser::new();
+    browser.send(&layer, write).await;
+    assert!(browser.kept[0].max_age.is_some());
+    let forget = |session: Session| async move { session.set_persistent(false).map_or(500, |()| 200) };
+    browser.send(&layer, forget).await;
+    assert_eq!((browser.kept.len(), browser.kept[0].max_age), (1, None));
+    browser.send(&layer, renew).await;
+    assert_eq!((browser.kept.len(), browser.kept[0].max_age), (1, None), "a renewal keeps it");
+    let own_ttl = |session: Session| async move { session.set_ttl(Duration::from_secs(60)).map_or(500, |()| 200) };
+    assert_eq!(browser.send(&layer, own_ttl).await.cookie(), None, "the idle time is no concern of the browser");
+}
+
+#[tokio::test]
+async fn a_cookie_is_signed_anew_only_for_a_session_that_is_there() {
+    let (_, store, _) = trial();
+    let old = builder(&store).signing_keys([cookie_key(1)]).build().unwrap();
+    let both = builder(&store).signing_keys([cookie_key(2), cookie_key(1)]).build().unwrap();
+
+    let dead = send(&old, None, write).await.cookie().unwrap();
+    store.destroy(id(&dead)).await.unwrap();
+    let look = |session: Session| async move { if session.is_new() { 200 } else { 500 } };
+    let reply = send(&both, Some(&dead), look).await;
+    assert_eq!((reply.status, reply.cookie()), (200, None));
+
+    let ending = send(&old, None, write).await.cookie().unwrap();
+    let reply = send(&both, Some(&ending), destroy).await;
+    assert_eq!(set_cookies(&reply.headers).len(), 1);
+    assert_eq!(reply.cookie().as_deref(), Some("__Host-id="), "removed, not issued");
+
+    let renewed = send(&old, None, write).await.cookie().unwrap();
+    let reply = send(&both, Some(&renewed), renew).await;
+    assert_eq!(set_cookies(&reply.headers).len(), 1);
+    assert_ne!(id(&reply.cookie().unwrap()), id(&renewed));
+}
+
+#[tokio::test]
+async fn a_signature_is_for_one_name() {
+    let (_, store, cache) = trial();
+    let ours = builder(&store).signing_keys([cookie_key(1)]).build().unwrap();
+    let theirs = builder(&store).cookie_name("__Host-di").signing_keys([cookie_key(1)]).build().unwrap();
+    let cookie = send(&theirs, None, write).await.cookie().unwrap();
+    assert_eq!(peek(&theirs, &cookie, "n").await, Some(1));
+    cache.reset_calls();
+    assert_eq!(peek(&ours, &cookie.replace("__Host-di", "__Host-id"), "n").await, None);
+    assert_eq!(cache.calls().total(), 0);
+}
+
+#[tokio::test]
+async fn a_flood_of_malformed_cookies_does_not_flood_the_log() {
+    #[derive(Clone, Default)]
+    struct Lines(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
+            self.0.fetch_add(lines, std::sync::atomic::Ordering::Relaxed);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let (layer, _, _) = trial();
+    let (x, y) = (start(&layer, "alice").await, start(&layer, "bob").await);
+    for field in ["__Host-id=malformed", &format!("{x}; {y}")] {
+        for _ in 0..5000 {
+            visit(&layer, &[field.as_bytes()]).await;
+        }
+    }
+    let lines = lines.0.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(lines < 100, "{lines} lines");
 }

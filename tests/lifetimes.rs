@@ -375,3 +375,148 @@ async fn redis_ends_sessions_by_itself() {
     assert!(seen > Duration::from_millis(500), "sliding outlived the idle time: {seen:?}");
     assert!(peek(&layer, &idle, "n").await.is_none());
 }
+
+/// Turns `hours` in steps that a session with an hour of idle time survives, reading at each.
+async fn read_for(hours: u32, layer: &SessionLayer<Tested>, cookie: &str, clock: &Clock) {
+    for _ in 0..hours * 2 {
+        clock.advance(30 * MINUTE);
+        assert!(peek(layer, cookie, "n").await.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_shorter_idle_time_of_its_own_holds_for_writes_touches_loads_and_renewals() {
+    for does in 0..4 {
+        let (layer, store, _, clock) = trial(if does == 2 { Refresh::OnLoad } else { Refresh::OnWrite });
+        let cookie = start(&layer, "alice").await;
+        let own = |session: Session| async move { session.set_ttl(10 * MINUTE).map_or(500, |()| 200) };
+        assert_eq!(send(&layer, Some(&cookie), own).await.status, 200);
+        clock.advance(9 * MINUTE);
+        let reply = send(&layer, Some(&cookie), move |session| async move {
+            assert!(!session.is_new());
+            match does {
+                0 => session.set("n", 5).unwrap(),
+                1 => session.touch(),
+                2 => {}
+                _ => session.renew(),
+            }
+            200
+        })
+        .await;
+        let cookie = reply.cookie().unwrap_or(cookie);
+        let id = cookie.split_once('=').unwrap().1;
+        clock.advance(9 * MINUTE);
+        assert!(store.load(id).await.unwrap().is_some(), "refreshed: {does}");
+        clock.advance(MINUTE);
+        assert!(store.load(id).await.unwrap().is_none(), "ten minutes, not the store's hour: {does}");
+    }
+}
+
+#[tokio::test]
+async fn a_lifetime_that_is_over_already_ends_the_session_with_the_request() {
+    let (layer, store, _, clock) = trial(Refresh::OnLoad);
+    let cookie = start(&layer, "alice").await;
+    read_for(2, &layer, &cookie, &clock).await;
+    let shorter = |session: Session| async move { session.set_lifetime(HOUR).map_or(500, |()| 200) };
+    let reply = send(&layer, Some(&cookie), shorter).await;
+    assert_eq!((reply.status, reply.cookie()), (200, None));
+    assert!(peek(&layer, &cookie, "n").await.is_none(), "counted from the creation");
+    assert!(store.sessions_of("alice").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_session_given_less_time_than_the_store_gives_keeps_to_it_from_its_first_request_on() {
+    let (layer, _, _, clock) = trial(Refresh::OnLoad);
+    let login = |session: Session| async move {
+        session.set("n", 0).unwrap();
+        session.set_lifetime(2 * HOUR).unwrap();
+        303
+    };
+    let cookie = send(&layer, None, login).await.cookie().unwrap();
+    let renew = |session: Session| async move {
+        session.renew();
+        200
+    };
+    clock.advance(59 * MINUTE);
+    let cookie = send(&layer, Some(&cookie), renew).await.cookie().unwrap();
+    clock.advance(59 * MINUTE);
+    let cookie = send(&layer, Some(&cookie), renew).await.cookie().unwrap();
+    clock.advance(MINUTE);
+    assert!(peek(&layer, &cookie, "n").await.is_some());
+    clock.advance(MINUTE);
+    assert!(peek(&layer, &cookie, "n").await.is_none(), "a renewal starts no new lifetime");
+}
+
+#[tokio::test]
+async fn a_changed_setting_of_the_store_holds_from_the_next_write_on() {
+    let (layer, store, _, clock) = trial(Refresh::OnWrite);
+    let cookie = start(&layer, "alice").await;
+    let longer = SessionLayer::new(store.ttl(3 * HOUR));
+    clock.advance(59 * MINUTE);
+    write(&longer, &cookie).await;
+    clock.advance(2 * HOUR + 59 * MINUTE);
+    assert!(peek(&longer, &cookie, "n").await.is_some());
+    clock.advance(MINUTE);
+    assert!(peek(&longer, &cookie, "n").await.is_none());
+}
+
+#[tokio::test]
+async fn a_lifetime_that_is_over_is_replaced_by_a_new_session_and_never_written_over() {
+    let clock = Clock::turnable();
+    let cache = TestCache::new(Forgetful(InMemoryCache::new()));
+    let store = SessionStore::new(cache.clone()).clock(clock.clone()).max_lifetime(HOUR);
+    let layer = SessionLayer::builder(store.clone()).refresh(Refresh::OnLoad).build().unwrap();
+    let cookie = start(&layer, "alice").await;
+    let id = cookie.split_once('=').unwrap().1;
+    let held = store.load(id).await.unwrap().unwrap();
+    let key = format!("cloakroom:{}", held.key().unwrap());
+    let before = cache.get(&key).await.unwrap().unwrap();
+    clock.advance(HOUR);
+    let set = |session: Session| async move { session.set("n", 9).map_or(500, |()| 200) };
+    let reply = send(&layer, Some(&cookie), set).await;
+    assert_ne!(reply.cookie().unwrap(), cookie, "an ID is issued, never accepted");
+    assert!(cache.get(&key).await.unwrap().unwrap() == before, "byte for byte");
+}
+
+#[tokio::test]
+async fn redis_keeps_a_key_for_good_and_its_session_ends_all_the_same() {
+    let server = RedisServer::start();
+    let clock = Clock::turnable();
+    let store = SessionStore::new(redis_server::patient(&server).await).clock(clock.clone()).max_lifetime(HOUR);
+    let layer = SessionLayer::new(store.clone());
+    let cookie = start(&layer, "alice").await;
+    let id = cookie.split_once('=').unwrap().1;
+    let key = format!("cloakroom:{}", store.load(id).await.unwrap().unwrap().key().unwrap());
+    assert_eq!(server.command(&["PERSIST", &key]).int(), 1);
+    assert!(peek(&layer, &cookie, "n").await.is_some());
+    clock.advance(HOUR);
+    assert_eq!(peek(&layer, &cookie, "n").await, None);
+    assert!(store.load(id).await.unwrap().is_none());
+    assert!(!store.touch(id).await.unwrap());
+}
+
+#[tokio::test]
+async fn extreme_durations_are_survived_in_redis() {
+    let server = RedisServer::start();
+    let cache = std::sync::Arc::new(redis_server::patient(&server).await);
+    for ttl in [Duration::from_nanos(1), Duration::from_nanos(999_999_999), 36_500 * DAY, Duration::MAX] {
+        for lifetime in [Duration::from_nanos(1), HOUR, Duration::MAX] {
+            for refresh in [Refresh::OnWrite, Refresh::OnLoad, Refresh::OnLoadEvery(Duration::MAX)] {
+                let store = SessionStore::new(cache.clone()).ttl(ttl).max_lifetime(lifetime);
+                let layer = SessionLayer::builder(store.clone()).refresh(refresh).build().unwrap();
+                let set = |session: Session| async move { session.set("n", 0).map_or(500, |()| 200) };
+                let cookie = send(&layer, None, set).await.cookie().unwrap();
+                assert_eq!(write(&layer, &cookie).await.status, 200);
+                store.touch(cookie.split_once('=').unwrap().1).await.unwrap();
+                let own = move |session: Session| async move { session.set_ttl(ttl).map_or(500, |()| 200) };
+                assert_eq!(send(&layer, Some(&cookie), own).await.status, 200, "{ttl:?} {lifetime:?} {refresh:?}");
+                if lifetime > DAY && ttl > DAY {
+                    assert_eq!(peek(&layer, &cookie, "n").await, Some(1), "{ttl:?} {lifetime:?} {refresh:?}");
+                }
+            }
+        }
+    }
+    for key in server.command(&["KEYS", "*"]).text().split_whitespace() {
+        assert!(server.command(&["PTTL", key]).int() != -1, "{key} stays for good");
+    }
+}

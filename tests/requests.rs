@@ -1,6 +1,6 @@
 //! One request and its session: what it costs the cache, what becomes of its changes, and what the browser is told.
 #![cfg(all(feature = "axum", feature = "testing"))]
-#![allow(missing_docs, unreachable_pub, dead_code)]
+#![allow(missing_docs, unreachable_pub, dead_code, dropping_copy_types)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 

@@ -1,11 +1,12 @@
 //! The store without HTTP: sessions by their ID.
 use std::sync::Arc;
 
-use super::{RunToEnd, Session};
+use super::Session;
 use crate::{
     cache::Cache,
     deadline::Deadline,
     error::SessionError,
+    finish::RunToEnd,
     id::SessionId,
     store::{Engine, SessionStore, Stored},
 };

@@ -18,27 +18,21 @@ use crate::{
     deadline::Deadline,
     error::SessionError,
     events,
+    finish::RunToEnd,
     id::{SessionId, SessionKey},
+    key::IntoKey,
     record::{Head, Settings},
     store::{Action, Engine, Found, Stored, timed_out},
 };
 
 mod direct;
-mod finish;
-mod key;
 mod lazy;
 mod settings;
 mod state;
 
+pub use self::lazy::LazySession;
 use self::state::State;
-pub(crate) use self::{
-    finish::RunToEnd,
-    state::{CookieDue, Holder, Scope},
-};
-pub use self::{
-    key::{IntoKey, Key},
-    lazy::LazySession,
-};
+pub(crate) use self::state::{CookieDue, Holder, Scope};
 
 /// The limit of a value in a session that belongs to no store.
 const DEFAULT_MAX_BYTES: usize = 64 * 1024;

@@ -99,7 +99,8 @@ impl Session {
     /// after a change of password. Without an owner there are none.
     ///
     /// # Errors
-    /// When the cache fails; [`NoStore`](SessionError::NoStore) for a session made with [`Session::new`].
+    /// When the cache fails; [`Gone`](SessionError::Gone) if this session has ended itself meanwhile: then it ends no others;
+    /// [`NoStore`](SessionError::NoStore) for a session made with [`Session::new`].
     pub async fn revoke_others(&self) -> Result<usize, SessionError> {
         let Some(engine) = &self.inner.engine else { return Err(SessionError::NoStore) };
         let Some(owner) = self.owner() else { return Ok(0) };

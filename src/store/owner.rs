@@ -20,7 +20,9 @@ use crate::{
     deadline::Deadline,
     error::{CacheErrorKind, SessionError},
     events,
+    finish::RunToEnd,
     id::SessionKey,
+    key::IntoKey,
     record::{Head, Settings},
 };
 
@@ -85,8 +87,8 @@ impl SessionInfo {
     /// A value of its data: whatever the application put there, the device or the address, say. `None` if there is none
     /// or it is of another type.
     #[must_use]
-    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        json::decode(&self.stored.values.get(name)?).ok()
+    pub fn get<T: DeserializeOwned>(&self, name: impl IntoKey<T>) -> Option<T> {
+        json::decode(&self.stored.values.get(name.name())?).ok()
     }
 }
 
@@ -164,8 +166,7 @@ impl<C: Cache> SessionStore<C> {
     /// # Errors
     /// When the cache fails; some of the sessions may then still live: repeat it.
     pub async fn revoke_all(&self, owner: &str) -> Result<usize, SessionError> {
-        let deadline = Deadline::after(self.config.deadline);
-        self.bounded(self.end_all(owner, None, deadline)).await
+        self.run_end_all(owner.to_owned(), None).await
     }
 
     /// Ends all sessions of a user but one: "log out all other devices". Returns how many.
@@ -176,8 +177,13 @@ impl<C: Cache> SessionStore<C> {
     /// # Errors
     /// As [`revoke_all`](Self::revoke_all).
     pub async fn revoke_others(&self, owner: &str, keep: &SessionKey) -> Result<usize, SessionError> {
-        let deadline = Deadline::after(self.config.deadline);
-        self.bounded(self.end_all(owner, Some(*keep), deadline)).await
+        self.run_end_all(owner.to_owned(), Some(*keep)).await
+    }
+
+    /// What has begun to end sessions goes on to the last, whether its caller waits for it or not.
+    async fn run_end_all(&self, owner: String, keep: Option<SessionKey>) -> Result<usize, SessionError> {
+        let (store, deadline) = (self.clone(), Deadline::after(self.config.deadline));
+        RunToEnd::new(async move { store.bounded(store.end_all(&owner, keep, deadline)).await }).await
     }
 
     /// For a handler: a session that has ended meanwhile ends no others.

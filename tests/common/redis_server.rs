@@ -53,7 +53,7 @@ impl RedisServer {
         let mut server = Self::reserve();
         server.sentinel = Some(format!(
             "port {}\nbind 127.0.0.1\ndir {}\nsentinel monitor sessions 127.0.0.1 {primary} 2\n\
-             sentinel down-after-milliseconds sessions 500\nsentinel failover-timeout sessions 2000\n",
+             sentinel down-after-milliseconds sessions 1000\nsentinel failover-timeout sessions 2000\n",
             server.port,
             server.dir.display(),
         ));
@@ -182,7 +182,8 @@ impl RedisServer {
         self.try_command(args).expect("the server answers")
     }
 
-    fn try_command(&self, args: &[&[u8]]) -> io::Result<Reply> {
+    /// The same while it may be down.
+    pub fn try_command(&self, args: &[&[u8]]) -> io::Result<Reply> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let mut request = format!("*{}\r\n", args.len()).into_bytes();

@@ -1,24 +1,32 @@
 use std::{fmt, time::Duration};
 
-use redis::Client;
-
-use super::{RedisCache, connection::Connection};
-use crate::{
-    cache::Cache,
-    error::{CacheError, CacheErrorKind},
+#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+use super::dial::Dial;
+use super::{
+    RedisCache,
+    connection::Connection,
+    dial::{self, Certificates, Login},
+    link::{Limits, Target},
 };
+#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+use crate::error::CacheErrorKind;
+use crate::{cache::Cache, error::CacheError};
 
-pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_millis(500);
+pub(super) const DEFAULT_LIMITS: Limits = Limits { timeout: Duration::from_millis(500), fail_fast: true };
 
-/// Settings of a [`RedisCache`], from [`RedisCache::builder`].
+/// Settings of a [`RedisCache`], from [`RedisCache::builder`], `RedisCache::sentinel` or `RedisCache::cluster`.
 ///
 /// # Example
 /// ```no_run
 /// use std::time::Duration;
 /// use cloakroom::RedisCache;
 ///
-/// # fn run() -> Result<(), cloakroom::CacheError> {
-/// let cache = RedisCache::builder("redis://127.0.0.1:6379/1").timeout(Duration::from_millis(250)).build_lazy()?;
+/// # fn run(password: String) -> Result<(), cloakroom::CacheError> {
+/// let cache = RedisCache::builder("redis://127.0.0.1:6379/1")
+///     .username("sessions")
+///     .password(password)
+///     .timeout(Duration::from_millis(250))
+///     .build_lazy()?;
 /// # drop(cache);
 /// # Ok(())
 /// # }
@@ -26,13 +34,73 @@ pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 #[must_use = "a builder does nothing before `build` or `build_lazy`"]
 pub struct RedisCacheBuilder {
-    url: String,
-    timeout: Duration,
+    servers: Servers,
+    login: Login,
+    certificates: Certificates,
+    limits: Limits,
+}
+
+#[derive(Clone)]
+enum Servers {
+    One(String),
+    #[cfg(feature = "redis-sentinel")]
+    Sentinels(Vec<String>, String),
+    #[cfg(feature = "redis-cluster")]
+    Cluster(Vec<String>),
 }
 
 impl RedisCacheBuilder {
-    pub(super) fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), timeout: DEFAULT_TIMEOUT }
+    fn new(servers: Servers) -> Self {
+        Self { servers, login: Login::default(), certificates: Certificates::default(), limits: DEFAULT_LIMITS }
+    }
+
+    pub(super) fn one(url: &str) -> Self {
+        Self::new(Servers::One(url.to_owned()))
+    }
+
+    #[cfg(feature = "redis-sentinel")]
+    pub(super) fn sentinels(urls: Vec<String>, name: String) -> Self {
+        Self::new(Servers::Sentinels(urls, name))
+    }
+
+    #[cfg(feature = "redis-cluster")]
+    pub(super) fn cluster(urls: Vec<String>) -> Self {
+        Self::new(Servers::Cluster(urls))
+    }
+
+    /// The user of Redis (ACL) that holds the sessions, in place of the one in the URL.
+    pub fn username(mut self, username: impl Into<String>) -> Self {
+        self.login.username = Some(username.into());
+        self
+    }
+
+    /// The password, in place of the one in the URL. Unlike there, no character needs to be escaped.
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.login.password = Some(password.into());
+        self
+    }
+
+    /// The number of the database, in place of the one in the URL. A cluster has 0 only.
+    pub const fn database(mut self, number: u16) -> Self {
+        self.login.database = Some(number);
+        self
+    }
+
+    /// The certificate, in PEM, of the authority that vouches for the servers, or several of them. Without it, those
+    /// count that browsers know; with it, only it counts.
+    #[cfg(feature = "redis-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis-tls")))]
+    pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.certificates.root = Some(pem.into());
+        self
+    }
+
+    /// The certificate and its key, in PEM, by which the servers know us.
+    #[cfg(feature = "redis-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis-tls")))]
+    pub fn client_certificate(mut self, pem: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.certificates.client = Some(redis::ClientTlsConfig { client_cert: pem.into(), client_key: key.into() });
+        self
     }
 
     /// How long an operation may take, everything counted in: waiting for a connection, reconnecting, a second try.
@@ -40,16 +108,26 @@ impl RedisCacheBuilder {
     ///
     /// It should be shorter than the store's own deadline, so that the error names the cause.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.limits.timeout = timeout;
+        self
+    }
+
+    /// Whether operations are refused at once while a server does not answer, but for one every 250 ms that finds out
+    /// whether it does again. Default: `true`.
+    ///
+    /// Without it every request waits for the time limit during an outage.
+    pub const fn fail_fast(mut self, fail_fast: bool) -> Self {
+        self.limits.fail_fast = fail_fast;
         self
     }
 
     /// Connects, and asks the server whether it answers: an application with wrong settings fails when it starts.
     ///
     /// # Errors
-    /// [`Other`](CacheErrorKind::Other) or [`Unsupported`](CacheErrorKind::Unsupported) when the URL cannot be used,
-    /// [`Refused`](CacheErrorKind::Refused) for wrong credentials, [`Unavailable`](CacheErrorKind::Unavailable) or
-    /// [`Timeout`](CacheErrorKind::Timeout) when no server answers within the time limit.
+    /// [`Other`](crate::CacheErrorKind::Other) or [`Unsupported`](crate::CacheErrorKind::Unsupported) when a URL or
+    /// certificate cannot be used, [`Refused`](crate::CacheErrorKind::Refused) for wrong credentials and for a server
+    /// whose certificate is not to be trusted, [`Unavailable`](crate::CacheErrorKind::Unavailable) or
+    /// [`Timeout`](crate::CacheErrorKind::Timeout) when no server answers within the time limit.
     pub async fn build(self) -> Result<RedisCache, CacheError> {
         let cache = self.build_lazy()?;
         cache.ping().await?;
@@ -59,29 +137,74 @@ impl RedisCacheBuilder {
     /// Leaves connecting to the first operation: an application can start while Redis is down, and works once it is up.
     ///
     /// # Errors
-    /// [`Other`](CacheErrorKind::Other) or [`Unsupported`](CacheErrorKind::Unsupported) when the URL cannot be used.
+    /// [`Other`](crate::CacheErrorKind::Other) or [`Unsupported`](crate::CacheErrorKind::Unsupported) when a URL or
+    /// certificate cannot be used.
     pub fn build_lazy(self) -> Result<RedisCache, CacheError> {
-        let client = Client::open(self.url.as_str()).map_err(|_| unusable(&self.url))?;
-        Ok(RedisCache::over(Connection::single(client, self.timeout), self.timeout))
+        let Self { servers, login, certificates, limits } = self;
+        let connection = match servers {
+            Servers::One(url) => {
+                let client = dial::client(login.over(dial::read(&url)?), &certificates)?;
+                Connection::to(Target::Server(client.into()), limits)
+            }
+            #[cfg(feature = "redis-sentinel")]
+            Servers::Sentinels(urls, name) => {
+                let mut sentinels = Vec::with_capacity(urls.len());
+                let mut found = None;
+                for url in &urls {
+                    let info = dial::read(url)?;
+                    // What a sentinel is asked with does not say what the servers are asked with.
+                    found.get_or_insert_with(|| {
+                        let bare = info.clone().set_redis_settings(redis::RedisConnectionInfo::default());
+                        Dial::like(&login.over(bare), &certificates)
+                    });
+                    sentinels.push(dial::client(info, &certificates)?);
+                }
+                let dial = found.ok_or_else(none)?;
+                let sentinels = super::sentinel::Sentinels { sentinels, name, dial, first: Default::default() };
+                Connection::to(Target::Sentinels(sentinels.into()), limits)
+            }
+            #[cfg(feature = "redis-cluster")]
+            Servers::Cluster(urls) => {
+                let mut seeds = Vec::with_capacity(urls.len());
+                let mut found = None;
+                for url in &urls {
+                    let info = login.over(dial::read(url)?);
+                    let address = match info.addr() {
+                        redis::ConnectionAddr::Tcp(host, port) | redis::ConnectionAddr::TcpTls { host, port, .. } => {
+                            (host.clone(), *port)
+                        }
+                        _ => {
+                            let text = "the nodes of a cluster are found by host and port";
+                            return Err(CacheError::new(CacheErrorKind::Unsupported, text));
+                        }
+                    };
+                    if info.redis_settings().db() != 0 {
+                        let text = "a cluster has no database but 0";
+                        return Err(CacheError::new(CacheErrorKind::Unsupported, text));
+                    }
+                    found.get_or_insert_with(|| Dial::like(&info, &certificates));
+                    seeds.push((address, dial::client(info, &certificates)?));
+                }
+                let dial = found.ok_or_else(none)?;
+                Connection::Cluster(super::cluster::Cluster::new(seeds, dial, limits).into())
+            }
+        };
+        Ok(RedisCache::over(connection, limits.timeout))
     }
 }
 
-/// The error of the client would repeat parts of the URL.
-fn unusable(url: &str) -> CacheError {
-    if url.starts_with("rediss:") {
-        CacheError::new(CacheErrorKind::Unsupported, "a `rediss:` URL needs a build with TLS")
-    } else {
-        CacheError::new(
-            CacheErrorKind::Other,
-            "the Redis URL cannot be read: redis://[user][:password@]host[:port][/db]",
-        )
-    }
+#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+fn none() -> CacheError {
+    CacheError::new(CacheErrorKind::Other, "at least one URL is needed")
 }
 
 impl fmt::Debug for RedisCacheBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The URL has the password.
-        f.debug_struct("RedisCacheBuilder").field("timeout", &self.timeout).finish_non_exhaustive()
+        // The URLs have passwords.
+        f.debug_struct("RedisCacheBuilder")
+            .field("timeout", &self.limits.timeout)
+            .field("fail_fast", &self.limits.fail_fast)
+            .finish_non_exhaustive()
     }
 }
 
@@ -91,11 +214,34 @@ mod tests {
 
     #[test]
     fn debug_and_errors_show_nothing_of_the_url() {
-        let builder = RedisCache::builder("redis://user:pa55@10.9.8.7:1/x y");
+        let builder = RedisCache::builder("redis://user:pa55@10.9.8.7:1/x y").password("pa55");
         let mut shown = format!("{builder:?}");
         shown += &format!("{:?}", builder.build_lazy().unwrap_err());
-        shown += &format!("{:?}", RedisCache::builder("redis://:pa55@10.9.8.7").build_lazy().unwrap());
-        shown += &format!("{:?}", RedisCache::builder("rediss://:pa55@10.9.8.7").build_lazy().err());
+        for url in ["redis://:pa55@10.9.8.7", "rediss://:pa55@10.9.8.7", "rediss://:pa55@10.9.8.7#insecure", "10.9.8.7"]
+        {
+            shown += &format!("{:?}", RedisCache::builder(url).build_lazy());
+        }
+        #[cfg(feature = "redis-tls")]
+        {
+            let builder = RedisCache::builder("rediss://:pa55@10.9.8.7").client_certificate("pa55", "pa55");
+            shown += &format!("{builder:?} {:?}", builder.clone().build_lazy().unwrap_err());
+        }
+        #[cfg(feature = "redis-sentinel")]
+        {
+            let builder = RedisCache::sentinel(["redis://:pa55@10.9.8.7"], "pa55");
+            shown += &format!("{builder:?} {:?}", builder.clone().build_lazy());
+        }
+        #[cfg(feature = "redis-cluster")]
+        {
+            let builder = RedisCache::cluster(["redis://:pa55@10.9.8.7"]);
+            shown += &format!("{builder:?} {:?}", builder.clone().build_lazy());
+        }
         assert!(!shown.contains("pa55") && !shown.contains("10.9"), "{shown}");
+    }
+
+    #[test]
+    fn a_url_that_switches_checks_off_is_refused() {
+        let error = RedisCache::builder("rediss://10.9.8.7#insecure").build_lazy().unwrap_err();
+        assert_eq!(error.kind(), crate::CacheErrorKind::Unsupported);
     }
 }

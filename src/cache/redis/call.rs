@@ -6,7 +6,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     connection::Connection,
-    errors::{Failure, unknown_outcome},
+    errors::{self, Failure, unknown_outcome},
+    link::Attempt,
 };
 use crate::error::{CacheError, CacheErrorKind};
 
@@ -47,6 +48,13 @@ impl Caller {
         Instant::now() + self.timeout
     }
 
+    /// An answer of another type than the command has: answers and questions may have got out of step, so that the next
+    /// answer would be to somebody else's question.
+    pub(super) fn unexpected(&self) -> CacheError {
+        self.connection.hang_up();
+        errors::unexpected()
+    }
+
     /// Sends `command`, or what `in_full` makes when the server does not know the script, before the deadline.
     pub(super) async fn call(
         &self,
@@ -57,11 +65,7 @@ impl Caller {
     ) -> Result<Answer, CacheError> {
         match timeout_at(deadline, self.tries(command, in_full, effect, deadline)).await {
             Ok(answer) => answer,
-            Err(_) => {
-                // The connection may be one on which nothing will ever arrive.
-                self.connection.renew();
-                Err(CacheError::new(CacheErrorKind::Timeout, "Redis did not answer in time"))
-            }
+            Err(_) => Err(CacheError::new(CacheErrorKind::Timeout, "Redis did not answer in time")),
         }
     }
 
@@ -74,15 +78,17 @@ impl Caller {
     ) -> Result<Answer, CacheError> {
         let mut again = false;
         let mut pause = FIRST_PAUSE;
+        let mut attempt = Attempt::First;
         let failed = |again: bool, kind, text: &'static str| {
             if again && effect == Effect::Once { unknown_outcome() } else { CacheError::new(kind, text) }
         };
         loop {
-            let error = match self.connection.send(&command).await {
+            let failure = match self.connection.send(&command, attempt).await {
                 Ok(value) => return Ok(Answer { value, again }),
-                Err(error) => error,
+                Err(failure) => failure,
             };
-            match Failure::from(&error) {
+            attempt = Attempt::Next;
+            match failure {
                 Failure::NoScript => match in_full.take() {
                     Some(in_full) => command = in_full(),
                     None => return Err(failed(again, CacheErrorKind::Refused, "Redis answered NOSCRIPT")),
@@ -91,24 +97,24 @@ impl Caller {
                 Failure::Lost => {
                     return Err(failed(again, CacheErrorKind::Unavailable, "the connection to Redis was lost"));
                 }
-                Failure::NotReady { renew, text } => {
-                    if renew {
-                        self.connection.renew();
-                    }
+                Failure::Open => {
+                    let text = "Redis does not answer: only now and then an operation finds out whether it does again";
+                    return Err(failed(again, CacheErrorKind::Unavailable, text));
+                }
+                Failure::Elsewhere(_) => {
+                    let text = "the server is part of a Redis cluster, and the connection is not one to a cluster";
+                    return Err(failed(again, CacheErrorKind::Unsupported, text));
+                }
+                Failure::NotReady(cause) => {
                     // Where time would run out on the way, this answer is the better one: it says that nothing was done.
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left < self.timeout / 4 + pause {
-                        return Err(failed(again, CacheErrorKind::Unavailable, text));
+                        return Err(failed(again, CacheErrorKind::Unavailable, cause.text));
                     }
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
-                Failure::Final { kind, renew, text } => {
-                    if renew {
-                        self.connection.renew();
-                    }
-                    return Err(failed(again, kind, text));
-                }
+                Failure::Final(kind, cause) => return Err(failed(again, kind, cause.text)),
             }
         }
     }

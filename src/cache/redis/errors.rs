@@ -1,85 +1,169 @@
 //! What an error of Redis means. Its text is never passed on: it repeats arguments and addresses.
+use std::{error::Error, io, sync::Arc};
+
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use crate::error::{CacheError, CacheErrorKind};
+use crate::error::{
+    CacheError,
+    CacheErrorKind::{self, Full, Other, Refused, Timeout, Unavailable, Unsupported},
+};
 
 /// What a failed command calls for.
+#[derive(Clone, Debug)]
 pub(super) enum Failure {
     /// The server does not know the script; nothing was done.
     NoScript,
     /// The connection was lost: the command may have been carried out.
     Lost,
+    /// The server is known not to answer: nothing was sent.
+    Open,
+    /// Another node of the cluster has the key.
+    #[cfg_attr(not(feature = "redis-cluster"), allow(dead_code, reason = "nobody follows it"))]
+    Elsewhere(Redirect),
     /// Nothing was done, and a little later it may be.
-    NotReady { renew: bool, text: &'static str },
+    NotReady(Cause),
     /// Trying again would not help.
-    Final { kind: CacheErrorKind, renew: bool, text: &'static str },
+    Final(CacheErrorKind, Cause),
 }
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cause {
+    pub(super) text: &'static str,
+    /// The server answered.
+    reached: bool,
+    /// Another connection may fare better.
+    renew: bool,
+}
+
+/// Where a node of a cluster sends us.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "redis-cluster"), allow(dead_code, reason = "nobody follows it"))]
+pub(super) struct Redirect {
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// For this command only: the slot is being handed over.
+    pub(super) once: bool,
+}
+
+impl Failure {
+    /// Whether a server answered, so that it is worth asking again.
+    pub(super) const fn reached(&self) -> bool {
+        match self {
+            Self::NoScript | Self::Elsewhere(_) => true,
+            Self::Lost | Self::Open => false,
+            Self::NotReady(cause) | Self::Final(_, cause) => cause.reached,
+        }
+    }
+
+    /// Whether another connection may fare better.
+    pub(super) const fn renews(&self) -> bool {
+        match self {
+            Self::NoScript | Self::Elsewhere(_) | Self::Open => false,
+            Self::Lost => true,
+            Self::NotReady(cause) | Self::Final(_, cause) => cause.renew,
+        }
+    }
+
+    /// What an error means before anything was sent that changes something.
+    pub(super) fn while_connecting(error: &RedisError) -> Self {
+        if let Some(kind) = io_kind(error) {
+            return match kind {
+                io::ErrorKind::InvalidData => last(Refused, REACHED_RENEW, "the TLS handshake with Redis failed"),
+                io::ErrorKind::InvalidInput => last(Other, REACHED_RENEW, "the address of Redis cannot be used"),
+                _ => not_ready(UNREACHED, "Redis cannot be reached"),
+            };
+        }
+        match Self::from(error) {
+            Self::Lost => not_ready(UNREACHED, "Redis cannot be reached"),
+            failure => failure,
+        }
+    }
+}
+
+/// The client keeps it behind an `Arc`.
+fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
+    let source = error.source()?;
+    let inner = source.downcast_ref::<Arc<dyn Error + Send + Sync>>().map(|inner| inner.downcast_ref::<io::Error>());
+    inner.unwrap_or_else(|| source.downcast_ref()).map(io::Error::kind)
+}
+
+type Flags = (bool, bool);
+const REACHED: Flags = (true, false);
+const REACHED_RENEW: Flags = (true, true);
+const UNREACHED: Flags = (false, false);
+const UNREACHED_RENEW: Flags = (false, true);
 
 impl From<&RedisError> for Failure {
     fn from(error: &RedisError) -> Self {
-        use CacheErrorKind::{Other, Refused, Timeout, Unavailable, Unsupported};
         match error.kind() {
             ErrorKind::Server(kind) => of_server(kind, error),
             ErrorKind::Extension => of_code(error.code().unwrap_or_default()),
-            ErrorKind::Io if error.is_connection_refusal() => not_ready(false, "Redis cannot be reached"),
-            ErrorKind::Io if error.is_timeout() => last(Timeout, true, "Redis did not answer in time"),
+            ErrorKind::Io if error.is_connection_refusal() => not_ready(UNREACHED, "Redis cannot be reached"),
+            ErrorKind::Io if error.is_timeout() => last(Timeout, UNREACHED_RENEW, "Redis did not answer in time"),
             ErrorKind::Io => Self::Lost,
-            ErrorKind::AuthenticationFailed => last(Refused, true, "Redis refused the user name or password"),
-            ErrorKind::ClusterConnectionNotFound
-            | ErrorKind::MasterNameNotFoundBySentinel
-            | ErrorKind::NoValidReplicasFoundBySentinel => last(Unavailable, true, "no server of Redis is in charge"),
+            ErrorKind::AuthenticationFailed => last(Refused, REACHED_RENEW, "Redis refused the user name or password"),
             // Whatever it was an answer to, the command may have been carried out.
-            ErrorKind::Parse => last(Timeout, true, "Redis answered with something that is not its protocol"),
-            ErrorKind::RESP3NotSupported => last(Unsupported, true, "the server does not support RESP3"),
-            _ => last(Other, true, "the Redis client failed"),
+            ErrorKind::Parse => {
+                last(Timeout, UNREACHED_RENEW, "Redis answered with something that is not its protocol")
+            }
+            ErrorKind::RESP3NotSupported => last(Unsupported, REACHED_RENEW, "the server does not support RESP3"),
+            _ => last(Other, REACHED_RENEW, "the Redis client failed"),
         }
     }
 }
 
 fn of_server(kind: ServerErrorKind, error: &RedisError) -> Failure {
-    use CacheErrorKind::{Refused, Unavailable, Unsupported};
     match kind {
         ServerErrorKind::NoScript => Failure::NoScript,
-        ServerErrorKind::BusyLoading => not_ready(false, "Redis answered LOADING"),
-        ServerErrorKind::TryAgain => not_ready(false, "Redis answered TRYAGAIN"),
-        ServerErrorKind::ClusterDown => not_ready(false, "Redis answered CLUSTERDOWN"),
-        ServerErrorKind::MasterDown => not_ready(false, "Redis answered MASTERDOWN"),
+        ServerErrorKind::BusyLoading => not_ready(UNREACHED, "Redis answered LOADING"),
+        ServerErrorKind::TryAgain => not_ready(REACHED, "Redis answered TRYAGAIN"),
+        ServerErrorKind::ClusterDown => not_ready(REACHED, "Redis answered CLUSTERDOWN"),
+        ServerErrorKind::MasterDown => not_ready(REACHED, "Redis answered MASTERDOWN"),
         // A former primary, which we have to leave.
-        ServerErrorKind::ReadOnly => not_ready(true, "Redis answered READONLY"),
-        ServerErrorKind::NoPerm => last(Refused, false, "Redis answered NOPERM"),
-        ServerErrorKind::Moved | ServerErrorKind::Ask => last(
-            Unsupported,
-            false,
-            "the server is part of a Redis cluster, and the connection is not one to a cluster",
-        ),
-        ServerErrorKind::CrossSlot => last(Refused, false, "Redis answered CROSSSLOT"),
+        ServerErrorKind::ReadOnly => not_ready(REACHED_RENEW, "Redis answered READONLY"),
+        ServerErrorKind::NoPerm => last(Refused, REACHED, "Redis answered NOPERM"),
+        ServerErrorKind::Moved | ServerErrorKind::Ask => redirect(kind == ServerErrorKind::Ask, error),
+        ServerErrorKind::CrossSlot => last(Refused, REACHED, "Redis answered CROSSSLOT"),
         _ if error.detail().is_some_and(|text| text.starts_with("max number of clients")) => {
-            last(Unavailable, true, "Redis has as many clients as it allows")
+            last(Unavailable, UNREACHED_RENEW, "Redis has as many clients as it allows")
         }
-        _ => last(Refused, true, "Redis answered ERR"),
+        _ => last(Refused, REACHED_RENEW, "Redis answered ERR"),
+    }
+}
+
+fn redirect(once: bool, error: &RedisError) -> Failure {
+    let address = error.redirect_node().and_then(|(address, _slot)| address.rsplit_once(':'));
+    match address.and_then(|(host, port)| Some((host, port.parse().ok()?))) {
+        Some((host, port)) => Failure::Elsewhere(Redirect { host: host.to_owned(), port, once }),
+        None => last(Other, REACHED, "Redis sent us to another server without an address"),
     }
 }
 
 fn of_code(code: &str) -> Failure {
-    use CacheErrorKind::{Full, Refused, Unavailable};
     match code {
-        "OOM" => last(Full, false, "Redis answered OOM: its memory is full"),
-        "MISCONF" => last(Unavailable, false, "Redis answered MISCONF: it cannot save to disk"),
-        "NOREPLICAS" => last(Unavailable, false, "Redis answered NOREPLICAS"),
-        "BUSY" => not_ready(false, "Redis answered BUSY: a script is running"),
-        "NOAUTH" => last(Refused, true, "Redis answered NOAUTH: it asks for a password"),
-        "WRONGPASS" => last(Refused, true, "Redis answered WRONGPASS"),
-        "WRONGTYPE" => last(Refused, false, "Redis answered WRONGTYPE: the key is in use for something else"),
-        _ => last(Refused, false, "Redis answered with an error"),
+        "OOM" => last(Full, REACHED, "Redis answered OOM: its memory is full"),
+        "MISCONF" => last(Unavailable, REACHED, "Redis answered MISCONF: it cannot save to disk"),
+        "NOREPLICAS" => last(Unavailable, REACHED, "Redis answered NOREPLICAS"),
+        "BUSY" => not_ready(REACHED, "Redis answered BUSY: a script is running"),
+        "NOAUTH" => last(Refused, REACHED_RENEW, "Redis answered NOAUTH: it asks for a password"),
+        "WRONGPASS" => last(Refused, REACHED_RENEW, "Redis answered WRONGPASS"),
+        "WRONGTYPE" => last(Refused, REACHED, "Redis answered WRONGTYPE: the key is in use for something else"),
+        _ => last(Refused, REACHED, "Redis answered with an error"),
     }
 }
 
-const fn not_ready(renew: bool, text: &'static str) -> Failure {
-    Failure::NotReady { renew, text }
+const fn not_ready((reached, renew): Flags, text: &'static str) -> Failure {
+    Failure::NotReady(Cause { text, reached, renew })
 }
 
-const fn last(kind: CacheErrorKind, renew: bool, text: &'static str) -> Failure {
-    Failure::Final { kind, renew, text }
+const fn last(kind: CacheErrorKind, (reached, renew): Flags, text: &'static str) -> Failure {
+    Failure::Final(kind, Cause { text, reached, renew })
+}
+
+/// No server that the sentinels or nodes name is in charge.
+#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+pub(super) const fn nobody(reached: bool, text: &'static str) -> Failure {
+    not_ready((reached, true), text)
 }
 
 pub(super) fn unexpected() -> CacheError {
@@ -102,7 +186,6 @@ mod tests {
 
     #[test]
     fn errors_are_told_apart_and_not_repeated() {
-        use CacheErrorKind::{Full, Refused, Unavailable};
         for (line, should) in [
             ("OOM command not allowed when used memory > 'maxmemory'. canary", Full),
             ("MISCONF Errors writing to the AOF file: canary", Unavailable),
@@ -115,7 +198,7 @@ mod tests {
             ("ERR unknown command 'canary'", Refused),
             ("CANARY canary", Refused),
         ] {
-            let Failure::Final { kind, text, .. } = failure(line) else { panic!("{line} is tried again") };
+            let Failure::Final(kind, Cause { text, .. }) = failure(line) else { panic!("{line} is tried again") };
             assert_eq!(kind, should, "{line}");
             assert!(!text.to_lowercase().contains("canary"), "{text}");
         }
@@ -124,8 +207,32 @@ mod tests {
     #[test]
     fn what_passes_is_tried_again() {
         for code in ["LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "BUSY"] {
-            assert!(matches!(failure(&format!("{code} canary")), Failure::NotReady { .. }), "{code}");
+            assert!(matches!(failure(&format!("{code} canary")), Failure::NotReady(_)), "{code}");
         }
         assert!(matches!(failure("NOSCRIPT No matching script."), Failure::NoScript));
+    }
+
+    #[test]
+    fn redirects_have_an_address() {
+        for (line, host, port, once) in [
+            ("MOVED 3999 127.0.0.1:6381", "127.0.0.1", 6381, false),
+            ("ASK 3999 ::1:6381", "::1", 6381, true),
+            ("MOVED 3999 node.example:7000", "node.example", 7000, false),
+            ("MOVED 3999 :7000", "", 7000, false),
+        ] {
+            let Failure::Elsewhere(is) = failure(line) else { panic!("{line}") };
+            assert_eq!((is.host.as_str(), is.port, is.once), (host, port, once), "{line}");
+        }
+        assert!(matches!(failure("MOVED 3999"), Failure::Final(..)));
+    }
+
+    #[test]
+    fn a_server_that_answers_was_reached() {
+        for line in ["OOM x", "READONLY x", "NOAUTH x", "MISCONF x", "TRYAGAIN x", "MOVED 1 h:1", "NOSCRIPT x"] {
+            assert!(failure(line).reached(), "{line}");
+        }
+        for line in ["LOADING x", "ERR max number of clients reached"] {
+            assert!(!failure(line).reached(), "{line}");
+        }
     }
 }

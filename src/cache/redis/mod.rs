@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use self::{
     call::{Answer, Caller, Effect},
     connection::Connection,
+    link::Target,
     scripts::{Script, Scripts},
 };
 use super::{Cache, Deleted, Entry, Expiry, Replaced, Version};
@@ -19,19 +20,29 @@ use crate::{
     error::CacheError,
 };
 
+mod breaker;
 mod builder;
 mod call;
+#[cfg(feature = "redis-cluster")]
+mod cluster;
 mod connection;
+mod dial;
 mod errors;
 mod layout;
+mod link;
+mod pair;
 mod scripts;
+#[cfg(feature = "redis-sentinel")]
+mod sentinel;
+#[cfg(feature = "redis-tls")]
+mod tls;
 
 pub use self::builder::RedisCacheBuilder;
 
 /// Sessions in Redis 6.2 or later, or in Valkey, shared by every process that connects to it. Feature `redis`.
 ///
-/// All operations go over one connection that is shared by all clones: commands of many requests travel together, and
-/// a lost connection is built up again. A clone is cheap.
+/// All operations go over two connections that are shared by all clones, one for plain reads and one for the rest:
+/// commands of many requests travel together, and a lost connection is built up again. A clone is cheap.
 ///
 /// A plain read is one `GET`, a new entry one `SET`, every other operation one script; none of them names more than
 /// one key. Each entry is one string value with a header of 21 bytes in front (version, idle time and end), so that
@@ -48,6 +59,11 @@ pub use self::builder::RedisCacheBuilder;
 /// Redis answers that it is not ready (`LOADING`, `TRYAGAIN`, `CLUSTERDOWN`, `MASTERDOWN`, `READONLY`) or refuses
 /// connections. No write takes effect twice: a second try recognises what the first one wrote by its version, and where
 /// it cannot tell, the error is a [`Timeout`](crate::CacheErrorKind::Timeout).
+///
+/// After a few failures in a row a `PING` finds out whether the server answers at all. While it does not, operations
+/// are refused at once with [`Unavailable`](crate::CacheErrorKind::Unavailable), but for one every 250 ms that asks again:
+/// see [`fail_fast`](RedisCacheBuilder::fail_fast). There is no task behind it, and no queue. In a cluster this is so for
+/// each node.
 ///
 /// # Example
 /// ```no_run
@@ -68,7 +84,8 @@ pub struct RedisCache {
 impl RedisCache {
     /// Connects to the server at `url`, with the default settings.
     ///
-    /// The URL is `redis://[user][:password@]host[:port][/database]`, or `unix:/path/to/socket`.
+    /// The URL is `redis://[user][:password@]host[:port][/database]`, the same with `rediss:` for TLS (feature
+    /// `redis-tls`), or `unix:///path/to/socket` with `?db=`, `?user=` and `?pass=`.
     ///
     /// # Errors
     /// When the URL cannot be read, or when no server there answers within 500 ms.
@@ -79,7 +96,55 @@ impl RedisCache {
 
     /// Settings, before connecting to the server at `url`.
     pub fn builder(url: impl AsRef<str>) -> RedisCacheBuilder {
-        RedisCacheBuilder::new(url.as_ref())
+        RedisCacheBuilder::one(url.as_ref())
+    }
+
+    /// Settings, before connecting to the primary that these sentinels name, and to the next one after a failover.
+    ///
+    /// The URLs are those of the sentinels, with user and password only where the sentinels themselves ask for them;
+    /// for the servers there are [`username`](RedisCacheBuilder::username), [`password`](RedisCacheBuilder::password)
+    /// and [`database`](RedisCacheBuilder::database). With `rediss:` all of them are reached through TLS.
+    ///
+    /// # Example
+    /// ```no_run
+    /// use cloakroom::RedisCache;
+    ///
+    /// # async fn run(password: String) -> Result<(), cloakroom::CacheError> {
+    /// let sentinels = ["redis://10.0.0.1:26379", "redis://10.0.0.2:26379", "redis://10.0.0.3:26379"];
+    /// let cache = RedisCache::sentinel(sentinels, "mymaster").password(password).build().await?;
+    /// # drop(cache);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "redis-sentinel")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis-sentinel")))]
+    pub fn sentinel(
+        urls: impl IntoIterator<Item = impl Into<String>>,
+        primary: impl Into<String>,
+    ) -> RedisCacheBuilder {
+        RedisCacheBuilder::sentinels(urls.into_iter().map(Into::into).collect(), primary.into())
+    }
+
+    /// Settings, before connecting to the cluster that these nodes belong to.
+    ///
+    /// One node would do; more are there to begin with when that one is down. The first URL says how all nodes are
+    /// connected to: user, password, TLS. Keys are followed when slots move and when a replica takes over; replicas
+    /// are never read from.
+    ///
+    /// # Example
+    /// ```no_run
+    /// use cloakroom::RedisCache;
+    ///
+    /// # async fn run() -> Result<(), cloakroom::CacheError> {
+    /// let cache = RedisCache::cluster(["redis://10.0.0.1:6379", "redis://10.0.0.2:6379"]).build().await?;
+    /// # drop(cache);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "redis-cluster")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis-cluster")))]
+    pub fn cluster(urls: impl IntoIterator<Item = impl Into<String>>) -> RedisCacheBuilder {
+        RedisCacheBuilder::cluster(urls.into_iter().map(Into::into).collect())
     }
 
     /// Uses a connection that the application already holds, with the default time limit of 500 ms.
@@ -89,7 +154,8 @@ impl RedisCache {
     /// replica, a password that changed). Where that matters, prefer [`connect`](Self::connect).
     #[must_use]
     pub fn from_connection(connection: ConnectionManager) -> Self {
-        Self::over(Connection::borrowed(connection), builder::DEFAULT_TIMEOUT)
+        let limits = builder::DEFAULT_LIMITS;
+        Self::over(Connection::to(Target::Borrowed(connection), limits), limits.timeout)
     }
 
     fn over(connection: Connection, timeout: Duration) -> Self {
@@ -112,7 +178,23 @@ impl RedisCache {
         let script = &self.scripts.get_and_touch;
         let in_full = || script.by_text(key, &args);
         let call = self.caller.call(script.by_hash(key, &args), Some(&in_full), Effect::Repeatable, deadline);
-        entry_in(call.await?.value)
+        self.entry_in(call.await?.value)
+    }
+
+    /// The live entry in an answer, if there is one.
+    fn entry_in(&self, answer: Value) -> Result<Option<Entry>, CacheError> {
+        let raw = match answer {
+            Value::Nil => return Ok(None),
+            Value::BulkString(raw) => raw,
+            _ => return Err(self.caller.unexpected()),
+        };
+        match layout::decode(raw.into()) {
+            Some((entry, end)) => Ok((end > now()).then_some(entry)),
+            None => {
+                tracing::warn!("a value in Redis is not a cache entry: it counts as absent and is left as it is");
+                Ok(None)
+            }
+        }
     }
 
     async fn try_insert(&self, key: &str, raw: &[u8], ttl: u64, deadline: Instant) -> Result<Tried, CacheError> {
@@ -123,7 +205,7 @@ impl RedisCache {
             Value::Okay => Ok(Tried::Done),
             Value::Nil if again => Ok(Tried::TakenAgain),
             Value::Nil => Ok(Tried::Taken),
-            _ => Err(errors::unexpected()),
+            _ => Err(self.caller.unexpected()),
         }
     }
 }
@@ -139,7 +221,7 @@ impl Cache for RedisCache {
     async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
         let mut command = redis::cmd("GET");
         command.arg(key);
-        entry_in(self.command(command, Effect::Repeatable).await?.value)
+        self.entry_in(self.command(command, Effect::Repeatable).await?.value)
     }
 
     async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
@@ -183,7 +265,7 @@ impl Cache for RedisCache {
         let Answer { value, again } = self.script(&self.scripts.replace, Effect::Once, key, &args).await?;
         match value {
             Value::Int(1) => Ok(Replaced::Done(version)),
-            value => match entry_in(value)? {
+            value => match self.entry_in(value)? {
                 Some(entry) if again && entry.version == version => Ok(Replaced::Done(version)),
                 _ if again => Err(errors::unknown_outcome()),
                 Some(entry) => Ok(Replaced::Conflict(entry)),
@@ -196,7 +278,7 @@ impl Cache for RedisCache {
         let now = now().to_string();
         match self.script(&self.scripts.touch, Effect::Repeatable, key, &[now.as_bytes()]).await?.value {
             Value::Int(touched) => Ok(touched == 1),
-            _ => Err(errors::unexpected()),
+            _ => Err(self.caller.unexpected()),
         }
     }
 
@@ -206,7 +288,7 @@ impl Cache for RedisCache {
         let Answer { value, again } = self.script(&self.scripts.delete, Effect::Once, key, &args).await?;
         match value {
             Value::Int(1) => Ok(Deleted::Done),
-            value => match entry_in(value)? {
+            value => match self.entry_in(value)? {
                 None if again => Ok(Deleted::Done),
                 Some(_) if again => Err(errors::unknown_outcome()),
                 Some(entry) => Ok(Deleted::Conflict(entry)),
@@ -234,7 +316,7 @@ impl Cache for RedisCache {
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command.arg(list).arg(format!("({}", now())).arg("+inf");
         let answer = self.command(command, Effect::Repeatable).await?;
-        redis::from_redis_value(answer.value).map_err(|_| errors::unexpected())
+        redis::from_redis_value(answer.value).map_err(|_| self.caller.unexpected())
     }
 
     async fn ping(&self) -> Result<(), CacheError> {
@@ -252,20 +334,4 @@ enum Tried {
 
 fn now() -> u64 {
     millis_since_epoch(SystemTime::now())
-}
-
-/// The live entry in an answer, if there is one.
-fn entry_in(answer: Value) -> Result<Option<Entry>, CacheError> {
-    let raw = match answer {
-        Value::Nil => return Ok(None),
-        Value::BulkString(raw) => raw,
-        _ => return Err(errors::unexpected()),
-    };
-    match layout::decode(raw.into()) {
-        Some((entry, end)) => Ok((end > now()).then_some(entry)),
-        None => {
-            tracing::warn!("a value in Redis is not a cache entry: it counts as absent and is left as it is");
-            Ok(None)
-        }
-    }
 }
