@@ -1,35 +1,54 @@
 //! What the layer reports: one function an event, so that each is worded once and none carries a secret.
 //!
-//! A session is named by the first characters of its key.
+//! A session is named by the first characters of its key. With feature `metrics` each is counted as well, as
+//! `cloakroom_events_total` with the label `event`; what is logged at most once a second is counted every time.
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::{error::SessionError, id::SessionKey};
+use crate::{
+    error::{CacheErrorKind, SessionError},
+    id::SessionKey,
+};
+
+/// One more of these, for whoever exports counters.
+#[cfg(feature = "metrics")]
+fn count(event: &'static str) {
+    metrics::counter!("cloakroom_events_total", "event" => event).increment(1);
+}
+
+#[cfg(not(feature = "metrics"))]
+const fn count(_: &'static str) {}
 
 pub(crate) fn created(key: &SessionKey) {
+    count("created");
     tracing::debug!(session = key.short(), "session created");
 }
 
 pub(crate) fn renewed(old: &SessionKey, new: &SessionKey) {
+    count("renewed");
     tracing::debug!(session = old.short(), successor = new.short(), "session renewed");
 }
 
 pub(crate) fn destroyed(key: &SessionKey) {
+    count("destroyed");
     tracing::debug!(session = key.short(), "session destroyed");
 }
 
 /// Changes were made to a session that had ended.
 pub(crate) fn gone(key: &SessionKey) {
+    count("gone");
     tracing::warn!(session = key.short(), "the session ended meanwhile, this request's changes were dropped");
 }
 
 pub(crate) fn conflict(key: &SessionKey) {
+    count("conflict");
     tracing::warn!(session = key.short(), "the session kept changing until the deadline, nothing was written");
 }
 
 pub(crate) fn unreadable(key: &SessionKey, reason: &str) {
+    count("unreadable_record");
     static LIMIT: Limit = Limit::new();
     if LIMIT.allows() {
         tracing::warn!(session = key.short(), reason, "a record cannot be read: taken as absent and left alone");
@@ -37,13 +56,28 @@ pub(crate) fn unreadable(key: &SessionKey, reason: &str) {
 }
 
 pub(crate) fn failed(error: &SessionError) {
+    count(failure(error));
     static LIMIT: Limit = Limit::new();
     if LIMIT.allows() {
-        tracing::error!(%error, kind = ?error.cache_kind(), "the session could not be read or written");
+        let cause = std::error::Error::source(error).map(tracing::field::display);
+        tracing::error!(%error, kind = ?error.cache_kind(), cause, "the session could not be read or written");
+    }
+}
+
+/// The name under which a failure is counted: by the kind of the cache's error.
+fn failure(error: &SessionError) -> &'static str {
+    match error.cache_kind() {
+        Some(CacheErrorKind::Unavailable) => "cache_unavailable",
+        Some(CacheErrorKind::Timeout) => "cache_timeout",
+        Some(CacheErrorKind::Refused) => "cache_refused",
+        Some(CacheErrorKind::Full) => "cache_full",
+        Some(CacheErrorKind::Unsupported | CacheErrorKind::Other) => "cache_error",
+        None => "session_error",
     }
 }
 
 pub(crate) fn malformed_cookie() {
+    count("malformed_cookie");
     static LIMIT: Limit = Limit::new();
     if LIMIT.allows() {
         tracing::warn!("a session cookie that cannot be a session ID was ignored");
@@ -51,6 +85,7 @@ pub(crate) fn malformed_cookie() {
 }
 
 pub(crate) fn several_sessions() {
+    count("several_sessions");
     static LIMIT: Limit = Limit::new();
     if LIMIT.allows() {
         tracing::warn!("session cookies of two live sessions in one request: neither is used");
@@ -59,23 +94,28 @@ pub(crate) fn several_sessions() {
 
 /// A call that cannot return an error came after the commit.
 pub(crate) fn closed(call: &'static str) {
+    count("closed");
     tracing::warn!(call, "the response has been sent: the call did nothing");
 }
 
 pub(crate) fn dropped_by_status(key: Option<&SessionKey>) {
+    count("dropped_by_status");
     let session = key.map(SessionKey::short);
     tracing::debug!(session, "the request failed: its changes to the session were dropped");
 }
 
 pub(crate) fn undecodable(key: &str) {
+    count("undecodable");
     tracing::warn!(length = key.len(), "`get` found a value of another type: `try_get` returns the error");
 }
 
 pub(crate) fn replaced_cookie() {
+    count("replaced_cookie");
     tracing::warn!("the handler set a cookie of the session cookie's name: it was dropped");
 }
 
 pub(crate) fn overridden_caching() {
+    count("overridden_caching");
     tracing::warn!("the handler made a response with a session in it cacheable: it was made private");
 }
 

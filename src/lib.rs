@@ -49,6 +49,7 @@
 //! | `redis` | | `RedisCache`: one server |
 //! | `redis-cluster`, `redis-sentinel` | | `RedisCache::cluster`, `RedisCache::sentinel` |
 //! | `redis-tls` | | `rediss:` URLs, by rustls |
+//! | `metrics` | | counters of all events through the `metrics` facade: `cloakroom_events_total`, by `event` |
 //! | `signed` | | signed cookies: `SessionLayerBuilder::signing_keys` |
 //! | `testing` | | for your own tests: the cache contract suite, a cache that counts, fails and waits on demand |
 #![cfg_attr(docsrs, feature(doc_cfg))]

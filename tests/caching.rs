@@ -1,7 +1,7 @@
 //! What caches between us and the browser are told.
 #![cfg(feature = "testing")]
 #![allow(missing_docs, unreachable_pub, dead_code, dropping_copy_types)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::type_complexity)]
 use std::convert::Infallible;
 
 use cloakroom::{InMemoryCache, Session, SessionLayer, SessionStore, Value};

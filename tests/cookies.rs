@@ -430,7 +430,9 @@ async fn secure_is_not_guessed_from_the_request() {
 async fn the_handlers_own_cookies_stay_in_order_whatever_becomes_of_the_session() {
     let (layer, _, _) = trial();
     let own = ["a=1; Path=/", "__host-id=2", "b=\"3, 4\"; Max-Age=5", "a=6", "__Host-id2=7", "__Host-id"];
-    let rows: [(fn(&Session), bool, bool); 4] = [
+    type Change = fn(&Session);
+    // What is done; whether a session cookie goes out where one came in, and where none did.
+    let rows: [(Change, bool, bool); 4] = [
         (|s| s.set("n", 2).unwrap(), false, true),
         (Session::renew, true, false),
         (|s| assert!(!s.is_dirty()), false, false),

@@ -43,6 +43,9 @@ on_both_caches! {
     a_session_that_ended_meanwhile_keeps_the_handlers_answer_and_gets_no_cookie,
 }
 
+/// What a handler does to its session.
+type Change = fn(&Session);
+
 fn trial<C: Cache>(cache: C) -> (SessionLayer<TestCache<C>>, SessionStore<TestCache<C>>, TestCache<C>) {
     let cache = TestCache::new(cache);
     let store = SessionStore::new(cache.clone()).deadline(Duration::from_secs(20));
@@ -50,7 +53,7 @@ fn trial<C: Cache>(cache: C) -> (SessionLayer<TestCache<C>>, SessionStore<TestCa
 }
 
 /// What a handler does, and answers with.
-async fn run<C: Cache>(layer: &SessionLayer<C>, cookie: Option<&str>, status: u16, change: fn(&Session)) -> Reply {
+async fn run<C: Cache>(layer: &SessionLayer<C>, cookie: Option<&str>, status: u16, change: Change) -> Reply {
     send(layer, cookie, move |session| async move {
         change(&session);
         status
@@ -73,7 +76,7 @@ async fn informational_to_4xx_commits_and_5xx_keeps_a_destroy_only<C: Cache>(cac
         assert_eq!(run(&layer, Some(&cookie), status, write).await.cookie(), None);
         assert_eq!(peek(&layer, &cookie, "n").await, Some(u64::from(kept)), "a write with {status}");
 
-        let reply = run(&layer, Some(&cookie), status, |session| session.renew()).await;
+        let reply = run(&layer, Some(&cookie), status, Session::renew).await;
         assert_eq!(reply.cookie().is_some(), kept, "a renewal with {status}");
         assert_eq!(peek(&layer, &cookie, "n").await.is_some(), !kept, "the old ID after {status}");
 
@@ -94,7 +97,7 @@ async fn an_error_of_the_service_passes_through_and_keeps_a_destroy_only<C: Cach
     #[derive(Debug, PartialEq)]
     struct ItsOwn(u8);
     let (layer, _, _) = trial(cache);
-    let rows: [(fn(&Session), Option<u64>); 3] = [
+    let rows: [(Change, Option<u64>); 3] = [
         (write, Some(0)),
         (
             |session| {
@@ -103,7 +106,7 @@ async fn an_error_of_the_service_passes_through_and_keeps_a_destroy_only<C: Cach
             },
             Some(0),
         ),
-        (|session| session.destroy(), None),
+        (Session::destroy, None),
     ];
     for (change, after) in rows {
         let cookie = start(&layer, "alice").await;
@@ -120,7 +123,7 @@ async fn an_error_of_the_service_passes_through_and_keeps_a_destroy_only<C: Cach
 async fn a_panic_that_nobody_catches_commits_nothing<C: Cache>(cache: C) {
     let (layer, _, cache) = trial(cache);
     let cookie = start(&layer, "alice").await;
-    for change in [write as fn(&Session), |session| session.destroy(), |session| session.renew()] {
+    for change in [write as Change, Session::destroy, Session::renew] {
         cache.reset_calls();
         let (layer, cookie) = (layer.clone(), cookie.clone());
         let request = tokio::spawn(async move {
@@ -171,7 +174,7 @@ fn panicking(changed: bool) -> &'static str {
 async fn a_request_dropped_before_its_commit_commits_nothing<C: Cache>(cache: C) {
     let (layer, store, cache) = trial(cache);
     let cookie = start(&layer, "alice").await;
-    for change in [write as fn(&Session), |session| session.destroy(), |session| session.renew()] {
+    for change in [write as Change, Session::destroy, Session::renew] {
         cache.reset_calls();
         let reached = Arc::new(Mutex::new(false));
         let note = reached.clone();
@@ -195,10 +198,10 @@ async fn a_request_dropped_before_its_commit_commits_nothing<C: Cache>(cache: C)
 
 async fn a_commit_that_has_begun_runs_to_its_end<C: Cache>(cache: C) {
     let (layer, store, cache) = trial(cache);
-    let rows: [(fn(&Session), Operation, Option<u64>); 3] = [
+    let rows: [(Change, Operation, Option<u64>); 3] = [
         (write, Operation::Replace, Some(1)),
-        (|session| session.destroy(), Operation::Delete, None),
-        (|session| session.renew(), Operation::Replace, None),
+        (Session::destroy, Operation::Delete, None),
+        (Session::renew, Operation::Replace, None),
     ];
     for (change, operation, after) in rows {
         let cookie = start(&layer, "alice").await;
@@ -223,13 +226,13 @@ async fn a_commit_that_has_begun_runs_to_its_end<C: Cache>(cache: C) {
 async fn a_commit_that_fails_is_a_503_without_anything_of_the_handlers<C: Cache>(cache: C) {
     use CacheErrorKind::{Full, Other, Refused, Timeout, Unavailable, Unsupported};
     let (layer, _, cache) = trial(cache);
-    let rows: [(bool, Operation, fn(&Session)); 6] = [
+    let rows: [(bool, Operation, Change); 6] = [
         (false, Operation::Insert, write),
         (true, Operation::Replace, write),
-        (true, Operation::Touch, |session| session.touch()),
-        (true, Operation::Insert, |session| session.renew()),
-        (true, Operation::Replace, |session| session.renew()),
-        (true, Operation::Delete, |session| session.destroy()),
+        (true, Operation::Touch, Session::touch),
+        (true, Operation::Insert, Session::renew),
+        (true, Operation::Replace, Session::renew),
+        (true, Operation::Delete, Session::destroy),
     ];
     let cookie = run(&layer, None, 200, |session| session.set("n", 0).unwrap()).await.cookie().unwrap();
     for (with_cookie, operation, change) in rows {
@@ -261,12 +264,12 @@ async fn a_logout_that_fails_is_no_logout<C: Cache>(cache: C) {
     let cookie = start(&layer, "alice").await;
     for status in [303, 500] {
         cache.fail_once(Operation::Delete, CacheErrorKind::Unavailable);
-        let reply = run(&layer, Some(&cookie), status, |session| session.destroy()).await;
+        let reply = run(&layer, Some(&cookie), status, Session::destroy).await;
         assert_eq!((reply.status, reply.cookie()), (503, None), "after {status}");
         assert_eq!(live(&store, "alice").await, 1, "which is why it had to be said");
         assert_eq!(peek(&layer, &cookie, "n").await, Some(0));
     }
-    assert_eq!(run(&layer, Some(&cookie), 303, |session| session.destroy()).await.status, 303);
+    assert_eq!(run(&layer, Some(&cookie), 303, Session::destroy).await.status, 303);
     assert_eq!(peek(&layer, &cookie, "n").await, None);
 }
 
@@ -450,13 +453,8 @@ async fn the_error_response_says_nothing_of_the_cause<C: Cache>(cache: C) {
 
 async fn a_session_that_ended_meanwhile_keeps_the_handlers_answer_and_gets_no_cookie<C: Cache>(cache: C) {
     let (layer, store, _) = trial(cache);
-    let rows: [fn(&Session); 5] = [
-        write,
-        |session| session.renew(),
-        |session| session.touch(),
-        |session| session.set_persistent(true).unwrap(),
-        |session| session.clear(),
-    ];
+    let rows: [Change; 5] =
+        [write, Session::renew, Session::touch, |session| session.set_persistent(true).unwrap(), Session::clear];
     for change in rows {
         let cookie = start(&layer, "alice").await;
         let other = layer.clone();
@@ -464,7 +462,7 @@ async fn a_session_that_ended_meanwhile_keeps_the_handlers_answer_and_gets_no_co
         let reply = send(&layer, Some(&cookie), move |session| {
             let (layer, cookie) = (other.clone(), own.clone());
             async move {
-                run(&layer, Some(&cookie), 200, |session| session.destroy()).await;
+                run(&layer, Some(&cookie), 200, Session::destroy).await;
                 change(&session);
                 201
             }
@@ -484,10 +482,10 @@ async fn a_response_waits_for_its_commit_so_that_the_next_request_is_logged_in()
         let gate = cache.hold(operation);
         let (task, sent) = (layer.clone(), cookie.clone());
         let request = tokio::spawn(async move {
-            let change: fn(&Session) = match operation {
-                Operation::Insert => |session| session.renew(),
+            let change: Change = match operation {
+                Operation::Insert => Session::renew,
                 Operation::Replace => write,
-                _ => |session| session.destroy(),
+                _ => Session::destroy,
             };
             run(&task, Some(&sent), 303, change).await
         });

@@ -1,7 +1,7 @@
 //! One request and its session: what it costs the cache, what becomes of its changes, and what the browser is told.
 #![cfg(all(feature = "axum", feature = "testing"))]
 #![allow(missing_docs, unreachable_pub, dead_code, dropping_copy_types)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::type_complexity)]
 use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, response::IntoResponse, routing::get};

@@ -229,7 +229,8 @@ async fn explore(does: &[Does], bound: usize) -> usize {
         stage.yields.store(true, Ordering::Relaxed);
         let steps = play(clients, &decided, bound).await;
         stage.yields.store(false, Ordering::Relaxed);
-        check(does, &stage, &said.lock().unwrap(), &steps).await;
+        let said = std::mem::take(&mut *said.lock().unwrap());
+        check(does, &stage, &said, &steps).await;
         count += 1;
 
         for step in steps.into_iter().skip(decided.len()).take(60) {

@@ -72,8 +72,7 @@ pub async fn peek<C: Cache>(layer: &SessionLayer<C>, cookie: &str, key: &'static
         async { 200 }
     })
     .await;
-    let found = *found.lock().unwrap();
-    found
+    *found.lock().unwrap()
 }
 
 /// How many live sessions this owner has.
