@@ -111,6 +111,8 @@ pub mod guide {
     pub mod concurrency {}
     #[doc = include_str!("docs/defaults.md")]
     pub mod defaults {}
+    #[doc = include_str!("docs/security.md")]
+    pub mod security {}
     #[cfg(feature = "redis")]
     #[doc = include_str!("docs/redis.md")]
     pub mod redis {}
