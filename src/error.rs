@@ -80,7 +80,7 @@ impl CacheErrorKind {
 /// Why a session could not be read or written.
 ///
 /// Its text names no ID, no value and no server, so it can be shown; [`status`](Self::status) is what it means in HTTP.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum SessionError {
     /// The cache failed. The session is as it was, unless the kind is [`CacheErrorKind::Timeout`]: then a write may
@@ -102,7 +102,8 @@ pub enum SessionError {
     },
     /// The value cannot be kept: it would not come back as it is.
     Encode(Unfit),
-    /// What is stored under the key is not of the type that was asked for. It is left as it is.
+    /// What is stored under the key is not of the type that was asked for. It is left as it is. The inner error may quote the
+    /// value, so neither `Debug` nor `Display` of this one shows it.
     Decode(Arc<serde_json::Error>),
     /// A key is longer than 256 bytes.
     KeyTooLong {
@@ -126,7 +127,7 @@ pub enum SessionError {
 }
 
 /// Why a value cannot be kept.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum Unfit {
     /// Arrays and objects nested deeper than 64 levels.
@@ -179,6 +180,44 @@ impl SessionError {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
+    }
+}
+
+/// Shows no value.
+impl fmt::Debug for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Cache(error) => return f.debug_tuple("Cache").field(error).finish(),
+            Self::TooLarge { size, limit } => {
+                return f.debug_struct("TooLarge").field("size", size).field("limit", limit).finish();
+            }
+            Self::KeyTooLong { length } => return f.debug_struct("KeyTooLong").field("length", length).finish(),
+            Self::Encode(unfit) => return f.debug_tuple("Encode").field(unfit).finish(),
+            Self::Setting(what) => return f.debug_tuple("Setting").field(what).finish(),
+            Self::Conflict => "Conflict",
+            Self::Closed => "Closed",
+            Self::Gone => "Gone",
+            Self::Decode(_) => "Decode",
+            Self::Random => "Random",
+            Self::InvalidId => "InvalidId",
+            Self::NoStore => "NoStore",
+            Self::RenewDetached => "RenewDetached",
+            Self::TooManySessions => "TooManySessions",
+            Self::MissingLayer => "MissingLayer",
+        };
+        f.write_str(name)
+    }
+}
+
+/// Shows no value.
+impl fmt::Debug for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Depth => "Depth",
+            Self::NonFinite => "NonFinite",
+            Self::Range => "Range",
+            Self::Other(_) => "Other",
+        })
     }
 }
 
