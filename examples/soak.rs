@@ -4,6 +4,7 @@
 //! cargo run --release --all-features --example soak -- races 100000
 //! cargo run --release --all-features --example soak -- crowd
 //! cargo run --release --all-features --example soak -- faults 600
+//! cargo run --release --all-features --example soak -- fuzz 20
 //! ```
 //!
 //! `races` gives each session to both processes, and each does something to it at the same moment: adds to a number, logs
@@ -63,8 +64,9 @@ async fn main() -> Result<(), Failure> {
             println!("{report:?}");
             if report.is_clean() { Ok(()) } else { Err("a promise was broken".into()) }
         }
+        ["fuzz", rest @ ..] => fuzz(rest.first().copied().unwrap_or("20")).await,
         ["crowd"] => with_server(async |url| crowd(&url).await).await,
-        _ => Err("usage: soak races [count] | soak crowd | soak faults [seconds]".into()),
+        _ => Err("usage: soak races [count] | soak crowd | soak faults [seconds] | soak fuzz [seconds]".into()),
     }
 }
 
@@ -277,6 +279,26 @@ async fn act(store: &Store, layer: &SessionLayer<RedisCache>, id: &str, does: Do
     let response = service.oneshot(request).await?;
     Ok(if response.status().is_success() { '+' } else { '!' })
 }
+
+/// Runs each fuzz target for so many seconds. Needs `cargo install cargo-fuzz`; the first build takes minutes.
+async fn fuzz(seconds: &str) -> Result<(), Failure> {
+    let seconds: u64 = seconds.parse()?;
+    for target in TARGETS {
+        std::fs::create_dir_all(format!(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/{}"), target))?;
+        let mut fuzz = Command::new("cargo");
+        fuzz.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz"));
+        // The sanitizers are features of a nightly compiler; with this a stable one has them as well.
+        fuzz.env("RUSTC_BOOTSTRAP", "1").args(["fuzz", "run", target]);
+        fuzz.args([format!("corpus/{target}"), format!("seeds/{target}")]);
+        let status = fuzz.args(["--", &format!("-max_total_time={seconds}")]).status().await?;
+        if !status.success() {
+            return Err(format!("{target}: {status}").into());
+        }
+    }
+    Ok(())
+}
+
+const TARGETS: [&str; 2] = ["cookie_header", "record"];
 
 /// What came of the load under faults.
 #[derive(Debug, Default)]

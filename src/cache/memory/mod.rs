@@ -158,14 +158,21 @@ impl InMemoryCache {
         true
     }
 
-    /// Looks for something that has ended, in all shards.
+    /// Looks for something that has ended, in one shard after the other, and stops at the first find: whoever needs room
+    /// does not clean up after a whole crowd.
     fn make_room(&self) -> bool {
         let now = self.shared.clock.now_ms();
-        let mut found = false;
-        for shard in &self.shared.shards {
-            found |= self.sweep(&mut lock(shard), now, 1024);
+        let count = self.shared.shards.len();
+        let start = self.shared.around.load(Ordering::Relaxed) % count;
+        let in_turn = self.shared.shards.iter().cycle().skip(start).take(count);
+        for shard in in_turn {
+            let mut shard = lock(shard);
+            // What is due may only have been touched since it was queued; then the next may be the one.
+            if (0..16).any(|_| self.sweep(&mut shard, now, 64)) {
+                return true;
+            }
         }
-        found
+        false
     }
 
     fn try_insert(&self, key: &str, value: &Bytes, expiry: Expiry) -> Inserted {

@@ -44,6 +44,18 @@ async fn full_of_live_entries_it_refuses_new_ones_and_keeps_the_old() {
 }
 
 #[tokio::test]
+async fn whoever_needs_room_does_not_clean_up_after_a_whole_crowd() {
+    let (cache, clock) = cache(50_000, usize::MAX);
+    fill(&cache, &clock, 0..50_000).await;
+    clock.advance(HOUR);
+    fill(&cache, &clock, 50_000..50_001).await;
+    let left = cache.shared.entries.load(Ordering::Relaxed);
+    assert!(left > 49_800, "{left}: one insert took out all of them");
+    fill(&cache, &clock, 50_001..90_000).await;
+    assert_eq!(cache.len(), 40_000);
+}
+
+#[tokio::test]
 async fn bytes_are_bounded_also_when_a_value_grows() {
     let (cache, clock) = cache(100, 1000);
     let version = cache.insert("a", Bytes::from(vec![0; 300]), within(&clock, HOUR)).await.unwrap().unwrap();
