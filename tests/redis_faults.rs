@@ -1,4 +1,5 @@
 //! What the layer does while Redis misbehaves: a fault, a browser that keeps asking, and what has to hold all the same.
+#![cfg(cloakroom_faults)]
 #![cfg(all(feature = "redis", feature = "axum"))]
 #![allow(missing_docs, unreachable_pub, dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

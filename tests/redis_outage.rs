@@ -1,6 +1,7 @@
 //! What an outage costs while it lasts: requests are refused at once, nothing piles up, and all is well soon after.
 //!
 //! `CLOAKROOM_OUTAGE_SECONDS` makes the outages last longer than the few seconds they last otherwise.
+#![cfg(cloakroom_faults)]
 #![cfg(all(feature = "redis", feature = "axum"))]
 #![allow(missing_docs, unreachable_pub, dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

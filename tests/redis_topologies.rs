@@ -1,4 +1,5 @@
 //! The ways to reach Redis, each with servers of its own: TLS, a Unix socket, users, sentinels, a cluster.
+#![cfg(cloakroom_faults)]
 #![cfg(all(
     feature = "redis-cluster",
     feature = "redis-sentinel",

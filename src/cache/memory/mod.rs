@@ -114,6 +114,8 @@ impl InMemoryCache {
         let (done, look_around) = {
             let mut shard = lock(shared.shard(hash));
             shard.sweep(now, SWEEP, &mut freed);
+            // Given back first, so that `work` can have the room.
+            self.give_back(std::mem::take(&mut freed));
             (work(&mut shard, hash, now, &mut freed), shard.is_time_to_look_around())
         };
         self.give_back(freed);
@@ -184,6 +186,7 @@ impl InMemoryCache {
             if time.deadline(now) <= now {
                 return Inserted::Done(Version::from(shard.next_version()));
             }
+            self.give_back(std::mem::take(freed));
             if !self.reserve(1, cost(key, value)) {
                 return Inserted::Full;
             }
@@ -263,11 +266,14 @@ impl Cache for InMemoryCache {
     }
 
     async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
+        let mut last = false;
         loop {
             match self.try_insert(key, &value, expiry) {
                 Inserted::Done(version) => return Ok(Some(version)),
                 Inserted::Taken => return Ok(None),
-                Inserted::Full if self.make_room() => {}
+                Inserted::Full if self.make_room() => last = false,
+                // Room may have been made by the try itself, after it had failed.
+                Inserted::Full if !last => last = true,
                 Inserted::Full => return Err(full()),
             }
         }
@@ -280,10 +286,12 @@ impl Cache for InMemoryCache {
         value: Bytes,
         expiry: Expiry,
     ) -> Result<Replaced, CacheError> {
+        let mut last = false;
         loop {
             match self.try_replace(key, expected, &value, expiry) {
                 Some(replaced) => return Ok(replaced),
-                None if self.make_room() => {}
+                None if self.make_room() => last = false,
+                None if !last => last = true,
                 None => return Err(full()),
             }
         }
