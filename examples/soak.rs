@@ -172,8 +172,10 @@ pub async fn races(url: &str, count: usize, processes: bool) -> Result<Report, F
             None => tokio::join!(ours, side(&other, seed, 1, &ids)),
         };
         for (number, owner) in owners.iter().enumerate() {
-            let said = [ours.get(number).copied(), theirs.get(number).copied()];
-            judge(&here, seed, number, owner, said, &mut report).await?;
+            let said =
+                [ours.get(number), theirs.get(number)].map(Option::<&Said>::cloned).map(Option::unwrap_or_default);
+            let first = ids.get(number).cloned().unwrap_or_default();
+            judge(&here, choices(seed, number), owner, first, said, &mut report).await?;
         }
         report.races += size;
     }
@@ -181,30 +183,44 @@ pub async fn races(url: &str, count: usize, processes: bool) -> Result<Report, F
     Ok(report)
 }
 
-/// Compares what both sides did and were told with what is there.
+/// What came of one side's try: `+` for what was done, `-` for what came too late, anything else for a failure; after it the
+/// ID that it was given, if any.
+type Said = String;
+
+fn choices(seed: u64, number: usize) -> [Does; 2] {
+    [choice(seed, number, 0).0, choice(seed, number, 1).0]
+}
+
+/// Compares what both sides did and were told with what is there, and tries every ID that anybody was ever given.
 async fn judge(
     store: &Store,
-    seed: u64,
-    number: usize,
+    did: [Does; 2],
     owner: &str,
-    said: [Option<char>; 2],
+    first: String,
+    said: [Said; 2],
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let did = [choice(seed, number, 0).0, choice(seed, number, 1).0];
     let any = |does: Does| did.contains(&does);
     let live = store.sessions_of(owner).await?;
-    report.failed += said.iter().filter(|said| !matches!(said, Some('+' | '-'))).count();
+    report.failed += said.iter().filter(|said| !said.starts_with(['+', '-'])).count();
+    let given: Vec<&str> = said.iter().filter_map(|said| said.get(1..)).filter(|id| !id.is_empty()).collect();
+    let mut open = 0;
+    for id in given.iter().copied().chain([first.as_str()]) {
+        open += usize::from(store.load(id).await?.is_some());
+    }
     if any(Does::Logout) || any(Does::LogoutInRequest) {
-        report.resurrected += live.len();
+        report.resurrected += live.len().max(open);
         return Ok(());
     }
-    report.extra += live.len().saturating_sub(1);
+    // Whoever was given an ID holds the only one: the first is worth nothing then.
+    report.extra += live.len().max(open).saturating_sub(1);
+    report.lost += usize::from(open == 0 || (any(Does::Login) && given.is_empty()));
     let Some(session) = live.first() else {
         report.lost += 1;
         return Ok(());
     };
     let n: usize = session.get("n").unwrap_or_default();
-    let told = did.iter().zip(said).filter(|(does, said)| **does == Does::Add && *said == Some('+')).count();
+    let told = did.iter().zip(&said).filter(|(does, said)| **does == Does::Add && said.starts_with('+')).count();
     let silent = did.iter().filter(|does| **does == Does::Request).count();
     let adds = did.iter().filter(|does| matches!(does, Does::Add | Does::Request)).count();
     // A renewal turns away those who came with the old ID.
@@ -213,8 +229,8 @@ async fn judge(
     Ok(())
 }
 
-/// One side of a batch: `+` for what was done, `-` for what came too late, `!` for a failure.
-async fn side(store: &Store, seed: u64, side: u64, ids: &[String]) -> Vec<char> {
+/// One side of a batch.
+async fn side(store: &Store, seed: u64, side: u64, ids: &[String]) -> Vec<Said> {
     let layer = SessionLayer::new(store.clone());
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut tasks = JoinSet::new();
@@ -224,7 +240,7 @@ async fn side(store: &Store, seed: u64, side: u64, ids: &[String]) -> Vec<char> 
         tasks.spawn(async move {
             let _place = places.acquire_owned().await;
             tokio::time::sleep(Duration::from_micros(pause)).await;
-            (number, act(&store, &layer, &id, does).await.unwrap_or('!'))
+            (number, act(&store, &layer, &id, does).await.unwrap_or_else(|_| "!".into()))
         });
     }
     let mut said = tasks.join_all().await;
@@ -232,21 +248,21 @@ async fn side(store: &Store, seed: u64, side: u64, ids: &[String]) -> Vec<char> 
     said.into_iter().map(|(_, said)| said).collect()
 }
 
-async fn act(store: &Store, layer: &SessionLayer<RedisCache>, id: &str, does: Does) -> Result<char, Failure> {
+async fn act(store: &Store, layer: &SessionLayer<RedisCache>, id: &str, does: Does) -> Result<Said, Failure> {
     let add = |n: Option<u64>| n.unwrap_or_default() + 1;
     match does {
         Does::Add => {
-            let Some(session) = store.load(id).await? else { return Ok('-') };
+            let Some(session) = store.load(id).await? else { return Ok("-".into()) };
             session.update("n", add)?;
             return match session.commit().await {
-                Ok(()) => Ok('+'),
-                Err(SessionError::Gone) => Ok('-'),
+                Ok(()) => Ok("+".into()),
+                Err(SessionError::Gone) => Ok("-".into()),
                 Err(error) => Err(error.into()),
             };
         }
         Does::Logout => {
             store.destroy(id).await?;
-            return Ok('+');
+            return Ok("+".into());
         }
         Does::Request | Does::Login | Does::LogoutInRequest | Does::Touch => {}
     }
@@ -277,7 +293,10 @@ async fn act(store: &Store, layer: &SessionLayer<RedisCache>, id: &str, does: Do
     }));
     let request = Request::get("/").header(header::COOKIE, format!("__Host-id={id}")).body(())?;
     let response = service.oneshot(request).await?;
-    Ok(if response.status().is_success() { '+' } else { '!' })
+    let said = if response.status().is_success() { "+" } else { "!" };
+    let cookie = response.headers().get(header::SET_COOKIE).map(http::HeaderValue::to_str).transpose()?;
+    let given = cookie.and_then(|cookie| cookie.strip_prefix("__Host-id=")?.split(';').next()).unwrap_or_default();
+    Ok([said, given].concat())
 }
 
 /// Runs each fuzz target for so many seconds. Needs `cargo install cargo-fuzz`; the first build takes minutes.
@@ -519,12 +538,12 @@ impl Worker {
         Ok(Self { child, input, output: BufReader::new(output).lines() })
     }
 
-    async fn run(&mut self, seed: u64, ids: &[String]) -> Result<Vec<char>, Failure> {
+    async fn run(&mut self, seed: u64, ids: &[String]) -> Result<Vec<Said>, Failure> {
         let line = format!("{seed} {}\n", ids.join(" "));
         self.input.write_all(line.as_bytes()).await?;
         self.input.flush().await?;
         let answer = self.output.next_line().await?.ok_or("the other process has ended")?;
-        Ok(answer.chars().collect())
+        Ok(answer.split(' ').map(str::to_owned).collect())
     }
 }
 
@@ -540,14 +559,14 @@ async fn worker(url: &str) -> Result<(), Failure> {
             Some(first) => write_keys(&store, first.parse()?, &ids).await?,
             None => side(&store, seed.parse()?, 1, &ids).await,
         };
-        output.write_all(said.into_iter().chain(['\n']).collect::<String>().as_bytes()).await?;
+        output.write_all(format!("{}\n", said.join(" ")).as_bytes()).await?;
         output.flush().await?;
     }
     Ok(())
 }
 
 /// 32 writers of one session at once, each with a key of its own.
-async fn write_keys(store: &Store, first: usize, ids: &[String]) -> Result<Vec<char>, Failure> {
+async fn write_keys(store: &Store, first: usize, ids: &[String]) -> Result<Vec<Said>, Failure> {
     let id = ids.first().ok_or("no session")?;
     let together = Arc::new(tokio::sync::Barrier::new(32));
     let mut tasks = JoinSet::new();
@@ -563,7 +582,7 @@ async fn write_keys(store: &Store, first: usize, ids: &[String]) -> Result<Vec<c
     for done in tasks.join_all().await {
         done?;
     }
-    Ok(vec!['+'])
+    Ok(vec!["+".into()])
 }
 
 async fn crowd(url: &str) -> Result<(), Failure> {

@@ -4,7 +4,7 @@
 //! {"v":1,"key":"…","created":1780000000000,"end":1782592000000,"data":{"user":42}}
 //! ```
 //! Times are milliseconds since the Unix epoch. Optional, in front of `data`: `ttl` (milliseconds) and `keep`, set for
-//! this session alone, `owner`, and with it `prev`, the key before the last renewal. A tombstone has `next`, the key of its successor, instead of `data`.
+//! this session alone, `owner`, and with it `prev`, the key before the last renewal, and `hold`. A tombstone has `next`, the key of its successor, instead of `data`.
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -33,6 +33,8 @@ pub(crate) struct Head {
     pub(crate) owner: Option<Arc<str>>,
     /// The key that it was renewed from last; kept for a session with an owner, so that both count as one session.
     pub(crate) prev: Option<Box<SessionKey>>,
+    /// A renewal is under way that others' writes keep from its end: writers are to wait a little.
+    pub(crate) hold: bool,
 }
 
 /// Changes to a [`Head`]: what was set last counts, setting by setting.
@@ -130,6 +132,8 @@ struct Wire<'a> {
     #[serde(default)]
     prev: Option<Box<SessionKey>>,
     #[serde(default)]
+    hold: bool,
+    #[serde(default)]
     next: Option<SessionKey>,
     #[serde(default, borrow)]
     data: Option<Fields<'a>>,
@@ -161,7 +165,8 @@ pub(crate) fn decode(bytes: &Bytes, key: &SessionKey, limit: usize) -> Result<Re
         (None, Some(created), Some(end), Some(fields)) => {
             let values = Values::of_record(bytes, fields).ok_or(Unreadable::Malformed)?;
             let owner = wire.owner.map(Arc::from);
-            let head = Head { created, end, ttl: wire.ttl, persistent: wire.keep, owner, prev: wire.prev };
+            let Wire { ttl, keep: persistent, prev, hold, .. } = wire;
+            let head = Head { created, end, ttl, persistent, owner, prev, hold };
             Ok(Record::Live { head, values })
         }
         _ => Err(Unreadable::Malformed),
@@ -175,7 +180,7 @@ fn plain_head<'a>(text: &'a str, key: &SessionKey) -> Option<(Head, &'a str)> {
     let (created, rest) = digits(rest.strip_prefix("\",\"created\":")?)?;
     let (end, rest) = digits(rest.strip_prefix(",\"end\":")?)?;
     let data = rest.strip_prefix(",\"data\":")?.strip_suffix('}')?;
-    Some((Head { created, end, ttl: None, persistent: None, owner: None, prev: None }, data))
+    Some((plain(created, end), data))
 }
 
 /// A number as this crate writes it: no sign, no zero in front, below the year 9999.
@@ -221,6 +226,9 @@ pub(crate) fn encode<'a>(
             text.push(b'"');
         }
     }
+    if head.hold {
+        text.extend_from_slice(b",\"hold\":true");
+    }
     text.extend_from_slice(b",\"data\":");
     let mut writer = Writer::new(text, 4);
     for (key, value) in fields {
@@ -253,7 +261,12 @@ fn number(text: &mut Vec<u8>, name: &str, number: u64) {
 
 /// A new session's head.
 pub(crate) fn new_head(now: u64, lifetime: Duration) -> Head {
-    Head { created: now, end: later(now, lifetime), ttl: None, persistent: None, owner: None, prev: None }
+    plain(now, later(now, lifetime))
+}
+
+/// A head without settings of its own.
+fn plain(created: u64, end: u64) -> Head {
+    Head { created, end, ttl: None, persistent: None, owner: None, prev: None, hold: false }
 }
 
 impl Head {
@@ -286,14 +299,7 @@ mod tests {
     }
 
     fn head() -> Head {
-        Head {
-            created: 1_780_000_000_000,
-            end: 1_790_000_000_000,
-            ttl: None,
-            persistent: None,
-            owner: None,
-            prev: None,
-        }
+        plain(1_780_000_000_000, 1_790_000_000_000)
     }
 
     fn fields<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
@@ -312,6 +318,7 @@ mod tests {
             persistent: Some(true),
             owner: Some("us\"er".into()),
             prev: Some(Box::new(key(9))),
+            hold: true,
             ..head()
         };
         for head in [head(), full] {

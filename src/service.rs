@@ -110,8 +110,6 @@ pub(crate) enum Commit {
 pub(crate) struct Exchange<E> {
     shared: Arc<Shared<E>>,
     lazy: LazySession,
-    /// The cookie was signed with an old key.
-    resign: bool,
 }
 
 impl<E> Exchange<E> {
@@ -120,9 +118,8 @@ impl<E> Exchange<E> {
         if candidates.malformed {
             events::malformed_cookie();
         }
-        let resign = candidates.iter().any(|candidate| candidate.resign);
         let lazy = LazySession::new(Arc::clone(&shared.engine), candidates, shared.refresh);
-        (Self { shared: Arc::clone(shared), lazy: lazy.clone(), resign }, lazy)
+        (Self { shared: Arc::clone(shared), lazy: lazy.clone() }, lazy)
     }
 
     /// What there is to commit, once the handler is done.
@@ -186,9 +183,6 @@ impl<E> Exchange<E> {
             CookieDue::Issue(id) => Some(policy.issue(&id, max_age())),
             CookieDue::Moved(id) if persistent => Some(policy.issue(&id, max_age())),
             CookieDue::Remove => Some(policy.removal()),
-            CookieDue::Moved(_) | CookieDue::Nothing if self.resign => {
-                Some(policy.issue(&session.live_id()?, max_age()))
-            }
             CookieDue::Moved(_) | CookieDue::Nothing => None,
         }
     }

@@ -478,21 +478,8 @@ async fn a_set_cookie_is_sensitive() {
     }
 }
 
-/// Every setting of the cookie that a browser would accept.
-fn combinations() -> Vec<(Case, fn(Builder, &Case) -> Builder)> {
-    fn apply(mut builder: Builder, case: &Case) -> Builder {
-        if let Some(domain) = case.domain {
-            builder = builder.cookie_domain(domain);
-        }
-        builder
-            .cookie_name(case.name)
-            .cookie_path(case.path)
-            .same_site(case.same_site)
-            .secure(case.secure)
-            .http_only(case.http_only)
-            .partitioned(case.partitioned)
-            .persistent(case.persistent)
-    }
+/// Settings of the cookie, those that a browser would accept and those that it would not.
+fn combinations() -> Vec<Case> {
     let mut cases = Vec::new();
     let names = ["__Host-id", "__Secure-id", "__Http-id", "__Host-Http-id", "__hOsT-id", "id", "!#$%&'*+-.^_`|~aZ0"];
     for name in names {
@@ -502,7 +489,7 @@ fn combinations() -> Vec<(Case, fn(Builder, &Case) -> Builder)> {
                     for bits in 0..16_u8 {
                         let [secure, http_only, partitioned, persistent] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
                         let case = Case { name, path, domain, same_site, secure, http_only, partitioned, persistent };
-                        cases.push((case, apply as fn(Builder, &Case) -> Builder));
+                        cases.push(case);
                     }
                 }
             }
@@ -524,6 +511,21 @@ struct Case {
 }
 
 impl Case {
+    fn builder(&self, store: &SessionStore<Cache>) -> Builder {
+        let mut builder = SessionLayer::builder(store.clone())
+            .cookie_name(self.name)
+            .cookie_path(self.path)
+            .same_site(self.same_site)
+            .secure(self.secure)
+            .http_only(self.http_only)
+            .partitioned(self.partitioned)
+            .persistent(self.persistent);
+        if let Some(domain) = self.domain {
+            builder = builder.cookie_domain(domain);
+        }
+        builder
+    }
+
     /// RFC 6265bis, sections 4.1.3 and 5.7, and layered cookies, section 4.1.3: what a browser does not ignore.
     fn a_browser_takes_it(&self) -> bool {
         let name = self.name.to_ascii_lowercase();
@@ -541,8 +543,8 @@ impl Case {
 async fn a_jar_keeps_replaces_and_removes_the_cookie_in_every_valid_combination() {
     let trial = trial().await;
     let (mut built, mut refused) = (0, 0);
-    for (case, apply) in combinations() {
-        let layer = match apply(SessionLayer::builder(trial.store.clone()), &case).build() {
+    for case in combinations() {
+        let layer = match case.builder(&trial.store).build() {
             Ok(layer) => layer,
             Err(error) => {
                 assert!(!case.a_browser_takes_it(), "{case:?}: {error}");
@@ -856,6 +858,22 @@ mod signed {
     #[tokio::test]
     async fn a_session_renewed_under_a_reading_request_is_not_issued_again() {
         ended_meanwhile(false, End::Renewed).await;
+    }
+
+    #[tokio::test]
+    async fn an_outage_at_the_end_costs_a_reading_request_nothing_but_the_new_signature() {
+        let trial = trial().await;
+        let [old, both, _] = layers(&trial.store);
+        let cookie = begin(&old).await;
+        let cache = trial.cache.clone();
+        let reply = send(&both, Some(&cookie), move |_| {
+            cache.fail_all(CacheErrorKind::Unavailable);
+            async { 200 }
+        });
+        let reply = reply.await;
+        assert_eq!((reply.status, set_cookies(&reply.headers)), (200, vec![]));
+        trial.cache.heal();
+        assert_eq!(set_cookies(&who(&both, &[&cookie]).await.1).len(), 1);
     }
 
     #[tokio::test]

@@ -11,15 +11,15 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Waker},
     time::Duration,
 };
 
 use cloakroom::{
-    Bytes, Cache, CacheError, Deleted, Entry, Expiry, InMemoryCache, Replaced, SessionError, SessionStore, Value,
-    Version,
+    Bytes, Cache, CacheError, CacheErrorKind, Deleted, Entry, Expiry, InMemoryCache, Replaced, SessionError,
+    SessionStore, Value, Version,
 };
 
 #[path = "common/web.rs"]
@@ -33,14 +33,16 @@ struct Stage {
     cache: InMemoryCache,
     yields: Arc<AtomicBool>,
     keys: Arc<Mutex<BTreeSet<String>>>,
+    operations: Arc<AtomicUsize>,
 }
 
 impl Stage {
     fn new() -> Self {
-        Self { cache: InMemoryCache::new(), yields: Arc::default(), keys: Arc::default() }
+        Self { cache: InMemoryCache::new(), yields: Arc::default(), keys: Arc::default(), operations: Arc::default() }
     }
 
     async fn turn(&self, key: &str) {
+        self.operations.fetch_add(1, Ordering::Relaxed);
         self.keys.lock().unwrap().insert(key.to_owned());
         if self.yields.load(Ordering::Relaxed) {
             tokio::task::yield_now().await;
@@ -163,6 +165,10 @@ fn client(
                 match outcome {
                     Ok(()) => heard.lock().unwrap().committed += 1,
                     Err(SessionError::Gone) => {}
+                    // Another's renewal: what it waits for is its own request, which waits for it.
+                    Err(SessionError::Cache(error)) if error.kind() == CacheErrorKind::Timeout => {
+                        assert_eq!(does, Does::Detached);
+                    }
                     Err(error) => panic!("{does:?}: {error}"),
                 }
                 200
@@ -182,31 +188,37 @@ struct Step {
 }
 
 /// Runs the clients: first as `decided`, then each to its end. Returns what could have been decided otherwise.
-async fn play(mut clients: Vec<Option<Client>>, decided: &[usize], bound: usize) -> Vec<Step> {
+async fn play(stage: &Stage, mut clients: Vec<Option<Client>>, decided: &[usize], bound: usize) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     let (mut current, mut interrupted) = (0, 0);
+    // They wait for another's turn, or for time to pass.
+    let mut waiting = vec![false; clients.len()];
     while clients.iter().any(Option::is_some) {
-        let unfinished: Vec<usize> = (0..clients.len()).filter(|at| clients[*at].is_some()).collect();
-        let default = if clients[current].is_some() { current } else { unfinished[0] };
-        let went = decided.get(steps.len()).copied().unwrap_or(default);
-        let may_switch = clients[current].is_none() || interrupted < bound;
-        let others =
-            if may_switch { unfinished.iter().copied().filter(|at| *at != went).collect() } else { Vec::new() };
-        if went != current && clients[current].is_some() {
-            interrupted += 1;
+        let mut ready: Vec<usize> = (0..clients.len()).filter(|at| clients[*at].is_some() && !waiting[*at]).collect();
+        if ready.is_empty() {
+            tokio::time::advance(Duration::from_millis(20)).await;
+            waiting.fill(false);
+            ready = (0..clients.len()).filter(|at| clients[*at].is_some()).collect();
         }
+        let goes_on = ready.contains(&current);
+        let default = if goes_on { current } else { ready[0] };
+        let went = decided.get(steps.len()).copied().unwrap_or(default);
+        let may_switch = !goes_on || interrupted < bound;
+        let others = if may_switch { ready.iter().copied().filter(|at| *at != went).collect() } else { Vec::new() };
+        interrupted += usize::from(went != current && goes_on);
         current = went;
+        let before = stage.operations.load(Ordering::Relaxed);
         let poll = clients[went].as_mut().unwrap().as_mut().poll(&mut Context::from_waker(Waker::noop()));
         if poll.is_ready() {
             clients[went] = None;
         }
-        steps.push(Step { went, others });
-        // Somebody waits for another's turn, or for a pause to pass.
-        if steps.len() > 60 {
-            tokio::time::advance(Duration::from_millis(1)).await;
-            current = (current + 1) % clients.len();
+        if poll.is_ready() || stage.operations.load(Ordering::Relaxed) > before {
+            waiting.fill(false);
+        } else {
+            waiting[went] = true;
         }
-        assert!(steps.len() < 400, "nobody gets any further: {decided:?}");
+        steps.push(Step { went, others });
+        assert!(steps.len() < 400, "nobody gets any further: {:?}", steps.iter().map(|s| s.went).collect::<Vec<_>>());
     }
     steps
 }
@@ -227,13 +239,13 @@ async fn explore(does: &[Does], bound: usize) -> usize {
             |(number, does): (usize, &Does)| Some(client(layer.clone(), cookie.clone(), *does, number, said.clone()));
         let clients = does.iter().enumerate().map(client).collect();
         stage.yields.store(true, Ordering::Relaxed);
-        let steps = play(clients, &decided, bound).await;
+        let steps = play(&stage, clients, &decided, bound).await;
         stage.yields.store(false, Ordering::Relaxed);
         let said = std::mem::take(&mut *said.lock().unwrap());
         check(does, &stage, &said, &steps).await;
         count += 1;
 
-        for step in steps.into_iter().skip(decided.len()).take(60) {
+        for step in steps.into_iter().skip(decided.len()) {
             decided.push(step.went);
             untried.push(step.others);
         }

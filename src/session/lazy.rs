@@ -150,7 +150,8 @@ impl Visit {
 
     fn session(&self, found: Result<Found, SessionError>) -> Result<Session, SessionError> {
         let found = found.inspect_err(events::failed)?;
-        let session = Session::of_request(Arc::clone(&self.engine), found);
+        let resign = |id: &SessionId| self.candidates.iter().any(|candidate| candidate.resign && candidate.id == *id);
+        let session = Session::of_request(Arc::clone(&self.engine), found, resign);
         if self.finished.load(Ordering::Acquire) {
             session.abandon();
         }

@@ -104,11 +104,12 @@ impl Session {
         Self { inner: Arc::new(inner) }
     }
 
-    /// The session of a request that came with these cookies.
-    pub(crate) fn of_request(engine: Arc<dyn Engine>, found: Found) -> Self {
+    /// The session of a request that came with these cookies; `resign` says which ID was signed with an old key.
+    pub(crate) fn of_request(engine: Arc<dyn Engine>, found: Found, resign: impl FnOnce(&SessionId) -> bool) -> Self {
         let came_with_cookie = found.session.is_some() || found.tombstone.is_some();
         let (id, stored) = found.session.unzip();
         let mut state = State::new(Holder::Request, stored);
+        state.resign = id.as_ref().is_some_and(resign);
         (state.id, state.tombstone, state.came_with_cookie) = (id, found.tombstone, came_with_cookie);
         state.seen = state.seen.max(found.seen);
         Self::of(Some(engine), state)
@@ -396,7 +397,7 @@ impl Session {
         let (mut draft, taken) = {
             let mut state = self.lock();
             let Some(action) = state.action(scope) else { return Ok(()) };
-            if state.is_lost() {
+            if action != Action::Destroy && state.is_lost() {
                 if let Some(stored) = &state.stored {
                     events::gone(&stored.key);
                 }
@@ -406,6 +407,7 @@ impl Session {
             }
             state.draft(action, engine.config().clock.now_ms())
         };
+        let optional = draft.action == Action::Confirm;
         let result = deadline.bound(engine.commit(&mut draft, deadline)).await;
         let result = result.unwrap_or_else(|_| Err(timed_out()));
         if let Err(error) = &result {
@@ -416,7 +418,8 @@ impl Session {
         if state.closed {
             state.fate = None;
         }
-        settled
+        // The handler's answer does not depend on whether a live cookie could be signed anew.
+        if optional { Ok(()) } else { settled }
     }
 
     /// Commits what a cache that does not wait can take at once. `None`: it takes [`run_commit`](Self::run_commit).
@@ -429,7 +432,7 @@ impl Session {
         }
         let (draft, taken) = state.draft_at_once();
         let Some(result) = engine.commit_at_once(&draft) else {
-            state.put_back(draft, taken);
+            state.put_back(draft.changes, draft.settings, taken);
             return None;
         };
         if let Err(error) = &result {
@@ -468,7 +471,7 @@ impl Session {
 
     /// Destroyed, or found gone.
     pub(crate) fn has_ended(&self) -> bool {
-        self.lock().ended
+        self.lock().ended.is_some()
     }
 
     pub(crate) fn was_looked_at(&self) -> bool {
@@ -480,12 +483,6 @@ impl Session {
         let state = self.lock();
         let head = state.stored.as_ref().map(|stored| (stored.head.end, stored.head.persistent));
         (state.cookie.clone(), head)
-    }
-
-    /// The ID of a session that is live as far as is known.
-    pub(crate) fn live_id(&self) -> Option<SessionId> {
-        let state = self.lock();
-        if state.ended || state.stored.is_none() { None } else { state.id.clone() }
     }
 }
 

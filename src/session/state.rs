@@ -41,6 +41,15 @@ pub(crate) enum Holder {
     Detached,
 }
 
+/// How a handle's session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// By this handle.
+    Destroyed,
+    /// It was found gone: destroyed, expired, or renewed away, and then a destroy still has something to end.
+    Gone,
+}
+
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) holder: Holder,
@@ -59,8 +68,9 @@ pub(super) struct State {
     pub(super) destroy: bool,
     /// The response's commit has begun.
     pub(super) closed: bool,
-    /// Destroyed, or found gone.
-    pub(super) ended: bool,
+    pub(super) ended: Option<End>,
+    /// The browser's cookie was signed with an old key, and is due again if the session lives.
+    pub(super) resign: bool,
     pub(super) cookie: CookieDue,
     /// Tells detached handles where this request's session is; made by the first of them.
     pub(super) fate: Option<watch::Sender<Fate>>,
@@ -70,6 +80,8 @@ pub(super) struct State {
 /// What has to be put back if a commit fails.
 pub(super) struct Taken {
     base: Arc<Values>,
+    renew: bool,
+    touch: bool,
 }
 
 impl State {
@@ -89,7 +101,8 @@ impl State {
             renew: false,
             destroy: false,
             closed: false,
-            ended: false,
+            ended: None,
+            resign: false,
             cookie: CookieDue::Nothing,
             fate: None,
             follow: None,
@@ -107,10 +120,10 @@ impl State {
     /// What a commit has to do, the first that applies: destroy, renew, write, touch.
     pub(super) fn action(&self, scope: Scope) -> Option<Action> {
         let known = self.stored.is_some() || self.follow.is_some();
-        if self.destroy && !self.ended {
+        if self.destroy && self.ended != Some(End::Destroyed) {
             return (known || self.tombstone.is_some()).then_some(Action::Destroy);
         }
-        if scope == Scope::DestroyOnly || (self.ended && !self.is_dirty()) {
+        if scope == Scope::DestroyOnly || (self.ended.is_some() && !self.is_dirty()) {
             return None;
         }
         if self.renew && self.stored.is_some() {
@@ -118,15 +131,18 @@ impl State {
         }
         if self.is_dirty() {
             // An empty new session is not stored.
-            let worth_it = known || self.ended || self.data.len() > 0 || self.owner_is_set();
+            let worth_it = known || self.ended.is_some() || self.data.len() > 0 || self.owner_is_set();
             return worth_it.then_some(Action::Write);
         }
-        (self.touch && self.stored.is_some()).then_some(Action::Touch)
+        if self.touch && known {
+            return Some(Action::Touch);
+        }
+        (self.resign && self.closed && self.stored.is_some()).then_some(Action::Confirm)
     }
 
     /// Whether what it was made from is gone for good.
     pub(super) fn is_lost(&self) -> bool {
-        self.ended || (self.holder == Holder::Detached && self.stored.is_none() && self.follow.is_none())
+        self.ended.is_some() || (self.holder == Holder::Detached && self.stored.is_none() && self.follow.is_none())
     }
 
     /// Takes the changes out to commit them, while others go on reading and changing.
@@ -144,6 +160,8 @@ impl State {
 
     fn draft_behind(&mut self, action: Action, now: u64, view: Arc<Values>) -> (Draft, Taken) {
         let (base, changes) = self.data.take_changes(view);
+        // Taken as well: what is asked for while this commit is under way is for the next one.
+        let taken = Taken { base, renew: std::mem::take(&mut self.renew), touch: std::mem::take(&mut self.touch) };
         let draft = Draft {
             action,
             stored: self.stored.clone(),
@@ -151,9 +169,10 @@ impl State {
             changes,
             settings: std::mem::take(&mut self.settings),
             follow: self.follow.clone(),
+            sure: self.follow.is_some() || self.resign,
             age: Duration::from_millis(now.saturating_sub(self.seen)),
         };
-        (draft, Taken { base })
+        (draft, taken)
     }
 
     /// Takes in what came of a commit.
@@ -172,52 +191,60 @@ impl State {
                     fate.send_replace(Some(stored.key));
                 }
                 self.stored = Some(stored);
-                (self.renew, self.touch) = (false, false);
+                self.note_live();
                 Ok(())
             }
-            Ok(Outcome::Touched) => {
+            Ok(Outcome::Live) => {
                 self.data.restore(taken.base, changes);
-                self.touch = false;
+                self.note_live();
                 Ok(())
             }
             Ok(Outcome::Destroyed) => {
-                self.end(taken);
-                self.destroy = false;
+                self.end(taken, End::Destroyed);
                 self.cookie = if self.came_with_cookie { CookieDue::Remove } else { CookieDue::Nothing };
                 Ok(())
             }
             Ok(Outcome::Gone) => {
-                if let (Some(stored), false) = (&before, action == Action::Touch) {
+                if let (Some(stored), false) = (&before, matches!(action, Action::Touch | Action::Confirm)) {
                     events::gone(&stored.key);
                 }
-                self.end(taken);
+                self.end(taken, End::Gone);
                 self.cookie = CookieDue::Nothing;
                 Err(SessionError::Gone)
             }
             Err(error) => {
-                let (age, follow) = (Duration::ZERO, None);
-                let (stored, tombstone) = (before, None);
-                self.put_back(Draft { action, stored, tombstone, changes, settings, follow, age }, taken);
+                self.put_back(changes, settings, taken);
                 Err(error)
             }
         }
     }
 
     /// Nothing came of a draft.
-    pub(super) fn put_back(&mut self, draft: Draft, taken: Taken) {
-        let Draft { changes, mut settings, .. } = draft;
+    pub(super) fn put_back(&mut self, changes: Changes, mut settings: Settings, taken: Taken) {
         self.data.restore(taken.base, changes);
+        self.renew |= taken.renew;
+        self.touch |= taken.touch;
         settings.then(std::mem::take(&mut self.settings));
         self.settings = settings;
     }
 
-    fn end(&mut self, taken: Taken) {
+    fn end(&mut self, taken: Taken, how: End) {
         self.data.restore(taken.base, Changes::default());
         self.data.drop_changes();
         self.settings = Settings::default();
         (self.renew, self.touch) = (false, false);
-        self.ended = true;
+        self.ended = Some(how);
         self.fate = None;
+    }
+
+    /// The session lives as the response goes out.
+    fn note_live(&mut self) {
+        if self.closed
+            && std::mem::take(&mut self.resign)
+            && let Some(id) = &self.id
+        {
+            self.cookie = CookieDue::Issue(id.clone());
+        }
     }
 
     fn note_cookie(&mut self, before: Option<&Stored>, stored: &Stored, new: Option<SessionId>) {

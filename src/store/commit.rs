@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use super::{
     Look, SessionStore, Stored,
     engine::{Action, Draft, Fate, Outcome},
+    queue::Turn,
     timed_out,
 };
 use crate::{
@@ -60,9 +61,14 @@ impl<C: Cache> SessionStore<C> {
 
     /// Writes changes over `newest`.
     pub(super) async fn attempt(&self, newest: &Stored, draft: &Draft) -> Result<Attempt, SessionError> {
-        let mut head = newest.head.clone();
+        let mut head = Head { hold: false, ..newest.head.clone() };
         draft.settings.apply(&mut head);
-        let (bytes, values) = self.encode(&newest.key, &head, &draft.changes, &newest.values)?;
+        self.put(newest, head, &draft.changes).await
+    }
+
+    /// Writes `newest` with another head, and with changes.
+    pub(super) async fn put(&self, newest: &Stored, head: Head, changes: &Changes) -> Result<Attempt, SessionError> {
+        let (bytes, values) = self.encode(&newest.key, &head, changes, &newest.values)?;
         let cache_key = self.cache_key(&newest.key);
         Ok(match self.cache.replace(&cache_key, newest.version, bytes, self.expiry(&head)).await? {
             Replaced::Done(version) => {
@@ -101,7 +107,7 @@ impl<C: Cache> SessionStore<C> {
                 Ok(Outcome::Stored { stored, id: Some(id) })
             });
         };
-        if self.queues.is_busy(&stored.key) {
+        if stored.head.hold || self.queues.is_busy(&stored.key) {
             return None;
         }
         match at_once(self.attempt(stored, draft))? {
@@ -127,14 +133,19 @@ impl<C: Cache> SessionStore<C> {
         let mut turn = None;
         if self.queues.is_busy(&newest.key) {
             turn = self.queues.turn(newest.key, deadline).await;
-            if let Some(latest) = turn.as_ref().and_then(super::queue::Turn::latest) {
+            if let Some(latest) = turn.as_ref().and_then(Turn::latest) {
                 newest = latest;
                 draft.changes.rebase(&newest.values)?;
             }
         }
         self.list_before(&newest, &draft.settings, false).await?;
         for round in 0_u32.. {
-            let found = match self.attempt(&newest, draft).await? {
+            let attempt = if newest.head.hold {
+                Attempt::Lost(self.rest(&newest, deadline).await?)
+            } else {
+                self.attempt(&newest, draft).await?
+            };
+            let found = match attempt {
                 Attempt::Done(stored) => {
                     if let Some(turn) = &mut turn {
                         turn.leave_behind(&stored);
@@ -158,7 +169,7 @@ impl<C: Cache> SessionStore<C> {
             }
             if turn.is_none() {
                 turn = self.queues.turn(newest.key, deadline).await;
-                if let Some(latest) = turn.as_ref().and_then(super::queue::Turn::latest) {
+                if let Some(latest) = turn.as_ref().and_then(Turn::latest) {
                     newest = latest;
                 }
             } else {
@@ -177,7 +188,7 @@ impl<C: Cache> SessionStore<C> {
 
     /// Waits until the request that a handle was detached from has stored its session somewhere else than `tried`.
     /// `None`: it ended without.
-    async fn follow(
+    pub(super) async fn follow(
         &self,
         fate: &mut watch::Receiver<Fate>,
         tried: Option<SessionKey>,

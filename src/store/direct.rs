@@ -21,7 +21,7 @@ impl<C: Cache> SessionStore<C> {
     fn head_like(&self, like: Option<&Head>, settings: &Settings) -> Head {
         let mut head = record::new_head(self.now(), self.config.max_lifetime);
         if let Some(like) = like {
-            head = Head { created: head.created, end: head.end, prev: None, ..like.clone() };
+            head = Head { created: head.created, end: head.end, prev: None, hold: false, ..like.clone() };
         }
         settings.apply(&mut head);
         head
@@ -117,6 +117,7 @@ fn plain_draft(settings: &Settings) -> Draft {
         changes: Changes::default(),
         settings: settings.clone(),
         follow: None,
+        sure: false,
         age: Duration::ZERO,
     }
 }

@@ -42,6 +42,8 @@ pub(crate) enum Action {
     Renew,
     Write,
     Touch,
+    /// Only find out whether the session lives.
+    Confirm,
 }
 
 /// The key under which a request's session is stored, once it is.
@@ -58,6 +60,8 @@ pub(crate) struct Draft {
     pub(crate) settings: Settings,
     /// A detached handle follows the session that its request creates or renews.
     pub(crate) follow: Option<watch::Receiver<Fate>>,
+    /// Whether a touch has to tell a live session from a tombstone.
+    pub(crate) sure: bool,
     /// How long ago the session was loaded.
     pub(crate) age: Duration,
 }
@@ -71,7 +75,8 @@ pub(crate) enum Outcome {
         stored: Stored,
         id: Option<SessionId>,
     },
-    Touched,
+    /// Not written, and live.
+    Live,
     Destroyed,
     /// The session had ended: the changes were dropped.
     Gone,
@@ -151,13 +156,34 @@ impl<C: Cache> SessionStore<C> {
             Action::Destroy => self.destroy_draft(draft, deadline).await,
             Action::Renew => self.renew(draft, deadline).await,
             Action::Write => self.write(draft, deadline).await,
-            Action::Touch => self.touch_draft(draft).await,
+            Action::Touch if !draft.sure => {
+                let Some(stored) = &draft.stored else { return Ok(Outcome::Gone) };
+                let live = self.cache.touch(&self.cache_key(&stored.key)).await?;
+                Ok(if live { Outcome::Live } else { Outcome::Gone })
+            }
+            Action::Touch => self.find_live(draft, Some(Duration::ZERO), deadline).await,
+            Action::Confirm => self.find_live(draft, None, deadline).await,
         }
     }
 
-    async fn touch_draft(&self, draft: &Draft) -> Result<Outcome, SessionError> {
-        let Some(stored) = &draft.stored else { return Ok(Outcome::Gone) };
-        let live = self.cache.touch(&self.cache_key(&stored.key)).await?;
-        Ok(if live { Outcome::Touched } else { Outcome::Gone })
+    /// Looks whether the session lives, there or where its request moved it to.
+    async fn find_live(
+        &self,
+        draft: &mut Draft,
+        refresh: Option<Duration>,
+        deadline: Deadline,
+    ) -> Result<Outcome, SessionError> {
+        let known = draft.stored.as_ref().map(|stored| stored.key);
+        let moved = match known {
+            None => true,
+            Some(key) => match self.look(key, refresh).await? {
+                Look::Live(_) => return Ok(Outcome::Live),
+                look => matches!(look, Look::Tombstone { .. }),
+            },
+        };
+        let Some(fate) = draft.follow.as_mut().filter(|_| moved) else { return Ok(Outcome::Gone) };
+        let Some(stored) = self.follow(fate, known, deadline).await? else { return Ok(Outcome::Gone) };
+        let look = self.look(stored.key, refresh).await?;
+        Ok(if matches!(look, Look::Live(_)) { Outcome::Live } else { Outcome::Gone })
     }
 }

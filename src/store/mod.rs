@@ -14,6 +14,7 @@ mod commit;
 mod destroy;
 mod direct;
 mod engine;
+mod hold;
 mod owner;
 mod queue;
 mod renew;

@@ -1,6 +1,6 @@
 //! The sessions of a user: who they belong to, and ending them.
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fmt,
     future::{Future, poll_fn},
     num::NonZeroUsize,
@@ -133,8 +133,9 @@ impl<C: Cache> SessionStore<C> {
 
     /// The live sessions of a user, the oldest first.
     ///
-    /// Takes one operation for the list and one for each session on it, of which a few are under way at a time. What is
-    /// gone is taken off the list, with one operation more.
+    /// Takes one operation for the list, one for each session on it, and one more for each of them that was renewed more
+    /// than an hour ago, of which a few are under way at a time. What is gone is taken off the list, with one operation
+    /// more.
     ///
     /// # Errors
     /// When the cache fails.
@@ -243,17 +244,53 @@ impl<C: Cache> SessionStore<C> {
         let list = self.list_key(owner);
         let members = self.cache.list_members(&list).await?;
         let found = self.survey(&list, &members).await?;
-        let mut live: Vec<_> = found
-            .into_iter()
-            .filter_map(|(_, look)| match look {
-                Look::Live(stored) if stored.head.owner.as_deref() == Some(owner) => Some(stored),
-                _ => None,
-            })
-            .collect();
+        let (mut live, mut buried) = (Vec::new(), HashMap::new());
+        for (key, look) in found {
+            match look {
+                Look::Live(stored) if stored.head.owner.as_deref() == Some(owner) => live.push(stored),
+                Look::Tombstone { successor, .. } => {
+                    buried.insert(key, successor);
+                }
+                _ => {}
+            }
+        }
         // While a session is being renewed it stands there twice.
         let keys: HashSet<_> = live.iter().map(|stored| stored.key).collect();
         live.retain(|stored| stored.head.prev().is_none_or(|prev| !keys.contains(&prev)));
+        let mut live = self.without_strays(&list, live, buried).await?;
         live.sort_by_key(|stored| (stored.head.created, stored.key));
+        Ok(live)
+    }
+
+    /// Ends what renewals of unknown outcome left behind, and returns the others: the tombstone that a session came from
+    /// leads to it, or to one that was made later. Nobody was ever told the ID of a stray.
+    async fn without_strays(
+        &self,
+        list: &str,
+        live: Vec<Stored>,
+        mut buried: HashMap<SessionKey, SessionKey>,
+    ) -> Result<Vec<Stored>, SessionError> {
+        let unknown: Vec<_> =
+            live.iter().filter_map(|stored| stored.head.prev()).filter(|prev| !buried.contains_key(prev)).collect();
+        for part in unknown.chunks(AT_ONCE) {
+            let looks = together(part.iter().map(|prev| self.look(*prev, None))).await;
+            for (prev, look) in part.iter().zip(looks) {
+                if let Look::Tombstone { successor, .. } = look? {
+                    buried.insert(*prev, successor);
+                }
+            }
+        }
+        let leads_elsewhere = |stored: &Stored| {
+            stored.head.prev().and_then(|prev| buried.get(&prev)).is_some_and(|successor| *successor != stored.key)
+        };
+        let (strays, live): (Vec<_>, Vec<_>) = live.into_iter().partition(leads_elsewhere);
+        for stray in &strays {
+            self.discard(stray).await;
+        }
+        if !strays.is_empty() {
+            let keys: Vec<_> = strays.iter().map(|stray| stray.key.to_string()).collect();
+            self.cache.list_remove(list, &keys).await?;
+        }
         Ok(live)
     }
 

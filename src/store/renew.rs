@@ -3,8 +3,11 @@ use std::time::Duration;
 
 use super::{
     Look, SessionStore, Stored,
-    commit::back_off,
+    commit::{Attempt, back_off},
     engine::{Draft, Outcome},
+    hold::LOST,
+    queue::Turn,
+    timed_out,
 };
 use crate::{
     cache::{Cache, Deleted, Expiry, Replaced},
@@ -26,6 +29,14 @@ impl<C: Cache> SessionStore<C> {
     /// successor's ID has been told to nobody.
     pub(super) async fn renew(&self, draft: &mut Draft, deadline: Deadline) -> Result<Outcome, SessionError> {
         let Some(mut newest) = draft.stored.clone() else { return self.write(draft, deadline).await };
+        let mut turn = None;
+        if self.queues.is_busy(&newest.key) {
+            turn = self.queues.turn(newest.key, deadline).await;
+            if let Some(latest) = turn.as_ref().and_then(Turn::latest) {
+                newest = latest;
+                draft.changes.rebase(&newest.values)?;
+            }
+        }
         let head = moved(&newest, draft);
         let (id, mut successor) = self.create(&head, &draft.changes, &newest.values).await?;
         if let Err(error) = self.list_successor(&successor, &newest).await {
@@ -47,12 +58,22 @@ impl<C: Cache> SessionStore<C> {
                     return Err(error);
                 }
             };
-            let Look::Live(newer) = found else {
+            if turn.is_none() {
+                turn = self.queues.turn(newest.key, deadline).await;
+            }
+            let found = if round < LOST { Ok(found) } else { self.hold_newest(found, deadline).await };
+            match found {
+                Ok(Look::Live(newer)) => newest = newer,
                 // It ended, or another request renewed it: one live session is left in either case.
-                self.discard(&successor).await;
-                return Ok(Outcome::Gone);
-            };
-            newest = newer;
+                Ok(_) => {
+                    self.discard(&successor).await;
+                    return Ok(Outcome::Gone);
+                }
+                Err(error) => {
+                    self.discard(&successor).await;
+                    return Err(error);
+                }
+            }
             match self.carry_over(&newest, &successor, draft).await {
                 Ok(Some(carried)) => successor = carried,
                 Ok(None) => {
@@ -75,6 +96,20 @@ impl<C: Cache> SessionStore<C> {
         self.discard(&successor).await;
         events::conflict(&newest.key);
         Err(SessionError::Conflict)
+    }
+
+    /// What is there, and rests if it is live.
+    async fn hold_newest(&self, mut found: Look, deadline: Deadline) -> Result<Look, SessionError> {
+        while let Look::Live(newest) = &found {
+            match self.hold(newest).await? {
+                Attempt::Done(held) => return Ok(Look::Live(held)),
+                Attempt::Lost(newer) => found = newer,
+            }
+            if deadline.left().is_zero() {
+                return Err(timed_out());
+            }
+        }
+        Ok(found)
     }
 
     /// Turns the old entry into the tombstone.
@@ -116,7 +151,7 @@ impl<C: Cache> SessionStore<C> {
 
 /// The head that a successor gets.
 fn moved(old: &Stored, draft: &Draft) -> Head {
-    let mut head = Head { prev: Some(Box::new(old.key)), ..old.head.clone() };
+    let mut head = Head { prev: Some(Box::new(old.key)), hold: false, ..old.head.clone() };
     draft.settings.apply(&mut head);
     head
 }
