@@ -1,7 +1,7 @@
 //! What caches between us and the browser may do with a response that has to do with a session.
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CACHE_CONTROL, VARY},
+    header::{CACHE_CONTROL, Entry, VARY},
 };
 
 /// What a response has to do with its request's session.
@@ -31,12 +31,33 @@ pub(crate) fn apply(headers: &mut HeaderMap, seen: Seen) -> bool {
     if !seen.looked && !seen.set_cookie {
         return false;
     }
-    let varies = list(headers, &VARY).any(|member| member == b"*" || member.eq_ignore_ascii_case(b"cookie"));
+    let varies = match headers.try_entry(VARY) {
+        Ok(Entry::Vacant(none)) => {
+            let _ = none.try_insert(HeaderValue::from_static("Cookie"));
+            true
+        }
+        Ok(Entry::Occupied(field)) => members(field.iter()).any(|member| is_any(member, &["*", "cookie"])),
+        // A map of 32768 fields, where nothing can be added.
+        Err(_) => true,
+    };
     if !varies {
-        // Fails in a map of 32768 fields, where nothing can be added.
         let _ = headers.try_append(VARY, HeaderValue::from_static("Cookie"));
     }
 
+    let said = match headers.try_entry(CACHE_CONTROL) {
+        Ok(Entry::Vacant(none)) => {
+            let value = if seen.set_cookie { "no-store" } else { "private" };
+            let _ = none.try_insert(HeaderValue::from_static(value));
+            false
+        }
+        Ok(Entry::Occupied(_)) => true,
+        Err(_) => false,
+    };
+    said && restrict(headers, seen)
+}
+
+/// As [`apply`], for a handler that said something.
+fn restrict(headers: &mut HeaderMap, seen: Seen) -> bool {
     if list(headers, &CACHE_CONTROL).any(|directive| is_any(directive, &["no-store", "private"])) {
         return false;
     }
@@ -70,7 +91,11 @@ fn is_any(text: &[u8], names: &[&str]) -> bool {
 
 /// The members of a list that may be spread over several fields (RFC 9110, 5.6.1), without the empty ones.
 fn list<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-    headers.get_all(field).into_iter().flat_map(|value| Members { rest: value.as_bytes() })
+    members(headers.get_all(field).into_iter())
+}
+
+fn members<'a>(fields: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = &'a [u8]> {
+    fields.flat_map(|value| Members { rest: value.as_bytes() })
 }
 
 struct Members<'a> {

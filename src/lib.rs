@@ -72,6 +72,7 @@ pub mod fuzzing;
 mod id;
 mod key;
 mod layer;
+mod random;
 mod record;
 mod service;
 mod session;

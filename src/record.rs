@@ -146,8 +146,7 @@ pub(crate) fn decode(bytes: &Bytes, key: &SessionKey, limit: usize) -> Result<Re
     }
     let text = str::from_utf8(bytes).map_err(|_| Unreadable::Malformed)?;
     if let Some((head, data)) = plain_head(text, key)
-        && let Ok(fields) = serde_json::from_str(data)
-        && let Some(values) = Values::of_record(bytes, fields)
+        && let Some(values) = Values::of_plain(bytes, text, data, text.len() - 1)
     {
         return Ok(Record::Live { head, values });
     }
@@ -173,23 +172,26 @@ pub(crate) fn decode(bytes: &Bytes, key: &SessionKey, limit: usize) -> Result<Re
     }
 }
 
-/// The head of a record without settings of its own, as [`encode`] writes it, and the text of its data. `None` says nothing:
-/// then the record is read in full.
-fn plain_head<'a>(text: &'a str, key: &SessionKey) -> Option<(Head, &'a str)> {
+/// The head of a record without settings of its own, as [`encode`] writes it, and where its data begin; they end before the
+/// last character. `None` says nothing: then the record is read in full.
+fn plain_head(text: &str, key: &SessionKey) -> Option<(Head, usize)> {
     let rest = text.strip_prefix("{\"v\":1,\"key\":\"")?.strip_prefix(key.as_str())?;
     let (created, rest) = digits(rest.strip_prefix("\",\"created\":")?)?;
     let (end, rest) = digits(rest.strip_prefix(",\"end\":")?)?;
-    let data = rest.strip_prefix(",\"data\":")?.strip_suffix('}')?;
-    Some((plain(created, end), data))
+    let data = rest.strip_prefix(",\"data\":")?;
+    data.ends_with("}}").then_some((plain(created, end), text.len() - data.len()))
 }
 
 /// A number as this crate writes it: no sign, no zero in front, below the year 9999.
 fn digits(text: &str) -> Option<(u64, &str)> {
-    let length = text.bytes().take(16).take_while(u8::is_ascii_digit).count();
-    let (number, rest) = text.split_at_checked(length)?;
-    let canonical = (1..=15).contains(&length) && (length == 1 || !number.starts_with('0'));
-    let value = number.bytes().fold(0, |sum: u64, digit| sum * 10 + u64::from(digit - b'0'));
-    canonical.then_some((value, rest))
+    let (mut value, mut length) = (0, 0);
+    for byte in text.bytes().take(15).take_while(u8::is_ascii_digit) {
+        value = value * 10 + u64::from(byte - b'0');
+        length += 1;
+    }
+    let canonical = length == 1 || !text.starts_with('0');
+    // What goes on after fifteen digits is refused by whoever expects something else there.
+    if length > 0 && canonical { Some((value, text.get(length..)?)) } else { None }
 }
 
 /// The version of a record whose shape is not known.

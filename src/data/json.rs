@@ -27,7 +27,8 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, limit: usize) -> Result<B
     if watch.nulls && !finite::is_finite(value) {
         return Err(SessionError::Encode(Unfit::NonFinite));
     }
-    Ok(text.buffer.into())
+    // Exactly as long as it is: then `Bytes` takes it without another allocation.
+    Ok(text.buffer.into_boxed_slice().into())
 }
 
 pub(crate) fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, SessionError> {

@@ -20,6 +20,7 @@ use bytes::Bytes;
 mod changes;
 mod finite;
 pub(crate) mod json;
+mod scan;
 mod values;
 
 use self::changes::Change;
@@ -88,6 +89,10 @@ impl Data {
 
     pub(crate) fn len(&self) -> usize {
         if self.changes.is_empty() { self.base.len() } else { self.merged().count() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.merged().next().is_none()
     }
 
     pub(crate) fn set(&mut self, key: &str, json: Bytes) {

@@ -8,36 +8,52 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use super::scan;
+
 /// Values by key, as slices of the record they came in. Nothing is decoded until somebody asks for it.
 #[derive(Default)]
 pub(crate) struct Values {
     text: Bytes,
     /// In the order of their keys, each key once.
     fields: Vec<Field>,
+    /// The keys in which JSON had to escape something: most sessions have none.
+    escaped: Vec<Box<str>>,
 }
 
-struct Field {
-    key: Key,
-    value: Range<u32>,
+/// Where a key and its value stand in the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Field {
+    key: Place,
+    value: Place,
 }
 
-/// A key stands in the text as it is, unless JSON had to escape something in it.
-enum Key {
-    Plain(Range<u32>),
-    Escaped(Box<str>),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    start: u32,
+    end: u32,
 }
 
-impl Key {
-    fn bytes<'a>(&'a self, text: &'a [u8]) -> &'a [u8] {
-        match self {
-            Self::Plain(at) => slice(text, at),
-            Self::Escaped(key) => key.as_bytes(),
-        }
+/// The `start` of a key that stands among the escaped ones, at its `end`.
+const ESCAPED: u32 = u32::MAX;
+
+impl Place {
+    fn of(range: Range<usize>) -> Option<Self> {
+        Some(Self { start: u32::try_from(range.start).ok()?, end: u32::try_from(range.end).ok()? })
+    }
+
+    fn slice(self, text: &[u8]) -> &[u8] {
+        text.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 }
 
-fn slice<'a>(text: &'a [u8], at: &Range<u32>) -> &'a [u8] {
-    text.get(at.start as usize..at.end as usize).unwrap_or_default()
+impl Field {
+    pub(super) fn plain(key: Range<usize>, value: Range<usize>) -> Option<Self> {
+        Some(Self { key: Place::of(key)?, value: Place::of(value)? })
+    }
+
+    fn escaped(at: usize, value: Range<usize>) -> Option<Self> {
+        Some(Self { key: Place { start: ESCAPED, end: u32::try_from(at).ok()? }, value: Place::of(value)? })
+    }
 }
 
 impl Values {
@@ -45,8 +61,16 @@ impl Values {
         self.fields.len()
     }
 
+    fn key(&self, field: &Field) -> &[u8] {
+        if field.key.start == ESCAPED {
+            self.escaped.get(field.key.end as usize).map(|key| key.as_bytes()).unwrap_or_default()
+        } else {
+            field.key.slice(&self.text)
+        }
+    }
+
     fn position(&self, key: &[u8]) -> Option<usize> {
-        self.fields.binary_search_by(|field| field.key.bytes(&self.text).cmp(key)).ok()
+        self.fields.binary_search_by(|field| self.key(field).cmp(key)).ok()
     }
 
     pub(crate) fn contains(&self, key: &str) -> bool {
@@ -61,27 +85,37 @@ impl Values {
 
     /// Keys and the JSON of their values, in the order of the keys.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.fields.iter().map(|field| (field.key.bytes(&self.text), slice(&self.text, &field.value)))
+        self.fields.iter().map(|field| (self.key(field), field.value.slice(&self.text)))
+    }
+
+    /// The values of the object that stands in `text` from `start` to `end`, if it is in the form that this crate writes.
+    pub(crate) fn of_plain(bytes: &Bytes, text: &str, start: usize, end: usize) -> Option<Self> {
+        let fields = scan::fields(text, start, end)?;
+        Some(Self { text: bytes.clone(), fields, escaped: Vec::new() })
     }
 
     /// Finds the places of `fields`, which were borrowed from `text`.
     pub(crate) fn of_record(text: &Bytes, fields: Fields<'_>) -> Option<Self> {
         let start = text.as_ptr() as usize;
-        let place = |part: &str| -> Option<Range<u32>> {
-            let from = u32::try_from((part.as_ptr() as usize).checked_sub(start)?).ok()?;
-            Some(from..from.checked_add(u32::try_from(part.len()).ok()?)?)
+        let place = |part: &str| {
+            let from = (part.as_ptr() as usize).checked_sub(start)?;
+            Some(from..from.checked_add(part.len())?)
         };
-        let mut found = Vec::with_capacity(fields.0.len());
+        let mut values = Self { text: text.clone(), fields: Vec::with_capacity(fields.0.len()), escaped: Vec::new() };
         for (key, value) in fields.0 {
-            let key = match key {
-                FieldKey::Borrowed(key) => Key::Plain(place(key)?),
-                FieldKey::Owned(key) => Key::Escaped(key),
-            };
-            found.push(Field { key, value: place(value.get())? });
+            let value = place(value.get())?;
+            values.fields.push(match key {
+                FieldKey::Borrowed(key) => Field::plain(place(key)?, value)?,
+                FieldKey::Owned(key) => {
+                    values.escaped.push(key);
+                    Field::escaped(values.escaped.len() - 1, value)?
+                }
+            });
         }
-        let mut values = Self { text: text.clone(), fields: found };
         if !values.is_sorted() {
-            values.fields.sort_by(|a, b| a.key.bytes(text).cmp(b.key.bytes(text)));
+            let mut fields = std::mem::take(&mut values.fields);
+            fields.sort_by(|a, b| values.key(a).cmp(values.key(b)));
+            values.fields = fields;
             // A key that stands there twice is nothing that this crate wrote.
             values.is_sorted().then_some(())?;
         }
@@ -89,7 +123,7 @@ impl Values {
     }
 
     fn is_sorted(&self) -> bool {
-        self.fields.is_sorted_by(|a, b| a.key.bytes(&self.text) < b.key.bytes(&self.text))
+        self.fields.is_sorted_by(|a, b| self.key(a) < self.key(b))
     }
 }
 
@@ -103,38 +137,37 @@ impl fmt::Debug for Values {
 pub(crate) struct Writer {
     pub(crate) text: Vec<u8>,
     fields: Vec<Field>,
+    escaped: Vec<Box<str>>,
 }
 
 impl Writer {
     pub(crate) fn new(text: Vec<u8>, fields: usize) -> Self {
-        Self { text, fields: Vec::with_capacity(fields) }
-    }
-
-    fn end(&self) -> u32 {
-        // Records are bounded far below 4 GiB: see `SessionStore::max_bytes`.
-        u32::try_from(self.text.len()).unwrap_or(u32::MAX)
+        Self { text, fields: Vec::with_capacity(fields), escaped: Vec::new() }
     }
 
     /// Keys have to come in their order.
     pub(crate) fn field(&mut self, key: &[u8], value: &[u8]) {
         self.text.push(if self.fields.is_empty() { b'{' } else { b',' });
         self.text.push(b'"');
-        let start = self.end();
+        let start = self.text.len();
         let plain = key.iter().all(|byte| *byte >= 0x20 && !matches!(byte, b'"' | b'\\'));
-        let key = if plain {
+        if plain {
             self.text.extend_from_slice(key);
-            Key::Plain(start..self.end())
         } else {
             let key = String::from_utf8_lossy(key).into_owned();
             let quoted = serde_json::Value::from(key.as_str()).to_string();
             let escaped = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default();
             self.text.extend_from_slice(escaped.as_bytes());
-            Key::Escaped(key.into())
-        };
+            self.escaped.push(key.into());
+        }
+        let end = self.text.len();
         self.text.extend_from_slice(b"\":");
-        let start = self.end();
+        let from = self.text.len();
         self.text.extend_from_slice(value);
-        self.fields.push(Field { key, value: start..self.end() });
+        let value = from..self.text.len();
+        // Records are bounded far below 4 GiB: see `SessionStore::max_bytes`.
+        let field = if plain { Field::plain(start..end, value) } else { Field::escaped(self.escaped.len() - 1, value) };
+        self.fields.extend(field);
     }
 
     /// Closes the object, and the record around it with `tail`.
@@ -142,7 +175,7 @@ impl Writer {
         self.text.extend_from_slice(if self.fields.is_empty() { b"{}" } else { b"}" });
         self.text.extend_from_slice(tail);
         let text = Bytes::from(self.text);
-        (text.clone(), Values { text, fields: self.fields })
+        (text.clone(), Values { text, fields: self.fields, escaped: self.escaped })
     }
 }
 

@@ -2,13 +2,13 @@
 use std::{
     fmt, slice,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use tokio::{sync::OnceCell, time::Instant};
+use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use super::Session;
 use crate::{
@@ -41,7 +41,9 @@ struct Visit {
     /// The IDs that the browser sent.
     candidates: Candidates,
     refresh: Option<Duration>,
-    loaded: OnceCell<Result<Session, SessionError>>,
+    loaded: OnceLock<Result<Session, SessionError>>,
+    /// One look at the cache, however many ask.
+    loading: AsyncMutex<()>,
     asked: AtomicBool,
     /// The response is out.
     finished: AtomicBool,
@@ -55,7 +57,8 @@ impl LazySession {
             engine,
             candidates,
             refresh,
-            loaded: OnceCell::new(),
+            loaded: OnceLock::new(),
+            loading: AsyncMutex::new(()),
             asked: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             spent: AtomicU64::new(0),
@@ -74,21 +77,26 @@ impl LazySession {
 
     /// The session, when it is the layer that wants it.
     pub(crate) async fn load_unasked(&self) -> Result<Session, SessionError> {
-        match self.load_at_once() {
-            Some(loaded) => loaded,
-            None => self.visit.loaded.get_or_init(|| self.visit.find()).await.clone(),
+        if let Some(loaded) = self.load_at_once() {
+            return loaded;
         }
+        let _alone = self.visit.loading.lock().await;
+        if let Some(loaded) = self.visit.loaded.get() {
+            return loaded.clone();
+        }
+        let found = self.visit.find().await;
+        self.visit.loaded.get_or_init(|| found).clone()
     }
 
     /// The session, where nothing has to be waited for: it is loaded already, there is no ID to look up, or the cache answers
     /// at once.
     pub(crate) fn load_at_once(&self) -> Option<Result<Session, SessionError>> {
-        if self.visit.loaded.get().is_none() {
-            let found = self.visit.find_at_once()?;
-            // Whoever was faster has loaded the same session.
-            let _ = self.visit.loaded.set(found);
+        if let Some(loaded) = self.visit.loaded.get() {
+            return Some(loaded.clone());
         }
-        self.visit.loaded.get().cloned()
+        let found = self.visit.find_at_once()?;
+        // Whoever was faster has loaded the same session.
+        Some(self.visit.loaded.get_or_init(|| found).clone())
     }
 
     /// The session, if somebody had it loaded.

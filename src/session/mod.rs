@@ -291,7 +291,7 @@ impl Session {
     /// Whether there are no values.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.look().data.is_empty()
     }
 
     /// Whether there are changes to data or settings that are not committed.
@@ -393,6 +393,7 @@ impl Session {
     /// Commits what there is to commit.
     pub(crate) async fn run_commit(self, scope: Scope, deadline: Deadline) -> Result<(), SessionError> {
         let Some(engine) = &self.inner.engine else { return Err(SessionError::NoStore) };
+        let _under_way = UnderWay::new(&self);
         let Ok(_alone) = deadline.bound(self.inner.committing.lock()).await else { return Err(timed_out()) };
         let (mut draft, taken) = {
             let mut state = self.lock();
@@ -425,9 +426,8 @@ impl Session {
     /// Commits what a cache that does not wait can take at once. `None`: it takes [`run_commit`](Self::run_commit).
     pub(crate) fn commit_at_once(&self, scope: Scope) -> Option<Result<(), SessionError>> {
         let engine = self.inner.engine.as_ref()?;
-        let _alone = self.inner.committing.try_lock().ok()?;
         let mut state = self.lock();
-        if state.action(scope)? != Action::Write || state.is_lost() {
+        if state.commits > 0 || state.action(scope)? != Action::Write || state.is_lost() {
             return None;
         }
         let (draft, taken) = state.draft_at_once();
@@ -456,7 +456,7 @@ impl Session {
             events::dropped_by_status(state.stored.as_ref().map(|stored| &stored.key));
         }
         // An explicit commit that is still under way has to be waited for.
-        state.action(scope).is_some() || self.inner.committing.try_lock().is_err()
+        state.action(scope).is_some() || state.commits > 0
     }
 
     /// Nothing more will be committed: detached handles need not wait.
@@ -464,7 +464,7 @@ impl Session {
         let mut state = self.lock();
         state.closed = true;
         // A commit that is still under way tells them itself.
-        if self.inner.committing.try_lock().is_ok() {
+        if state.commits == 0 {
             state.fate = None;
         }
     }
@@ -483,6 +483,25 @@ impl Session {
         let state = self.lock();
         let head = state.stored.as_ref().map(|stored| (stored.head.end, stored.head.persistent));
         (state.cookie.clone(), head)
+    }
+}
+
+/// A commit under way, of which the state of its session knows.
+struct UnderWay<'a> {
+    session: &'a Session,
+}
+
+impl<'a> UnderWay<'a> {
+    fn new(session: &'a Session) -> Self {
+        session.lock().commits += 1;
+        Self { session }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut state = self.session.lock();
+        state.commits = state.commits.saturating_sub(1);
     }
 }
 

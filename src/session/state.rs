@@ -66,6 +66,8 @@ pub(super) struct State {
     pub(super) touch: bool,
     pub(super) renew: bool,
     pub(super) destroy: bool,
+    /// Commits that have begun and not ended.
+    pub(super) commits: usize,
     /// The response's commit has begun.
     pub(super) closed: bool,
     pub(super) ended: Option<End>,
@@ -100,6 +102,7 @@ impl State {
             touch: false,
             renew: false,
             destroy: false,
+            commits: 0,
             closed: false,
             ended: None,
             resign: false,
@@ -131,7 +134,7 @@ impl State {
         }
         if self.is_dirty() {
             // An empty new session is not stored.
-            let worth_it = known || self.ended.is_some() || self.data.len() > 0 || self.owner_is_set();
+            let worth_it = known || self.ended.is_some() || !self.data.is_empty() || self.owner_is_set();
             return worth_it.then_some(Action::Write);
         }
         if self.touch && known {

@@ -7,6 +7,7 @@ use crate::{
     error::{CacheError, CacheErrorKind, ConfigError, SessionError},
     events,
     id::{SessionId, SessionKey},
+    random,
     record::{self, Head, Record},
 };
 
@@ -82,10 +83,6 @@ pub(crate) struct Config {
 /// Where IDs come from.
 type Random = fn(&mut [u8]) -> Result<(), SessionError>;
 
-fn system_random(bytes: &mut [u8]) -> Result<(), SessionError> {
-    getrandom::fill(bytes).map_err(|_| SessionError::Random)
-}
-
 impl<C: Cache> SessionStore<C> {
     /// A store with the default settings.
     pub fn new(cache: C) -> Self {
@@ -97,7 +94,7 @@ impl<C: Cache> SessionStore<C> {
             deadline: Duration::from_secs(1),
             clock: Clock::system(),
             owners: owner::Owners::default(),
-            random: system_random,
+            random: random::fill,
         };
         Self { cache: Arc::new(cache), config, queues: Arc::default() }
     }
@@ -206,7 +203,11 @@ impl<C: Cache> SessionStore<C> {
     }
 
     fn cache_key(&self, key: &SessionKey) -> String {
-        [&*self.config.prefix, key.as_str()].concat()
+        let (prefix, key) = (&*self.config.prefix, key.as_str());
+        let mut text = String::with_capacity(prefix.len() + key.len());
+        text.push_str(prefix);
+        text.push_str(key);
+        text
     }
 
     fn now(&self) -> u64 {
