@@ -1,11 +1,13 @@
 //! What the layer does while Redis misbehaves: a fault, a browser that keeps asking, and what has to hold all the same.
-#![cfg(cloakroom_faults)]
 #![cfg(all(feature = "redis", feature = "axum"))]
 #![allow(missing_docs, unreachable_pub, dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 use std::{
     io::Write,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -20,11 +22,14 @@ mod redis_proxy;
 #[path = "common/redis_server.rs"]
 mod redis_server;
 
-use redis_app::{App, Load, Report};
+use redis_app::{App, Load, PATIENCE, Report, connected, unhurried};
 use redis_proxy::{Mode, Proxy};
 use redis_server::{RedisServer, Reply};
 
-const LIMIT: Duration = Duration::from_millis(1200);
+type Wanted = &'static [(&'static str, u16)];
+
+const NOTHING_WORKS: Wanted = &[("/read", 503), ("/count", 503), ("/health", 200)];
+const READS_WORK: Wanted = &[("/read", 200), ("/count", 503), ("/health", 200)];
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -35,34 +40,63 @@ fn hour() -> Expiry {
     Expiry { idle: hour, end: SystemTime::now() + 2 * hour }
 }
 
+/// With the limits that there are by default.
 async fn start() -> (RedisServer, App) {
     let server = RedisServer::start();
-    let app = App::logged_in(RedisCache::connect(server.url()).await.unwrap()).await;
+    let app = App::new(connected(server.url()).await).logged_in().await;
+    (server, app)
+}
+
+/// For faults at which nobody has to wait: what is refused is refused by Redis and not because time ran out.
+async fn start_unhurried() -> (RedisServer, App) {
+    let server = RedisServer::start();
+    let app = App::patient(unhurried(server.url()).await).logged_in().await;
     (server, app)
 }
 
 async fn behind_a_proxy() -> (RedisServer, Proxy, App) {
     let server = RedisServer::start();
     let proxy = Proxy::before(server.port()).await;
-    let app = App::logged_in(RedisCache::connect(proxy.url()).await.unwrap()).await;
+    let app = App::new(connected(proxy.url()).await).logged_in().await;
     // The scripts are known from here on.
-    assert_eq!(app.get("/count").await.status, 200);
+    app.eventually("/count").await;
     (server, proxy, app)
 }
 
-/// Requests before, during and after the fault.
-async fn under_load(app: &App, lasts: Duration, fault: impl FnOnce(), cure: impl FnOnce()) -> (Report, Instant) {
-    let before = app.counter().await;
-    assert!(before < 10);
-    // Counting starts at zero, with the requests of the load.
-    let load = Load::mixed(app);
-    sleep(ms(300)).await;
+/// Requests before, during and after the fault, which lasts until what is `wanted` of it has been seen often enough:
+/// that is how we know that nobody waits for its end.
+async fn under_load(
+    app: &App,
+    fault: impl FnOnce(),
+    wanted: Wanted,
+    lasts: Duration,
+    cure: impl FnOnce(),
+) -> (Report, Instant) {
+    let load = Load::mixed(app).await;
     fault();
-    sleep(lasts).await;
+    let begun = Instant::now();
+    load.answers(20, begun, wanted).await;
+    sleep(lasts.saturating_sub(begun.elapsed())).await;
     cure();
     let cured = Instant::now();
-    sleep(ms(1600)).await;
+    load.answers(10, cured, &[("/read", 200), ("/count", 200)]).await;
     (load.end().await, cured)
+}
+
+/// The same on a way that is made bad.
+async fn on_a_way(fault: &str, mode: Mode) {
+    let (_server, proxy, app) = behind_a_proxy().await;
+    let (bad, good) = (|| proxy.set(mode), || proxy.set(Mode::Pass));
+    let (report, cured) = under_load(&app, bad, NOTHING_WORKS, ms(1500), good).await;
+    report.check(fault, cured).await;
+}
+
+fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is() {
+        assert!(began.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(ms(10));
+    }
 }
 
 // 35
@@ -77,9 +111,9 @@ async fn the_application_starts_before_redis() {
         assert_eq!(app.get("/health").await.status, 200);
         assert_eq!(app.get("/read").await.status, 200, "no cookie, no look-up");
     }
+    RedisCache::connect(server.url()).await.unwrap_err();
     server.restart();
-    sleep(ms(260)).await;
-    assert_eq!(app.get("/login").await.status, 200);
+    assert_eq!(app.logged_in().await.user().await, "alice");
 }
 
 // 36, 37
@@ -87,16 +121,16 @@ async fn the_application_starts_before_redis() {
 #[tokio::test]
 async fn killed_and_restarted_with_its_data() {
     let server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let app = App::logged_in(RedisCache::connect(server.url()).await.unwrap()).await;
+    let url = server.url();
+    let first = App::new(connected(&url).await).logged_in().await;
     let server = Mutex::new(server);
     for _ in 0..3 {
-        let url = server.lock().unwrap().url();
-        let app = App::logged_in(RedisCache::connect(url).await.unwrap()).await;
-        let stop = || server.lock().unwrap().stop();
-        let (report, cured) = under_load(&app, ms(700), stop, || server.lock().unwrap().restart()).await;
+        let app = App::new(connected(&url).await).logged_in().await;
+        let (stop, start) = (|| server.lock().unwrap().stop(), || server.lock().unwrap().restart());
+        let (report, cured) = under_load(&app, stop, NOTHING_WORKS, ms(500), start).await;
         report.check("36 kill -9, restart with AOF", cured).await;
     }
-    assert_eq!(app.user().await, "alice");
+    assert_eq!(first.user().await, "alice");
 }
 
 #[tokio::test]
@@ -104,10 +138,7 @@ async fn restarted_without_its_data() {
     let (mut server, app) = start().await;
     server.restart();
     assert_eq!(app.user().await, "nobody");
-    let answer = app.get("/login").await;
-    assert_eq!(answer.status, 200);
-    let again = App { cookie: answer.cookie.unwrap(), ..app };
-    assert_eq!(again.user().await, "alice");
+    assert_eq!(app.logged_in().await.user().await, "alice");
 }
 
 // 38, 39
@@ -115,38 +146,38 @@ async fn restarted_without_its_data() {
 #[tokio::test]
 async fn stopped_for_a_while() {
     let (server, app) = start().await;
-    let (report, cured) = under_load(&app, ms(3000), || server.pause(), || server.resume()).await;
+    let (report, cured) = under_load(&app, || server.pause(), NOTHING_WORKS, ms(2500), || server.resume()).await;
     report.check("38 SIGSTOP", cured).await;
-    assert!(report.statuses("/read")[&503] > 100, "{:?}", report.statuses("/read"));
 }
 
 #[tokio::test]
 async fn paused_by_an_operator() {
     let (server, app) = start().await;
-    let pause = || drop(server.command(&["CLIENT", "PAUSE", "2500", "ALL"]));
-    let (report, cured) = under_load(&app, ms(2500), pause, || ()).await;
+    // Nobody can take it back while it lasts.
+    let pause = || drop(server.command(&["CLIENT", "PAUSE", "5000", "ALL"]));
+    let (report, cured) = under_load(&app, pause, NOTHING_WORKS, ms(5000), || ()).await;
     report.check("38 CLIENT PAUSE ALL", cured).await;
 }
 
 #[tokio::test]
 async fn writes_paused_by_an_operator() {
     let (server, app) = start().await;
-    let pause = || drop(server.command(&["CLIENT", "PAUSE", "2500", "WRITE"]));
-    let (report, cured) = under_load(&app, ms(2500), pause, || ()).await;
+    let pause = || drop(server.command(&["CLIENT", "PAUSE", "600000", "WRITE"]));
+    let go_on = || drop(server.command(&["CLIENT", "UNPAUSE"]));
+    let (report, cured) = under_load(&app, pause, READS_WORK, ms(1500), go_on).await;
     report.check("39 CLIENT PAUSE WRITE", cured).await;
-    assert_eq!(report.statuses("/read").keys().copied().collect::<Vec<_>>(), [200], "reads work");
-    assert!(report.statuses("/count")[&503] > 20, "{:?}", report.statuses("/count"));
 }
 
 #[tokio::test]
 async fn a_write_that_arrives_late_brings_nothing_back() {
     let (server, app) = start().await;
-    server.command(&["CLIENT", "PAUSE", "900", "WRITE"]);
+    app.eventually("/count").await;
+    server.command(&["CLIENT", "PAUSE", "600000", "WRITE"]);
     // The logout waits behind the pause, too; then both are done in whatever order.
     assert_eq!(app.get("/count").await.status, 503);
     let _ = app.get("/logout").await;
-    sleep(ms(1000)).await;
-    assert_eq!(app.get("/logout").await.status, 200);
+    server.command(&["CLIENT", "UNPAUSE"]);
+    app.eventually("/logout").await;
     for _ in 0..10 {
         assert_eq!(app.user().await, "nobody");
         sleep(ms(30)).await;
@@ -157,57 +188,50 @@ async fn a_write_that_arrives_late_brings_nothing_back() {
 
 #[tokio::test]
 async fn a_slow_line() {
-    let (_server, proxy, app) = behind_a_proxy().await;
-    let (report, cured) =
-        under_load(&app, ms(2500), || proxy.set(Mode::Delay(ms(300))), || proxy.set(Mode::Pass)).await;
-    report.check("40 latency of 300 ms each way", cured).await;
+    on_a_way("40 latency of 300 ms each way", Mode::Delay(ms(300))).await;
 }
 
 #[tokio::test]
 async fn a_byte_a_second() {
-    let (_server, proxy, app) = behind_a_proxy().await;
-    let (report, cured) = under_load(&app, ms(2500), || proxy.set(Mode::Trickle), || proxy.set(Mode::Pass)).await;
-    report.check("40 one byte of an answer a second", cured).await;
+    on_a_way("40 one byte of an answer a second", Mode::Trickle).await;
 }
 
 #[tokio::test]
 async fn answers_that_never_arrive() {
-    let (_server, proxy, app) = behind_a_proxy().await;
-    let (report, cured) = under_load(&app, ms(2500), || proxy.set(Mode::Swallow), || proxy.set(Mode::Pass)).await;
-    report.check("40 answers swallowed", cured).await;
+    on_a_way("40 answers swallowed", Mode::Swallow).await;
+}
+
+#[tokio::test]
+async fn packets_dropped_in_both_directions() {
+    on_a_way("40 everything swallowed, there and back", Mode::Drop).await;
 }
 
 #[tokio::test]
 async fn a_port_that_accepts_and_says_nothing() {
     // Nobody accepts from the queue; when it is full, the handshake itself hangs.
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let app =
-        App::new(RedisCache::builder(format!("redis://{}", listener.local_addr().unwrap())).build_lazy().unwrap());
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let app = App::new(RedisCache::builder(url).build_lazy().unwrap());
     let app = App { cookie: "__Host-id=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned(), ..app };
-    let load = Load::start(&app, &["/read", "/count", "/health"], ms(2));
-    sleep(ms(3000)).await;
+    let load = Load::start(&app, &["/read", "/count", "/health"], ms(3));
+    load.answers(200, Instant::now(), NOTHING_WORKS).await;
     let report = load.end().await;
     eprintln!("40 tarpit: longest request {:?}, at most {} at a time", report.longest(), report.most);
-    assert!(report.longest() < LIMIT && report.most < 500);
-    assert_eq!(report.statuses("/read").keys().copied().collect::<Vec<_>>(), [503]);
-    assert_eq!(report.statuses("/health").keys().copied().collect::<Vec<_>>(), [200]);
+    assert!(report.statuses("/read").keys().eq([&503]) && report.always_worked("/health"));
 }
 
 // 41, 45
 
 #[tokio::test]
 async fn memory_is_full() {
-    let (server, app) = start().await;
-    let other = App { cookie: app.get("/login").await.cookie.unwrap(), ..app };
-    let app = App::logged_in(RedisCache::connect(server.url()).await.unwrap()).await;
+    let (server, app) = start_unhurried().await;
+    let other = app.clone().logged_in().await;
+    let app = App { cookie: String::new(), ..app }.logged_in().await;
     let full = || drop(server.command(&["CONFIG", "SET", "maxmemory", "1"]));
-    let room = || {
-        server.command(&["CONFIG", "SET", "maxmemory", "0"]);
-    };
-    let (report, cured) = under_load(&app, ms(700), full, room).await;
+    let room = || drop(server.command(&["CONFIG", "SET", "maxmemory", "0"]));
+    let (report, cured) = under_load(&app, full, READS_WORK, ms(300), room).await;
     report.check("41 OOM", cured).await;
-    assert_eq!(report.statuses("/read").keys().copied().collect::<Vec<_>>(), [200], "reads work");
-    assert!(report.statuses("/count")[&503] > 10);
+    assert!(report.always_worked("/read"), "{:?}", report.statuses("/read"));
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
     assert_eq!(app.get("/login").await.status, 503);
     assert_eq!(other.get("/logout").await.status, 200, "a logout needs no room");
@@ -217,63 +241,58 @@ async fn memory_is_full() {
 #[tokio::test]
 async fn the_disk_is_full() {
     let server = RedisServer::start_with(&["--save", "3600 1000000", "--stop-writes-on-bgsave-error", "yes"]);
-    let app = App::logged_in(RedisCache::connect(server.url()).await.unwrap()).await;
+    let app = App::patient(unhurried(server.url()).await).logged_in().await;
     // A directory in place of the file, so that it cannot be written.
     let file = server.dir().join("dump.rdb");
     let fail = || {
         std::fs::create_dir_all(file.join("x")).unwrap();
         server.command(&["BGSAVE"]);
-        let began = Instant::now();
-        while !server.command(&["SET", "probe", "x"]).text().starts_with("MISCONF") {
-            assert!(began.elapsed() < Duration::from_secs(5), "no MISCONF");
-            std::thread::sleep(ms(10));
-        }
+        wait_until("MISCONF", || server.command(&["SET", "probe", "x"]).text().starts_with("MISCONF"));
     };
     let work = || {
         std::fs::remove_dir_all(&file).unwrap();
         server.command(&["BGSAVE"]);
-        let began = Instant::now();
-        while server.command(&["SET", "probe", "x"]).text() != "OK" {
-            assert!(began.elapsed() < Duration::from_secs(5), "still MISCONF");
-            std::thread::sleep(ms(10));
-        }
+        wait_until("no MISCONF", || server.command(&["SET", "probe", "x"]).text() == "OK");
     };
-    let (report, cured) = tokio::task::LocalSet::new().run_until(under_load(&app, ms(700), fail, work)).await;
+    let (report, cured) = under_load(&app, fail, READS_WORK, ms(300), work).await;
     report.check("45 MISCONF", cured).await;
-    assert_eq!(report.statuses("/read").keys().copied().collect::<Vec<_>>(), [200], "reads work");
-    assert!(report.statuses("/count")[&503] > 10);
+    assert!(report.always_worked("/read"), "{:?}", report.statuses("/read"));
 }
 
 // 42, 43, 44
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn turned_into_a_replica_and_back() {
     let (server, app) = start().await;
     let demote = || drop(server.command(&["REPLICAOF", "127.0.0.1", "1"]));
     let promote = || drop(server.command(&["REPLICAOF", "NO", "ONE"]));
-    let (report, cured) = under_load(&app, ms(1500), demote, promote).await;
+    let (report, cured) = under_load(&app, demote, READS_WORK, ms(1000), promote).await;
     report.check("42 READONLY", cured).await;
-    assert!(report.statuses("/count")[&503] > 10);
 }
 
 #[tokio::test]
 async fn answers_that_mean_wait() {
     for code in ["MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"] {
         let (_server, proxy, app) = behind_a_proxy().await;
-        let answer = Mode::Answer(format!("-{code} canary-text\r\n").into_bytes());
-        proxy.set(answer.clone());
-        let answer_503 = app.get("/read").await;
-        assert_eq!(answer_503.status, 503);
-        assert!(!answer_503.body.contains("canary") && answer_503.took < ms(600), "{answer_503:?}");
+        let patient = App { cookie: app.cookie.clone(), ..App::patient(unhurried(proxy.url()).await) };
+        assert_eq!(patient.user().await, "alice");
+        proxy.set(Mode::Answer(format!("-{code} canary-text\r\n").into_bytes()));
+        let asked = proxy.answers();
+        let answer = app.get("/read").await;
+        assert!(answer.status == 503 && !answer.body.contains("canary"), "{code}: {answer:?}");
+        assert!(proxy.answers() > asked + 1, "{code} is asked again");
         // What passes within the time limit is not noticed.
         let cure = tokio::spawn({
-            let proxy = proxy.clone();
+            let (proxy, asked) = (proxy.clone(), proxy.answers());
             async move {
-                sleep(ms(150)).await;
+                while proxy.answers() < asked + 3 {
+                    sleep(ms(5)).await;
+                }
                 proxy.set(Mode::Pass);
             }
         });
-        assert_eq!(app.user().await, "alice", "{code}");
+        let answer = patient.get("/read").await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "alice"), "{code}");
         cure.await.unwrap();
     }
 }
@@ -283,36 +302,36 @@ async fn loading_its_data() {
     let args =
         ["--appendonly", "yes", "--appendfsync", "no", "--aof-use-rdb-preamble", "no", "--enable-debug-command", "yes"];
     let mut server = RedisServer::start_with(&args);
-    let app = App::logged_in(RedisCache::connect(server.url()).await.unwrap()).await;
-    // Enough to load for a second or two, slowly on purpose.
+    let app = App::new(connected(server.url()).await).logged_in().await;
+    // Enough to load for some seconds, slowly on purpose.
     server.command(&["DEBUG", "POPULATE", "20000", "filler", "100"]);
     server.command(&["BGREWRITEAOF"]);
-    sleep(ms(1000)).await;
+    wait_until("the file is written", || {
+        server.info("aof_rewrite_in_progress") + server.info("aof_rewrite_scheduled") == 0
+    });
     server.add_args(&["--key-load-delay", "100", "--loading-process-events-interval-bytes", "1024"]);
-    let loads = Arc::new(Mutex::new(0));
-    let load = Load::mixed(&app);
-    sleep(ms(100)).await;
+    let load = Load::mixed(&app).await;
+    let loading = Arc::new(AtomicBool::new(false));
+    let begun = Instant::now();
     let server = tokio::task::spawn_blocking({
-        let loads = loads.clone();
+        let loading = loading.clone();
         move || {
             server.restart_only();
-            let began = Instant::now();
-            loop {
-                assert!(began.elapsed() < Duration::from_secs(10), "it loads for ever");
-                match server.try_command(&[b"GET", b"x"]) {
-                    Ok(Reply::Error(text)) if text.starts_with("LOADING") => *loads.lock().unwrap() += 1,
-                    Ok(_) => return (server, Instant::now()),
-                    Err(_) => {}
+            wait_until("the end of loading", || match server.try_command(&[b"GET", b"x"]) {
+                Ok(Reply::Error(text)) if text.starts_with("LOADING") => {
+                    loading.store(true, Ordering::SeqCst);
+                    false
                 }
-                std::thread::sleep(ms(5));
-            }
+                answer => answer.is_ok(),
+            });
+            (server, Instant::now())
         }
     });
     let (_server, cured) = server.await.unwrap();
-    sleep(ms(1600)).await;
-    let report = load.end().await;
-    report.check("44 LOADING", cured).await;
-    assert!(*loads.lock().unwrap() > 0, "it was never seen loading");
+    assert!(loading.load(Ordering::SeqCst), "it was never seen loading");
+    load.answers(20, begun, NOTHING_WORKS).await;
+    load.answers(10, cured, &[("/read", 200), ("/count", 200)]).await;
+    load.end().await.check("44 LOADING", cured).await;
 }
 
 // 46, 47
@@ -336,6 +355,22 @@ impl Log {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }
 
+    fn shows_no(&self, secret: &str) {
+        assert!(!self.text().contains(secret), "{secret}: {}", self.text());
+    }
+
+    /// Asks for `path` until an event is logged that has both texts: of some there is one a second, which may go to
+    /// another test.
+    async fn until(&self, app: &App, path: &str, fault: impl FnOnce(), level: &str, text: &str) {
+        fault();
+        let began = Instant::now();
+        while !self.text().lines().any(|line| line.contains(level) && line.contains(text)) {
+            assert!(began.elapsed() < PATIENCE, "no {level} {text}: {}", self.text());
+            app.get(path).await;
+            sleep(ms(20)).await;
+        }
+    }
+
     fn listen(&self) -> tracing::subscriber::DefaultGuard {
         let log = self.clone();
         let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
@@ -350,22 +385,23 @@ async fn the_password_is_changed() {
     let server = RedisServer::start();
     server.command(&["ACL", "SETUSER", "sessions", "on", ">old-canary", "~*", "+@all"]);
     let url = format!("redis://sessions:old-canary@127.0.0.1:{}", server.port());
-    let app = App::logged_in(RedisCache::connect(url).await.unwrap()).await;
-    let connections = server.info("total_connections_received");
+    let app = App::new(connected(&url).await).logged_in().await;
+    let (began, connections) = (Instant::now(), server.info("total_connections_received"));
     let change = || {
         server.command(&["ACL", "SETUSER", "sessions", "resetpass", ">new-canary"]);
         server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
     };
     let back = || drop(server.command(&["ACL", "SETUSER", "sessions", "resetpass", ">old-canary"]));
-    let (report, cured) = under_load(&app, ms(2000), change, back).await;
+    let (report, cured) = under_load(&app, change, NOTHING_WORKS, ms(2000), back).await;
     report.check("46 WRONGPASS, and right again", cured).await;
-    assert!(report.statuses("/read")[&503] > 50);
     let connections = server.info("total_connections_received") - connections;
-    eprintln!("46: {connections} connections in 2 s with a wrong password");
-    assert!(connections < 60, "{connections} connections");
-    let text = log.text();
-    assert!(text.contains("ERROR") && text.contains("Refused"), "{text}");
-    assert!(!text.contains("canary") && !text.contains("127.0.0.1"), "{text}");
+    let lasted = began.elapsed();
+    eprintln!("46: {connections} connections in {lasted:?} with a wrong password");
+    // Each of the two ways to the server tries every 50 ms at most.
+    assert!(connections < lasted.as_millis() as u64 / 25 + 20, "{connections} connections in {lasted:?}");
+    log.until(&app, "/read", change, "ERROR", "Refused").await;
+    log.shows_no("canary");
+    log.shows_no("127.0.0.1");
 }
 
 #[tokio::test]
@@ -375,27 +411,29 @@ async fn a_permission_is_missing() {
     let server = RedisServer::start();
     server.command(&["ACL", "SETUSER", "sessions", "on", ">pw", "~cloakroom:*", "+@all"]);
     let url = format!("redis://sessions:pw@127.0.0.1:{}", server.port());
-    let app = App::logged_in(RedisCache::connect(url).await.unwrap()).await;
+    let app = App::patient(unhurried(url).await).logged_in().await;
     let take = || drop(server.command(&["ACL", "SETUSER", "sessions", "-set"]));
     let give = || drop(server.command(&["ACL", "SETUSER", "sessions", "+set"]));
-    let (report, cured) = under_load(&app, ms(500), take, give).await;
+    let (report, cured) = under_load(&app, take, READS_WORK, ms(300), give).await;
     report.check("47 NOPERM for a command", cured).await;
-    assert_eq!(report.statuses("/read").keys().copied().collect::<Vec<_>>(), [200], "reads work");
-    server.command(&["ACL", "SETUSER", "sessions", "resetkeys", "~canary:*"]);
+    assert!(report.always_worked("/read"), "{:?}", report.statuses("/read"));
+    let forbid = || drop(server.command(&["ACL", "SETUSER", "sessions", "resetkeys", "~canary:*"]));
+    log.until(&app, "/read", forbid, "ERROR", "Refused").await;
     let answer = app.get("/read").await;
     assert!(answer.status == 503 && !answer.body.contains("canary"), "{answer:?}");
-    let text = log.text();
-    assert!(text.contains("Refused") && !text.contains("canary"), "{text}");
-    assert!(!text.replace("cloakroom::", "").contains("cloakroom:"), "a key: {text}");
+    log.shows_no("canary");
+    // No key, either.
+    let text = log.text().replace("cloakroom::", "");
+    assert!(!text.contains("cloakroom:"), "{text}");
 }
 
 // 48, 49
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_flushed_all_the_time() {
-    let (server, app) = start().await;
-    let load = Load::mixed(&app);
-    for _ in 0..150 {
+    let (server, app) = start_unhurried().await;
+    let load = Load::mixed(&app).await;
+    for _ in 0..100 {
         tokio::task::block_in_place(|| server.command(&["SCRIPT", "FLUSH"]));
         sleep(ms(10)).await;
     }
@@ -407,11 +445,14 @@ async fn scripts_flushed_all_the_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_killed_all_the_time() {
-    let (server, app) = start().await;
-    let load = Load::mixed(&app);
+    let (server, app) = start_unhurried().await;
+    let load = Load::mixed(&app).await;
     for _ in 0..20 {
         tokio::task::block_in_place(|| server.command(&["CLIENT", "KILL", "TYPE", "normal"]));
-        sleep(ms(73)).await;
+        // A request is sent once more and not twice: the next blow is for others.
+        let killed = Instant::now();
+        load.answers(2, killed, &[("/read", 200), ("/count", 200)]).await;
+        load.settled().await;
     }
     let report = load.end().await;
     eprintln!("49 CLIENT KILL: longest request {:?}, {} failed", report.longest(), report.failed());
@@ -422,9 +463,10 @@ async fn connections_killed_all_the_time() {
 #[tokio::test]
 async fn idle_connections_are_closed() {
     let server = RedisServer::start_with(&["--timeout", "1"]);
-    let app = App::logged_in(RedisCache::connect(server.url()).await.unwrap()).await;
+    let app = App::patient(unhurried(server.url()).await).logged_in().await;
     for path in ["/read", "/count", "/read"] {
-        sleep(ms(2300)).await;
+        // Its own question is the only connection that is left.
+        wait_until("they are closed", || server.info("connected_clients") == 1);
         assert_eq!(app.get(path).await.status, 200);
     }
 }
@@ -449,30 +491,29 @@ async fn too_many_clients() {
         say("CONFIG SET maxclients 1");
     };
     let open = || say.lock().unwrap()("CONFIG SET maxclients 100");
-    let (report, cured) = under_load(&app, ms(2000), close, open).await;
+    let (report, cured) = under_load(&app, close, NOTHING_WORKS, ms(1500), open).await;
     report.check("50 maxclients", cured).await;
-    assert!(report.statuses("/read")[&503] > 50);
     let connections = server.info("total_connections_received") - before;
-    eprintln!("50: {connections} connections in 2 s");
+    eprintln!("50: {connections} connections");
 }
 
 // 51, 52
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_is_removed_under_load() {
-    let (server, app) = start().await;
+    let (server, app) = start_unhurried().await;
     let load = Load::start(&app, &["/read", "/slow", "/read", "/health"], ms(5));
-    sleep(ms(500)).await;
-    server.command(&["FLUSHALL"]);
+    load.answers(5, Instant::now(), &[("/read", 200), ("/slow", 200)]).await;
+    tokio::task::block_in_place(|| server.command(&["FLUSHALL"]));
     let flushed = Instant::now();
-    sleep(ms(700)).await;
+    load.settled().await;
+    load.answers(5, flushed, &[("/read", 200), ("/slow", 200)]).await;
     let report = load.end().await;
     eprintln!("51 FLUSHALL: longest request {:?}, {} failed", report.longest(), report.failed());
     assert_eq!(report.failed(), 0);
-    assert!(
-        report.samples.iter().all(|sample| !sample.cookie || sample.at > flushed),
-        "a cookie from a dropped commit"
-    );
+    // Whoever had loaded the session could not write it any more, and got no other one in its place.
+    let dropped = |sample: &&redis_app::Sample| sample.path == "/slow" && sample.body == "alice";
+    assert!(report.samples.iter().filter(dropped).all(|sample| !sample.cookie), "a cookie from a dropped commit");
     for sample in report.samples.iter().filter(|sample| sample.path == "/read" && sample.at > flushed) {
         assert_eq!(sample.body, "nobody");
     }
@@ -482,8 +523,8 @@ async fn everything_is_removed_under_load() {
 
 #[tokio::test]
 async fn sessions_are_evicted() {
-    let (server, app) = start().await;
-    let others = RedisCache::connect(server.url()).await.unwrap();
+    let (server, app) = start_unhurried().await;
+    let others = unhurried(server.url()).await;
     server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-random"]);
     let limit = (server.info("used_memory") + 300_000).to_string();
     server.command(&["CONFIG", "SET", "maxmemory", &limit]);
@@ -506,7 +547,7 @@ async fn sessions_are_evicted() {
 #[tokio::test]
 async fn cut_between_the_deed_and_the_answer() {
     let (_server, proxy, app) = behind_a_proxy().await;
-    let load = Load::mixed(&app);
+    let load = Load::mixed(&app).await;
     for _ in 0..15 {
         sleep(ms(60)).await;
         proxy.set(Mode::Cut);
@@ -514,7 +555,7 @@ async fn cut_between_the_deed_and_the_answer() {
         proxy.set(Mode::Pass);
     }
     let cured = Instant::now();
-    sleep(ms(1600)).await;
+    load.answers(10, cured, &[("/read", 200), ("/count", 200)]).await;
     let report = load.end().await;
     report.check("53 cut before the reply, 15 times", cured).await;
 }
@@ -532,8 +573,7 @@ async fn a_logout_whose_answer_was_lost_is_final() {
     proxy.set(Mode::Cut);
     let _ = app.get("/logout").await;
     cut.await.unwrap();
-    let again = app.get("/logout").await;
-    assert_eq!(again.status, 200, "{again:?}");
+    app.eventually("/logout").await;
     assert_eq!(app.user().await, "nobody");
 }
 
@@ -550,18 +590,16 @@ async fn answers_that_are_none() {
         ("a web server", page),
         ("noise", (0..=255).cycle().take(5000).collect()),
     ] {
-        let (_server, proxy, app) = behind_a_proxy().await;
-        let (report, cured) =
-            under_load(&app, ms(700), || proxy.set(Mode::Answer(answer)), || proxy.set(Mode::Pass)).await;
-        report.check(&format!("54 {what}"), cured).await;
+        on_a_way(&format!("54 {what}"), Mode::Answer(answer)).await;
     }
 }
 
 #[tokio::test]
 async fn the_answer_to_another_request() {
     let (server, proxy, alice) = behind_a_proxy().await;
-    let bob = App::logged_in(RedisCache::connect(proxy.url()).await.unwrap()).await;
-    assert_eq!(alice.get("/read").await.body, "alice");
+    let bob = App::new(connected(proxy.url()).await).logged_in().await;
+    let counted = alice.counter().await;
+    assert_eq!(alice.user().await, "alice");
     // From now on everybody is given the last record seen, which is that of the first one.
     proxy.set(Mode::Replay);
     let answer = bob.get("/read").await;
@@ -570,9 +608,8 @@ async fn the_answer_to_another_request() {
     let answer = bob.get("/count").await;
     assert!(answer.status == 503 || answer.cookie.is_some(), "{answer:?}");
     proxy.set(Mode::Pass);
-    sleep(ms(260)).await;
     assert_eq!((bob.user().await, alice.user().await), ("alice".to_owned(), "alice".to_owned()));
-    assert_eq!(alice.counter().await, 1);
+    assert_eq!(alice.counter().await, counted);
     drop(server);
 }
 
@@ -585,7 +622,7 @@ async fn a_session_that_a_failover_brought_back_is_not_for_good() {
     let key = keys[0].text();
     let left = server.command(&["PTTL", &key]).int();
     let Reply::Bytes(dump) = server.command(&["DUMP", &key]) else { panic!() };
-    assert_eq!(app.get("/logout").await.status, 200);
+    app.eventually("/logout").await;
     // As a replica would have it that had not heard of the logout.
     let restored = server.command_bytes(&[b"RESTORE", key.as_bytes(), left.to_string().as_bytes(), &dump]);
     assert_eq!(restored, Reply::Simple("OK".to_owned()));

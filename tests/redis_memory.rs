@@ -2,14 +2,14 @@
 #![cfg(all(feature = "redis", feature = "axum"))]
 #![allow(missing_docs, unreachable_pub, dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-use cloakroom::{RedisCache, Session, SessionStore};
+use cloakroom::{Session, SessionStore};
 
 #[path = "common/redis_app.rs"]
 mod redis_app;
 #[path = "common/redis_server.rs"]
 mod redis_server;
 
-use redis_app::App;
+use redis_app::{App, unhurried};
 use redis_server::{RedisServer, Reply};
 
 fn small(session: &Session) {
@@ -28,7 +28,7 @@ fn large(session: &Session) {
 async fn measure(fill: fn(&Session)) -> (i64, u64) {
     const COUNT: u64 = 4000;
     let server = RedisServer::start();
-    let store = SessionStore::new(RedisCache::connect(server.url()).await.unwrap());
+    let store = SessionStore::new(unhurried(server.url()).await);
     let save = async || {
         let session = Session::new();
         fill(&session);
@@ -57,7 +57,7 @@ async fn a_session_takes_what_the_documentation_says() {
 #[tokio::test]
 async fn a_renewed_session_leaves_little_behind() {
     let server = RedisServer::start();
-    let app = App::logged_in(RedisCache::connect(server.url()).await.unwrap()).await;
+    let app = App::patient(unhurried(server.url()).await).logged_in().await;
     let Reply::Array(keys) = server.command(&["KEYS", "*"]) else { panic!() };
     assert_eq!(app.get("/login").await.status, 200);
     let usage = server.command(&["MEMORY", "USAGE", &keys[0].text()]).int();

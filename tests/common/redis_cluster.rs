@@ -1,5 +1,6 @@
 //! A cluster of three primaries with a replica each, on loopback.
 use std::{
+    sync::atomic::{AtomicBool, Ordering},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -9,18 +10,40 @@ use super::redis_server::{RedisServer, Reply, free_port};
 pub struct RedisCluster {
     /// The first three are the primaries at the start, the others their replicas in the same order.
     pub servers: Vec<RedisServer>,
+    _turn: Turn,
+}
+
+/// Whoever has it may start many servers; the others wait until it is dropped.
+pub struct Turn(());
+
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+impl Turn {
+    pub fn wait() -> Self {
+        while TAKEN.swap(true, Ordering::SeqCst) {
+            sleep(Duration::from_millis(20));
+        }
+        Self(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        TAKEN.store(false, Ordering::SeqCst);
+    }
 }
 
 const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
 
 impl RedisCluster {
     pub fn start() -> Self {
+        let turn = Turn::wait();
         let ports: Vec<u16> = (0..6).map(|_| free_port()).collect();
         let servers: Vec<_> = std::thread::scope(|scope| {
             let starts: Vec<_> = ports.iter().map(|port| scope.spawn(move || start(&port.to_string()))).collect();
             starts.into_iter().map(|start| start.join().expect("a node that starts")).collect()
         });
-        let cluster = Self { servers };
+        let cluster = Self { servers, _turn: turn };
         let first = &cluster.servers[0];
         for (index, server) in cluster.servers.iter().enumerate() {
             ok(server.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]));
@@ -106,7 +129,7 @@ fn start(bus: &str) -> RedisServer {
         "--cluster-port",
         bus,
         "--cluster-node-timeout",
-        "1000",
+        "2000",
         "--cluster-replica-validity-factor",
         "0",
         "--cluster-require-full-coverage",
@@ -136,7 +159,7 @@ fn ok(reply: Reply) {
 pub fn until(what: &str, mut is: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is() {
-        assert!(began.elapsed() < Duration::from_secs(20), "not within 20 s: {what}");
+        assert!(began.elapsed() < Duration::from_secs(60), "not within 60 s: {what}");
         sleep(Duration::from_millis(20));
     }
 }

@@ -19,6 +19,8 @@ pub enum Mode {
     Trickle,
     /// Answers never arrive.
     Swallow,
+    /// Nothing arrives, neither here nor there, and on this connection nothing will again.
+    Drop,
     /// The connection is cut in place of each answer: what was asked has been done.
     Cut,
     /// This is the answer, whatever the server says.
@@ -33,6 +35,7 @@ pub struct Proxy {
     mode: Arc<Mutex<Mode>>,
     seen: Arc<Mutex<Vec<u8>>>,
     connections: Arc<Mutex<u64>>,
+    answers: Arc<Mutex<u64>>,
 }
 
 impl Proxy {
@@ -40,7 +43,7 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let port = listener.local_addr().expect("its number").port();
         let mode = Arc::new(Mutex::new(Mode::Pass));
-        let proxy = Self { port, mode, seen: Arc::default(), connections: Arc::default() };
+        let proxy = Self { port, mode, seen: Arc::default(), connections: Arc::default(), answers: Arc::default() };
         let this = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -67,14 +70,25 @@ impl Proxy {
         *self.connections.lock().unwrap()
     }
 
+    /// How often the server said something.
+    pub fn answers(&self) -> u64 {
+        *self.answers.lock().unwrap()
+    }
+
     fn mode(&self) -> Mode {
         self.mode.lock().unwrap().clone()
     }
 
     async fn ask(self, mut client: OwnedReadHalf, mut server: OwnedWriteHalf) {
         let mut buffer = vec![0; 65536];
+        let mut dead = false;
         while let Ok(count @ 1..) = client.read(&mut buffer).await {
-            if let Mode::Delay(time) = self.mode() {
+            let mode = self.mode();
+            dead |= mode == Mode::Drop;
+            if dead {
+                continue;
+            }
+            if let Mode::Delay(time) = mode {
                 sleep(time).await;
             }
             if server.write_all(&buffer[..count]).await.is_err() {
@@ -85,9 +99,14 @@ impl Proxy {
 
     async fn answer(self, mut server: OwnedReadHalf, mut client: OwnedWriteHalf) {
         let mut buffer = vec![0; 65536];
+        let mut dead = false;
         while let Ok(count @ 1..) = server.read(&mut buffer).await {
             let answer = &buffer[..count];
-            let sent = match self.mode() {
+            *self.answers.lock().unwrap() += 1;
+            let mode = self.mode();
+            dead |= mode == Mode::Drop;
+            let sent = match mode {
+                _ if dead => Ok(()),
                 Mode::Pass => {
                     if answer.windows(4).any(|part| part == b"\"v\":") {
                         *self.seen.lock().unwrap() = answer.to_vec();
@@ -109,7 +128,7 @@ impl Proxy {
                     }
                     sent
                 }
-                Mode::Swallow => Ok(()),
+                Mode::Swallow | Mode::Drop => Ok(()),
                 Mode::Cut => return,
                 Mode::Answer(bytes) => client.write_all(&bytes).await,
                 Mode::Replay => {

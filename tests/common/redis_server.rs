@@ -53,7 +53,7 @@ impl RedisServer {
         let mut server = Self::reserve();
         server.sentinel = Some(format!(
             "port {}\nbind 127.0.0.1\ndir {}\nsentinel monitor sessions 127.0.0.1 {primary} 2\n\
-             sentinel down-after-milliseconds sessions 1000\nsentinel failover-timeout sessions 2000\n",
+             sentinel down-after-milliseconds sessions 2000\nsentinel failover-timeout sessions 4000\n",
             server.port,
             server.dir.display(),
         ));
@@ -134,7 +134,7 @@ impl RedisServer {
 
     fn answers(&mut self) -> bool {
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(10) {
+        while start.elapsed() < Duration::from_secs(30) {
             let ended = self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
             if ended {
                 return false;
