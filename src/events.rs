@@ -76,6 +76,36 @@ fn failure(error: &SessionError) -> &'static str {
     }
 }
 
+/// The user of Redis may not run this command, or not with these keys.
+#[cfg(feature = "redis")]
+pub(crate) fn denied(command: &str) {
+    count("redis_denied");
+    static LIMIT: Limit = Limit::new();
+    if LIMIT.allows() {
+        tracing::error!(command, "Redis answered NOPERM: its user may not run this command, or not with these keys");
+    }
+}
+
+/// From now on operations are refused at once.
+#[cfg(feature = "redis")]
+pub(crate) fn refusing(operations: &'static str) {
+    count("redis_refusing");
+    tracing::error!(operations, "Redis does not answer: operations are refused at once until it does again");
+}
+
+#[cfg(feature = "redis")]
+pub(crate) fn answering(operations: &'static str) {
+    count("redis_answering");
+    tracing::info!(operations, "Redis answers again");
+}
+
+/// A flood of new sessions would throw out live ones.
+#[cfg(feature = "redis")]
+pub(crate) fn evicting() {
+    count("redis_evicting");
+    tracing::warn!("Redis removes live sessions when its memory is full: `maxmemory-policy noeviction` does not");
+}
+
 pub(crate) fn malformed_cookie() {
     count("malformed_cookie");
     static LIMIT: Limit = Limit::new();

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cloakroom::{Cache, Expiry, RedisCache};
+use cloakroom::{Cache, CacheErrorKind, Expiry, RedisCache};
 use tokio::time::sleep;
 
 #[path = "common/redis_app.rs"]
@@ -414,17 +414,50 @@ async fn a_permission_is_missing() {
     let app = App::patient(unhurried(url).await).logged_in().await;
     let take = || drop(server.command(&["ACL", "SETUSER", "sessions", "-set"]));
     let give = || drop(server.command(&["ACL", "SETUSER", "sessions", "+set"]));
+    log.until(&app, "/count", take, "NOPERM", "command=\"EVALSHA\"").await;
+    give();
     let (report, cured) = under_load(&app, take, READS_WORK, ms(300), give).await;
     report.check("47 NOPERM for a command", cured).await;
     assert!(report.always_worked("/read"), "{:?}", report.statuses("/read"));
     let forbid = || drop(server.command(&["ACL", "SETUSER", "sessions", "resetkeys", "~canary:*"]));
     log.until(&app, "/read", forbid, "ERROR", "Refused").await;
+    log.until(&app, "/read", || (), "NOPERM", "command=\"GET\"").await;
     let answer = app.get("/read").await;
     assert!(answer.status == 503 && !answer.body.contains("canary"), "{answer:?}");
     log.shows_no("canary");
     // No key, either.
     let text = log.text().replace("cloakroom::", "");
     assert!(!text.contains("cloakroom:"), "{text}");
+}
+
+#[tokio::test]
+async fn an_outage_and_its_end_are_told_once_each() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let server = RedisServer::start();
+    let cache = RedisCache::builder(server.url()).timeout(ms(1000)).build().await.unwrap();
+    server.pause();
+    let reads: tokio::task::JoinSet<_> = (0..20)
+        .map(|_| {
+            let cache = cache.clone();
+            async move { cache.get("k").await }
+        })
+        .collect();
+    assert!(reads.join_all().await.iter().all(Result::is_err));
+    for _ in 0..60 {
+        cache.get("k").await.unwrap_err();
+        sleep(ms(10)).await;
+    }
+    let told = |text: &str| log.text().lines().filter(|line| line.contains(text)).count();
+    assert_eq!((told("refused at once"), told("answers again")), (1, 0), "{}", log.text());
+    server.resume();
+    redis_app::answering(cache.clone()).await;
+    for _ in 0..20 {
+        cache.get("k").await.unwrap();
+    }
+    assert_eq!((told("refused at once"), told("answers again")), (1, 1), "{}", log.text());
+    assert!(log.text().contains("operations=\"reads\""), "{}", log.text());
+    log.shows_no("127.0.0.1");
 }
 
 // 48, 49
@@ -542,6 +575,25 @@ async fn sessions_are_evicted() {
     assert_eq!(app.user().await, "nobody");
 }
 
+#[tokio::test]
+async fn a_server_that_would_evict_is_warned_of() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let warned = || log.text().matches("removes live sessions").count();
+    let server = RedisServer::start();
+    unhurried(server.url()).await;
+    assert_eq!(warned(), 0, "nobody is evicted here");
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let cache = unhurried(server.url()).await;
+    cache.ping().await.unwrap();
+    assert_eq!(warned(), 1, "once");
+    // Whoever may not ask does not hear of it, and may go on.
+    server.command(&["ACL", "SETUSER", "sessions", "on", ">pw", "~*", "+@all", "-info"]);
+    unhurried(format!("redis://sessions:pw@127.0.0.1:{}", server.port())).await;
+    assert_eq!(warned(), 1);
+    log.shows_no("NOPERM");
+}
+
 // 53, 54
 
 #[tokio::test]
@@ -631,7 +683,56 @@ async fn a_session_that_a_failover_brought_back_is_not_for_good() {
     assert!(end > 0 && end <= left, "it ends as it would have");
 }
 
+// 58
+
+#[tokio::test]
+async fn each_connection_resolves_the_name_anew() {
+    use tokio::net::{TcpListener, TcpStream, lookup_host};
+    async fn pass_on(listener: TcpListener, server: u16) {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+            connections.spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    }
+    let names: Vec<_> = lookup_host("localhost:1").await.map(Iterator::collect).unwrap_or_default();
+    let both = ["127.0.0.1:1", "[::1]:1"].map(|address| names.contains(&address.parse().unwrap()));
+    let (Ok(listener), [true, true]) = (TcpListener::bind("[::1]:0").await, both) else {
+        eprintln!("skipped: `localhost` has one address only");
+        return;
+    };
+    let port = listener.local_addr().unwrap().port();
+    let (first, second) = (RedisServer::start(), RedisServer::start());
+    let way = tokio::spawn(pass_on(listener, first.port()));
+    let cache = connected(format!("redis://localhost:{port}")).await;
+    let mut inserted = cache.insert("k", Bytes::from("v"), hour()).await;
+    while inserted.is_err() {
+        inserted = cache.insert("k", Bytes::from("v"), hour()).await;
+    }
+    assert!(first.command(&["EXISTS", "k"]).int() == 1);
+    way.abort();
+    // The same name, another address.
+    tokio::spawn(pass_on(TcpListener::bind(("127.0.0.1", port)).await.unwrap(), second.port()));
+    redis_app::answering(cache.clone()).await;
+    let before = second.calls().get("get").copied().unwrap_or(0);
+    assert_eq!(cache.get("k").await.unwrap(), None);
+    assert_eq!(second.calls()["get"], before + 1);
+}
+
 // 59
+
+#[tokio::test]
+async fn a_server_that_is_too_old_is_found_at_the_start() {
+    let (_server, proxy, _app) = behind_a_proxy().await;
+    proxy.set(Mode::Old);
+    let builder = RedisCache::builder(proxy.url()).timeout(PATIENCE);
+    for error in [builder.clone().build().await.unwrap_err(), builder.build_lazy().unwrap().ping().await.unwrap_err()] {
+        assert_eq!(error.kind(), CacheErrorKind::Unsupported, "{error:?}");
+        assert!(format!("{error:?}").contains("older than Redis 6.2"), "{error:?}");
+    }
+    proxy.set(Mode::Pass);
+    unhurried(proxy.url()).await;
+}
 
 #[tokio::test]
 async fn an_old_server_is_told_by_its_kind_of_error() {

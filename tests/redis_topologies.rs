@@ -113,6 +113,7 @@ async fn a_server_that_cannot_be_trusted_is_refused() {
         let error = builder.build().await.unwrap_err();
         let shown = format!("{error:?} {error}");
         assert!(!shown.contains("canary") && !shown.contains("127.0.0.1"), "{what}: {shown}");
+        eprintln!("{what}: {error:?}");
         if what == "TLS 1.1" {
             assert!(matches!(error.kind(), CacheErrorKind::Refused | CacheErrorKind::Unavailable), "{what}: {error:?}");
         } else {
@@ -275,7 +276,7 @@ async fn a_failover_is_followed() {
     let load = Load::mixed(&app).await;
     let killed = Instant::now();
     watched.servers[0].stop();
-    until("a new primary", || watched.servers[1].command(&["ROLE"]).text().starts_with("master"));
+    until("a new primary", || watched.servers[1].is("master"));
     let promoted = Instant::now();
     load.answers(20, promoted, &[("/read", 200), ("/count", 200)]).await;
     let report = load.end().await;
@@ -293,7 +294,7 @@ async fn a_failover_is_followed() {
 
     // The former primary comes back as a replica, a sentinel goes: all the same to us.
     watched.servers[0].restart();
-    until("the former primary follows", || watched.servers[0].command(&["ROLE"]).text().starts_with("slave"));
+    until("the former primary follows", || watched.servers[0].is("slave"));
     watched.sentinels[0].stop();
     assert_eq!(app.user().await, "alice");
     let again = app.over(watched.cache().await);
@@ -308,9 +309,9 @@ async fn a_planned_failover_is_followed() {
     let load = Load::mixed(&app).await;
     let asked = watched.sentinels[1].command(&["SENTINEL", "FAILOVER", "sessions"]);
     assert_eq!(asked, Reply::Simple("OK".to_owned()));
-    until("a new primary", || watched.servers[1].command(&["ROLE"]).text().starts_with("master"));
+    until("a new primary", || watched.servers[1].is("master"));
     let promoted = Instant::now();
-    until("the former primary follows", || watched.servers[0].command(&["ROLE"]).text().starts_with("slave"));
+    until("the former primary follows", || watched.servers[0].is("slave"));
     let demoted = Instant::now();
     load.answers(50, demoted, &[("/read", 200), ("/count", 200)]).await;
     let report = load.end().await;
@@ -473,7 +474,7 @@ async fn a_killed_primary_is_replaced() {
     let (load, others) = (Load::mixed(&lost).await, Load::mixed(&sound).await);
     let killed = Instant::now();
     cluster.servers[0].stop();
-    until("the replica takes over", || cluster.servers[3].command(&["ROLE"]).text().starts_with("master"));
+    until("the replica takes over", || cluster.servers[3].is("master"));
     let promoted = Instant::now();
     load.answers(20, promoted, &[("/read", 200), ("/count", 200)]).await;
     let (report, others) = (load.end().await, others.end().await);

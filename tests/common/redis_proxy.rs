@@ -25,6 +25,8 @@ pub enum Mode {
     Cut,
     /// This is the answer, whatever the server says.
     Answer(Vec<u8>),
+    /// The server says that it is older than it is.
+    Old,
     /// The last answer that looks like a session is the answer to everything that has one.
     Replay,
 }
@@ -130,6 +132,14 @@ impl Proxy {
                 }
                 Mode::Swallow | Mode::Drop => Ok(()),
                 Mode::Cut => return,
+                Mode::Old => {
+                    let mut answer = answer.to_vec();
+                    let name = b"redis_version:";
+                    if let Some(at) = answer.windows(name.len()).position(|part| part == name) {
+                        answer[at + name.len()] = b'0';
+                    }
+                    client.write_all(&answer).await
+                }
                 Mode::Answer(bytes) => client.write_all(&bytes).await,
                 Mode::Replay => {
                     let seen = self.seen.lock().unwrap().clone();

@@ -196,6 +196,11 @@ impl RedisServer {
         Reply::read(&mut BufReader::new(stream))
     }
 
+    /// Whether it is `master` or `slave`: while that changes, it closes connections.
+    pub fn is(&self, role: &str) -> bool {
+        self.try_command(&[b"ROLE"]).is_ok_and(|answer| answer.text().starts_with(role))
+    }
+
     /// How often each command was called since `reset_calls`, in small letters: `get`, `set`, `evalsha` ….
     pub fn calls(&self) -> BTreeMap<String, u64> {
         let text = self.command(&["INFO", "commandstats"]).text();

@@ -15,6 +15,15 @@ pub(super) enum Admission {
     Refused,
 }
 
+/// What others should hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Change {
+    None,
+    Opened,
+    Closed,
+}
+
 /// Failures that are suspicious have the next operation probe the server, and nothing else changes. Only when the probe
 /// fails, too, operations are refused, but for one every now and then that probes again.
 ///
@@ -49,10 +58,10 @@ impl Breaker {
     }
 
     /// The server answered, whatever it said.
-    pub(super) fn answered(&mut self) {
+    pub(super) fn answered(&mut self) -> Change {
         self.failures = 0;
-        self.open = false;
         self.next = None;
+        if std::mem::take(&mut self.open) { Change::Closed } else { Change::None }
     }
 
     /// The server could not be reached, or did not answer in time.
@@ -61,23 +70,23 @@ impl Breaker {
     }
 
     /// The end of a probe: whether the server answered, or `None` when it was broken off.
-    pub(super) fn probed(&mut self, answered: Option<bool>, now: Instant) {
+    pub(super) fn probed(&mut self, answered: Option<bool>, now: Instant) -> Change {
         self.probing = false;
         match answered {
             Some(true) => self.answered(),
             // An answer to another operation may have come in meanwhile.
             Some(false) if self.failures >= SUSPICIOUS => {
-                self.open = true;
                 self.next = Some(now + PAUSE);
+                if std::mem::replace(&mut self.open, true) { Change::None } else { Change::Opened }
             }
-            Some(false) | None => {}
+            Some(false) | None => Change::None,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Admission::*, *};
+    use super::{Admission::*, Change::*, *};
 
     fn suspicious() -> Breaker {
         let mut breaker = Breaker::default();
@@ -92,7 +101,7 @@ mod tests {
     fn failures_in_a_row_lead_to_a_probe_and_nothing_is_refused_before_it_failed() {
         let (mut breaker, now) = (suspicious(), Instant::now());
         assert_eq!([breaker.admit(now), breaker.admit(now)], [Probe, Pass]);
-        breaker.probed(Some(false), now);
+        assert_eq!(breaker.probed(Some(false), now), Opened);
         assert_eq!(breaker.admit(now), Refused);
     }
 
@@ -102,7 +111,7 @@ mod tests {
         for _ in 0..10 * SUSPICIOUS {
             breaker.failed();
             breaker.failed();
-            breaker.answered();
+            assert_eq!(breaker.answered(), None);
         }
         assert_eq!(breaker.admit(Instant::now()), Pass);
     }
@@ -111,7 +120,7 @@ mod tests {
     fn a_probe_that_is_answered_ends_it() {
         let (mut breaker, now) = (suspicious(), Instant::now());
         assert_eq!(breaker.admit(now), Probe);
-        breaker.probed(Some(true), now);
+        assert_eq!(breaker.probed(Some(true), now), None);
         assert_eq!([breaker.admit(now), breaker.admit(now)], [Pass, Pass]);
     }
 
@@ -119,28 +128,28 @@ mod tests {
     fn while_it_is_open_one_operation_at_a_time_probes_after_a_pause() {
         let (mut breaker, mut now) = (suspicious(), Instant::now());
         assert_eq!(breaker.admit(now), Probe);
-        breaker.probed(Some(false), now);
+        assert_eq!(breaker.probed(Some(false), now), Opened);
         for _ in 0..20 {
             assert_eq!(breaker.admit(now + PAUSE - Duration::from_millis(1)), Refused);
             now += PAUSE;
             assert_eq!([breaker.admit(now), breaker.admit(now + 9 * PAUSE)], [Probe, Refused]);
-            breaker.probed(Some(false), now);
+            assert_eq!(breaker.probed(Some(false), now), None, "it is open already");
         }
         now += PAUSE;
         assert_eq!(breaker.admit(now), Probe);
-        breaker.probed(Some(true), now);
-        assert_eq!(breaker.admit(now), Pass);
+        assert_eq!(breaker.probed(Some(true), now), Closed);
+        assert_eq!((breaker.answered(), breaker.admit(now)), (None, Pass));
     }
 
     #[test]
     fn a_probe_that_was_broken_off_is_followed_by_the_next() {
         let (mut breaker, now) = (suspicious(), Instant::now());
         assert_eq!(breaker.admit(now), Probe);
-        breaker.probed(None, now);
+        assert_eq!(breaker.probed(Option::None, now), None);
         assert_eq!(breaker.admit(now), Probe);
-        breaker.probed(Some(false), now);
+        assert_eq!(breaker.probed(Some(false), now), Opened);
         assert_eq!(breaker.admit(now + PAUSE), Probe);
-        breaker.probed(None, now + PAUSE);
+        assert_eq!(breaker.probed(Option::None, now + PAUSE), None);
         assert_eq!(breaker.admit(now + PAUSE), Probe);
     }
 
@@ -148,8 +157,7 @@ mod tests {
     fn an_answer_that_comes_late_ends_it_too() {
         let (mut breaker, now) = (suspicious(), Instant::now());
         assert_eq!(breaker.admit(now), Probe);
-        breaker.answered();
-        breaker.probed(Some(false), now);
+        assert_eq!([breaker.answered(), breaker.probed(Some(false), now)], [None, None]);
         assert_eq!(breaker.admit(now), Pass);
     }
 }

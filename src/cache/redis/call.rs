@@ -1,7 +1,7 @@
 //! One operation: its time limit, and what is tried again within it.
 use std::time::Duration;
 
-use redis::{Cmd, Value};
+use redis::{Arg, Cmd, Value};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
@@ -9,7 +9,10 @@ use super::{
     errors::{self, Failure, unknown_outcome},
     link::Attempt,
 };
-use crate::error::{CacheError, CacheErrorKind};
+use crate::{
+    error::{CacheError, CacheErrorKind},
+    events,
+};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(80);
@@ -69,6 +72,11 @@ impl Caller {
         }
     }
 
+    /// Asks for what can be done without: `None` for whatever goes wrong.
+    pub(super) async fn ask(&self, command: &Cmd, deadline: Instant) -> Option<Value> {
+        timeout_at(deadline, self.connection.send(command, Attempt::First)).await.ok()?.ok()
+    }
+
     async fn tries(
         &self,
         mut command: Cmd,
@@ -114,8 +122,20 @@ impl Caller {
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
+                Failure::Denied(named) => {
+                    events::denied(named.unwrap_or_else(|| name(&command)));
+                    return Err(failed(again, CacheErrorKind::Refused, "Redis answered NOPERM"));
+                }
                 Failure::Final(kind, cause) => return Err(failed(again, kind, cause.text)),
             }
         }
+    }
+}
+
+/// `GET`, and nothing of what comes behind it.
+fn name(command: &Cmd) -> &str {
+    match command.args_iter().next() {
+        Some(Arg::Simple(name)) => std::str::from_utf8(name).unwrap_or_default(),
+        _ => "",
     }
 }

@@ -22,6 +22,8 @@ pub(super) enum Failure {
     Elsewhere(Redirect),
     /// Nothing was done, and a little later it may be.
     NotReady(Cause),
+    /// The user has no permission: for this command, if the server named one of ours.
+    Denied(Option<&'static str>),
     /// Trying again would not help.
     Final(CacheErrorKind, Cause),
 }
@@ -49,7 +51,7 @@ impl Failure {
     /// Whether a server answered, so that it is worth asking again.
     pub(super) const fn reached(&self) -> bool {
         match self {
-            Self::NoScript | Self::Elsewhere(_) => true,
+            Self::NoScript | Self::Elsewhere(_) | Self::Denied(_) => true,
             Self::Lost | Self::Open => false,
             Self::NotReady(cause) | Self::Final(_, cause) => cause.reached,
         }
@@ -58,7 +60,7 @@ impl Failure {
     /// Whether another connection may fare better.
     pub(super) const fn renews(&self) -> bool {
         match self {
-            Self::NoScript | Self::Elsewhere(_) | Self::Open => false,
+            Self::NoScript | Self::Elsewhere(_) | Self::Open | Self::Denied(_) => false,
             Self::Lost => true,
             Self::NotReady(cause) | Self::Final(_, cause) => cause.renew,
         }
@@ -121,14 +123,24 @@ fn of_server(kind: ServerErrorKind, error: &RedisError) -> Failure {
         ServerErrorKind::MasterDown => not_ready(REACHED, "Redis answered MASTERDOWN"),
         // A former primary, which we have to leave.
         ServerErrorKind::ReadOnly => not_ready(REACHED_RENEW, "Redis answered READONLY"),
-        ServerErrorKind::NoPerm => last(Refused, REACHED, "Redis answered NOPERM"),
+        ServerErrorKind::NoPerm => denied(error),
         ServerErrorKind::Moved | ServerErrorKind::Ask => redirect(kind == ServerErrorKind::Ask, error),
         ServerErrorKind::CrossSlot => last(Refused, REACHED, "Redis answered CROSSSLOT"),
         _ if error.detail().is_some_and(|text| text.starts_with("max number of clients")) => {
             last(Unavailable, UNREACHED_RENEW, "Redis has as many clients as it allows")
         }
+        // Within a script, Redis 7 says it in this way.
+        _ if error.detail().is_some_and(|text| text.starts_with("The user executing the script")) => denied(error),
         _ => last(Refused, REACHED_RENEW, "Redis answered ERR"),
     }
+}
+
+fn denied(error: &RedisError) -> Failure {
+    // While connecting, it may be another command than the one to be sent.
+    const OURS: [&str; 9] =
+        ["PING", "GET", "SET", "EVALSHA", "EVAL", "ZRANGEBYSCORE", "CLUSTER|SLOTS", "ASKING", "SELECT"];
+    let named = error.detail().and_then(|text| text.split('\'').nth(1));
+    Failure::Denied(named.and_then(|named| OURS.into_iter().find(|ours| ours.eq_ignore_ascii_case(named))))
 }
 
 fn redirect(once: bool, error: &RedisError) -> Failure {
@@ -193,7 +205,6 @@ mod tests {
             ("ERR max number of clients reached canary", Unavailable),
             ("NOAUTH Authentication required. canary", Refused),
             ("WRONGPASS invalid username-password pair canary", Refused),
-            ("NOPERM User canary has no permissions", Refused),
             ("WRONGTYPE Operation against a key canary", Refused),
             ("ERR unknown command 'canary'", Refused),
             ("CANARY canary", Refused),
@@ -201,6 +212,20 @@ mod tests {
             let Failure::Final(kind, Cause { text, .. }) = failure(line) else { panic!("{line} is tried again") };
             assert_eq!(kind, should, "{line}");
             assert!(!text.to_lowercase().contains("canary"), "{text}");
+        }
+    }
+
+    #[test]
+    fn of_what_is_not_permitted_the_command_is_known_and_nothing_else() {
+        for (line, named) in [
+            ("NOPERM this user has no permissions to run the 'set' command", Some("SET")),
+            ("NOPERM User canary has no permissions to run the 'cluster|slots' command", Some("CLUSTER|SLOTS")),
+            ("NOPERM User 'canary' has no permissions to run the 'canary' command", None),
+            ("NOPERM No permissions to access a key", None),
+            ("ERR The user executing the script can't run this command or subcommand", None),
+        ] {
+            let Failure::Denied(is) = failure(line) else { panic!("{line}") };
+            assert_eq!(is, named, "{line}");
         }
     }
 

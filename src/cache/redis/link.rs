@@ -18,9 +18,10 @@ use tokio::time::timeout;
 #[cfg(feature = "redis-sentinel")]
 use super::sentinel::Sentinels;
 use super::{
-    breaker::{Admission, Breaker},
+    breaker::{Admission, Breaker, Change},
     errors::Failure,
 };
+use crate::events;
 
 /// A connection that works is not given up earlier than this, whatever the number of requests that fail.
 const YOUNGEST: Duration = Duration::from_millis(200);
@@ -52,6 +53,8 @@ struct Current {
 
 /// A connection that is shared by all operations, and what is known about the server at its other end.
 pub(super) struct Link {
+    /// What it is for, as events call it.
+    operations: &'static str,
     target: Target,
     limits: Limits,
     current: Mutex<Option<Current>>,
@@ -84,8 +87,9 @@ impl Limits {
 }
 
 impl Link {
-    pub(super) fn new(target: Target, limits: Limits) -> Self {
+    pub(super) fn new(operations: &'static str, target: Target, limits: Limits) -> Self {
         Self {
+            operations,
             target,
             limits,
             current: Mutex::default(),
@@ -158,7 +162,10 @@ impl Link {
                     lock(&self.breaker).failed();
                 }
             }
-            _ => lock(&self.breaker).answered(),
+            _ => {
+                let change = lock(&self.breaker).answered();
+                self.report(change);
+            }
         }
         if let (Err(failure), Some(number)) = (&outcome, number) {
             match failure {
@@ -168,6 +175,14 @@ impl Link {
             }
         }
         outcome
+    }
+
+    fn report(&self, change: Change) {
+        match change {
+            Change::None => {}
+            Change::Opened => events::refusing(self.operations),
+            Change::Closed => events::answering(self.operations),
+        }
     }
 
     fn current(&self) -> Option<Current> {
@@ -293,7 +308,8 @@ struct Probe<'a> {
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
-        lock(&self.link.breaker).probed(self.answered, Instant::now());
+        let change = lock(&self.link.breaker).probed(self.answered, Instant::now());
+        self.link.report(change);
     }
 }
 

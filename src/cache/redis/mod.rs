@@ -1,6 +1,10 @@
 //! Sessions in Redis or Valkey: one command or one script for each operation.
 use std::{
     fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -17,7 +21,8 @@ use self::{
 use super::{Cache, Deleted, Entry, Expiry, Replaced, Version};
 use crate::{
     clock::{millis, millis_since_epoch},
-    error::CacheError,
+    error::{CacheError, CacheErrorKind},
+    events,
 };
 
 mod breaker;
@@ -34,6 +39,7 @@ mod pair;
 mod scripts;
 #[cfg(feature = "redis-sentinel")]
 mod sentinel;
+mod server;
 #[cfg(feature = "redis-tls")]
 mod tls;
 
@@ -79,6 +85,8 @@ pub use self::builder::RedisCacheBuilder;
 pub struct RedisCache {
     caller: Caller,
     scripts: &'static Scripts,
+    /// Whether the server has been looked at: once is enough.
+    inspected: Arc<AtomicBool>,
 }
 
 impl RedisCache {
@@ -159,7 +167,23 @@ impl RedisCache {
     }
 
     fn over(connection: Connection, timeout: Duration) -> Self {
-        Self { caller: Caller::new(connection, timeout), scripts: Scripts::all() }
+        Self { caller: Caller::new(connection, timeout), scripts: Scripts::all(), inspected: Arc::default() }
+    }
+
+    /// Looks once whether the server is one to hold sessions. A user who may not ask is not refused for that.
+    async fn inspect(&self, deadline: Instant) -> Result<(), CacheError> {
+        if self.inspected.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let about = self.caller.ask(&server::question("server"), deadline).await;
+        if about.is_some_and(|about| server::is_too_old(&about)) {
+            return Err(CacheError::new(CacheErrorKind::Unsupported, "the server is older than Redis 6.2"));
+        }
+        let memory = self.caller.ask(&server::question("memory"), deadline).await;
+        if !self.inspected.swap(true, Ordering::Relaxed) && memory.is_some_and(|memory| server::evicts(&memory)) {
+            events::evicting();
+        }
+        Ok(())
     }
 
     async fn script(&self, script: &Script, effect: Effect, key: &str, args: &[&[u8]]) -> Result<Answer, CacheError> {
@@ -320,7 +344,9 @@ impl Cache for RedisCache {
     }
 
     async fn ping(&self) -> Result<(), CacheError> {
-        self.command(redis::cmd("PING"), Effect::Repeatable).await.map(drop)
+        let deadline = self.caller.deadline();
+        self.caller.call(redis::cmd("PING"), None, Effect::Repeatable, deadline).await?;
+        self.inspect(deadline).await
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) struct Pair {
 
 impl Pair {
     pub(super) fn new(target: Target, limits: Limits) -> Self {
-        Self { reads: Link::new(target.clone(), limits), writes: Link::new(target, limits) }
+        Self { reads: Link::new("reads", target.clone(), limits), writes: Link::new("writes", target, limits) }
     }
 
     /// Sends the command and waits for the answer, without a limit of its own.
@@ -42,7 +42,7 @@ impl Pair {
 
     fn link(&self, command: &Cmd) -> &Link {
         match command.args_iter().next() {
-            Some(Arg::Simple(b"GET" | b"ZRANGEBYSCORE" | b"PING" | b"CLUSTER")) => &self.reads,
+            Some(Arg::Simple(b"GET" | b"ZRANGEBYSCORE" | b"PING" | b"INFO" | b"CLUSTER")) => &self.reads,
             _ => &self.writes,
         }
     }
