@@ -258,7 +258,9 @@ impl Load {
         let began = Instant::now();
         while !is(&self.seen()) {
             if began.elapsed() > PATIENCE {
-                panic!("not within {PATIENCE:?}: {what}; but {:?}", self.seen().samples.iter().rev().take(8));
+                let seen = self.seen();
+                let last: Vec<_> = seen.samples.iter().rev().take(8).map(|last| (last.path, last.status)).collect();
+                panic!("not within {PATIENCE:?}: {what}; at last {last:?}, {} wait", seen.running.len());
             }
             sleep(Duration::from_millis(10)).await;
         }

@@ -123,11 +123,15 @@ impl RedisCacheBuilder {
 
     /// Connects, and asks the server whether it answers: an application with wrong settings fails when it starts.
     ///
+    /// Where the user may ask with `INFO`, a server older than Redis 6.2 is refused, and an event warns of one that
+    /// removes live sessions when its memory is full.
+    ///
     /// # Errors
     /// [`Other`](crate::CacheErrorKind::Other) or [`Unsupported`](crate::CacheErrorKind::Unsupported) when a URL or
-    /// certificate cannot be used, [`Refused`](crate::CacheErrorKind::Refused) for wrong credentials and for a server
-    /// whose certificate is not to be trusted, [`Unavailable`](crate::CacheErrorKind::Unavailable) or
-    /// [`Timeout`](crate::CacheErrorKind::Timeout) when no server answers within the time limit.
+    /// certificate cannot be used or the server is too old, [`Refused`](crate::CacheErrorKind::Refused) for wrong
+    /// credentials and for a server whose certificate is not to be trusted,
+    /// [`Unavailable`](crate::CacheErrorKind::Unavailable) or [`Timeout`](crate::CacheErrorKind::Timeout) when no server
+    /// answers within the time limit.
     pub async fn build(self) -> Result<RedisCache, CacheError> {
         let cache = self.build_lazy()?;
         cache.ping().await?;
