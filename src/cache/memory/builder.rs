@@ -1,6 +1,6 @@
-use std::{hash::RandomState, sync::Arc};
+use std::sync::Arc;
 
-use super::{InMemoryCache, Shared};
+use super::{InMemoryCache, Shards};
 use crate::clock::Clock;
 
 /// Builds an [`InMemoryCache`].
@@ -40,18 +40,6 @@ impl InMemoryCacheBuilder {
     /// The cache.
     #[must_use]
     pub fn build(self) -> InMemoryCache {
-        // Small enough that a table that grows holds up nobody, large enough that few meet at one lock.
-        let shards = (self.max_entries / 1024).clamp(16, 1024).next_power_of_two();
-        let shared = Shared {
-            shards: (0..shards).map(|_| std::sync::Mutex::default()).collect(),
-            hasher: RandomState::new(),
-            clock: self.clock,
-            max_entries: self.max_entries,
-            max_bytes: self.max_bytes,
-            entries: Default::default(),
-            bytes: Default::default(),
-            around: Default::default(),
-        };
-        InMemoryCache { shared: Arc::new(shared) }
+        InMemoryCache { shards: Arc::new(Shards::new(self.max_entries, self.max_bytes, self.clock)) }
     }
 }

@@ -1,201 +1,101 @@
-//! One shard: a table of entries, and the order in which they end.
-use std::{cmp::Reverse, collections::BinaryHeap};
+//! A part of the keys, under a lock of its own.
+use std::sync::{
+    Mutex, MutexGuard, PoisonError, TryLockError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
-use bytes::Bytes;
-use hashbrown::{HashTable, hash_table::Entry as Place};
+use super::{queue::NEVER, table::Table, usage::Usage};
 
-use crate::cache::{Entry, Version};
+/// Every operation looks at up to so many due slots of its own shard first.
+const OWN: usize = 4;
+/// One operation in so many also helps another shard.
+const HELP_EVERY: u32 = 8;
 
-/// What an entry costs beside its key and its value: the slot, its place in the queue, and what the table keeps free.
-pub(super) const OVERHEAD: usize = 192;
-
-#[derive(Default)]
+/// Aligned so that two shards share no cache line, nor the pair of lines that processors fetch together.
+#[repr(align(128))]
 pub(super) struct Shard {
-    table: HashTable<Slot>,
-    /// When each entry ends, as far as was known when it was queued. A touch does not move it: it is moved when it is due.
-    queue: BinaryHeap<Reverse<Due>>,
-    writes: u64,
-    calls: u32,
+    /// The first time in the table's queue, readable without the lock.
+    next_due: AtomicU64,
+    inside: Mutex<Inside>,
 }
 
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Due {
-    at: u64,
-    hash: u64,
-    birth: u64,
-}
-
-pub(super) struct Slot {
-    key: Box<str>,
-    hash: u64,
-    value: Bytes,
-    version: u64,
-    /// Tells it from a later entry of the same key.
-    birth: u64,
-    queued: u64,
-    start: u64,
-    time: Time,
-}
-
-/// An expiry in milliseconds.
-#[derive(Clone, Copy)]
-pub(super) struct Time {
-    pub(super) idle: u64,
-    pub(super) end: u64,
-}
-
-impl Time {
-    pub(super) fn deadline(self, start: u64) -> u64 {
-        start.saturating_add(self.idle).min(self.end)
-    }
-}
-
-impl Slot {
-    pub(super) fn deadline(&self) -> u64 {
-        self.time.deadline(self.start)
-    }
-
-    pub(super) fn entry(&self) -> Entry {
-        Entry { value: self.value.clone(), version: Version::from(self.version) }
-    }
-
-    pub(super) fn version(&self) -> Version {
-        Version::from(self.version)
-    }
-
-    pub(super) fn restart(&mut self, now: u64, after: u64) {
-        if now.saturating_sub(self.start) >= after {
-            self.start = now;
-        }
-    }
-
-    pub(super) fn cost(&self) -> usize {
-        cost(&self.key, &self.value)
-    }
-}
-
-pub(super) fn cost(key: &str, value: &[u8]) -> usize {
-    key.len() + value.len() + OVERHEAD
-}
-
-/// What a call took out, for the accounts of the whole cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Freed {
-    pub(super) entries: usize,
-    pub(super) bytes: usize,
-}
-
-impl Freed {
-    fn add(&mut self, slot: &Slot) {
-        self.entries += 1;
-        self.bytes += slot.cost();
-    }
+struct Inside {
+    table: Table,
+    operations: u32,
 }
 
 impl Shard {
-    pub(super) fn len(&self) -> usize {
-        self.table.len()
+    pub(super) const fn new() -> Self {
+        Self { next_due: AtomicU64::new(NEVER), inside: Mutex::new(Inside { table: Table::new(), operations: 0 }) }
     }
 
-    /// Every now and then it is another shard's turn to be swept.
-    pub(super) fn is_time_to_look_around(&mut self) -> bool {
-        self.calls = self.calls.wrapping_add(1);
-        self.calls.is_multiple_of(8)
-    }
-
-    /// The live entry of `key`. One that has ended leaves at once, so that turning the clock back does not bring it back.
-    pub(super) fn live(&mut self, hash: u64, key: &str, now: u64, freed: &mut Freed) -> Option<&mut Slot> {
-        let ended = self.find(hash, key).is_some_and(|slot| slot.deadline() <= now);
-        if ended {
-            self.remove(hash, key, freed);
-            return None;
+    /// Does something under the lock. The second answer counts up when it is this operation's turn to help another shard.
+    pub(super) fn with<T>(&self, now: u64, usage: &Usage, f: impl FnOnce(&mut Table) -> T) -> (T, Option<u32>) {
+        let mut inside = self.lock();
+        if inside.table.next_due() <= now {
+            inside.table.sweep(now, OWN, usage);
         }
-        self.table.find_mut(hash, |slot| slot.hash == hash && *slot.key == *key)
+        let answer = f(&mut inside.table);
+        inside.operations = inside.operations.wrapping_add(1);
+        let operations = inside.operations;
+        self.publish(&inside.table);
+        (answer, operations.is_multiple_of(HELP_EVERY).then_some(operations / HELP_EVERY))
     }
 
-    fn find(&self, hash: u64, key: &str) -> Option<&Slot> {
-        self.table.find(hash, |slot| slot.hash == hash && *slot.key == *key)
+    /// Whether there is something to look at.
+    pub(super) fn is_due(&self, now: u64) -> bool {
+        self.next_due.load(Relaxed) <= now
     }
 
-    pub(super) fn next_version(&mut self) -> u64 {
-        self.writes += 1;
-        self.writes
+    /// Looks at up to `most` due slots, drops those whose time is over, and returns at how many it looked.
+    pub(super) fn sweep(&self, now: u64, most: usize, usage: &Usage) -> usize {
+        self.sweep_locked(self.lock(), now, most, usage)
     }
 
-    /// Adds an entry whose key is not there.
-    pub(super) fn add(&mut self, hash: u64, key: &str, value: Bytes, time: Time, now: u64) -> Version {
-        let version = self.next_version();
-        let at = time.deadline(now);
-        let slot = Slot { key: key.into(), hash, value, version, birth: version, queued: at, start: now, time };
-        self.table.insert_unique(hash, slot, |slot| slot.hash);
-        self.queue.push(Reverse(Due { at, hash, birth: version }));
-        Version::from(version)
+    /// As [`sweep`](Self::sweep), unless another thread is at work here.
+    pub(super) fn try_sweep(&self, now: u64, most: usize, usage: &Usage) {
+        let inside = match self.inside.try_lock() {
+            Ok(inside) => inside,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        self.sweep_locked(inside, now, most, usage);
     }
 
-    /// Writes over the entry of `key`, which is there.
-    pub(super) fn overwrite(&mut self, hash: u64, key: &str, value: Bytes, time: Time, now: u64) -> Version {
-        let version = self.next_version();
-        let at = time.deadline(now);
-        if let Some(slot) = self.table.find_mut(hash, |slot| slot.hash == hash && *slot.key == *key) {
-            (slot.value, slot.version, slot.time, slot.start) = (value, version, time, now);
-            if at < slot.queued {
-                slot.queued = at;
-                let birth = slot.birth;
-                self.queue.push(Reverse(Due { at, hash, birth }));
-            }
-        }
-        self.tidy();
-        Version::from(version)
+    fn sweep_locked(&self, mut inside: MutexGuard<'_, Inside>, now: u64, most: usize, usage: &Usage) -> usize {
+        let seen = inside.table.sweep(now, most, usage);
+        self.publish(&inside.table);
+        seen
     }
 
-    pub(super) fn remove(&mut self, hash: u64, key: &str, freed: &mut Freed) {
-        if let Ok(place) = self.table.find_entry(hash, |slot| slot.hash == hash && *slot.key == *key) {
-            freed.add(&place.remove().0);
-        }
-        self.tidy();
+    /// Nothing panics while a shard is locked; if it did, the shard would still be whole.
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes out up to `most` of what has ended.
-    pub(super) fn sweep(&mut self, now: u64, most: usize, freed: &mut Freed) {
-        for _ in 0..most {
-            if self.queue.peek().is_none_or(|Reverse(due)| due.at > now) {
-                return;
-            }
-            let Some(Reverse(due)) = self.queue.pop() else { return };
-            let is_meant = |slot: &Slot| slot.birth == due.birth && slot.hash == due.hash && slot.queued == due.at;
-            let Place::Occupied(mut place) = self.table.entry(due.hash, is_meant, |slot| slot.hash) else { continue };
-            let slot = place.get_mut();
-            if slot.deadline() > now {
-                // It was touched since it was queued.
-                slot.queued = slot.deadline();
-                let due = Due { at: slot.queued, ..due };
-                self.queue.push(Reverse(due));
-            } else {
-                freed.add(&place.remove().0);
-            }
-        }
-        self.shrink();
-    }
-
-    /// Entries that were removed early leave their places in the queue: they may not outnumber the others.
-    fn tidy(&mut self) {
-        if self.queue.len() > 2 * self.table.len() + 64 {
-            let due = |slot: &Slot| Reverse(Due { at: slot.queued, hash: slot.hash, birth: slot.birth });
-            self.queue = self.table.iter().map(due).collect();
-        }
-    }
-
-    /// Gives back what a crowd that has left took.
-    fn shrink(&mut self) {
-        if self.table.capacity() > 1024 && self.table.len() < self.table.capacity() / 8 {
-            let room = self.table.len() * 2;
-            self.table.shrink_to(room, |slot| slot.hash);
-            self.queue.shrink_to(room);
+    fn publish(&self, table: &Table) {
+        let next = table.next_due();
+        if self.next_due.load(Relaxed) != next {
+            self.next_due.store(next, Relaxed);
         }
     }
 
     #[cfg(test)]
-    pub(super) fn queued(&self) -> usize {
-        self.queue.len()
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        self.lock().table.sizes()
+    }
+
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.lock().table.room()
+    }
+
+    #[cfg(test)]
+    pub(super) fn poison(&self) {
+        let panics = || {
+            let _inside = self.inside.lock();
+            panic!("on purpose");
+        };
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics));
     }
 }

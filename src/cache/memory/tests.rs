@@ -1,4 +1,7 @@
-use super::*;
+use super::{shard::Shard, *};
+use crate::{clock::Clock, error::CacheErrorKind};
+
+mod bounds;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -25,7 +28,15 @@ async fn fill(cache: &InMemoryCache, clock: &Clock, keys: std::ops::Range<usize>
 }
 
 fn queued(cache: &InMemoryCache) -> usize {
-    cache.shared.shards.iter().map(|shard| lock(shard).queued()).sum()
+    cache.shards.iter().map(|shard| shard.sizes().1).sum()
+}
+
+fn slots(cache: &InMemoryCache) -> usize {
+    cache.shards.iter().map(|shard| shard.sizes().0).sum()
+}
+
+fn room(cache: &InMemoryCache) -> usize {
+    cache.shards.iter().map(Shard::room).sum()
 }
 
 #[tokio::test]
@@ -49,7 +60,7 @@ async fn whoever_needs_room_does_not_clean_up_after_a_whole_crowd() {
     fill(&cache, &clock, 0..50_000).await;
     clock.advance(HOUR);
     fill(&cache, &clock, 50_000..50_001).await;
-    let left = cache.shared.entries.load(Ordering::Relaxed);
+    let left = cache.shards.usage.entries();
     assert!(left > 49_800, "{left}: one insert took out all of them");
     fill(&cache, &clock, 50_001..90_000).await;
     assert_eq!(cache.len(), 40_000);
@@ -81,7 +92,7 @@ async fn ended_entries_leave_without_being_read() {
     for n in 0..40_000 {
         assert!(cache.get(&format!("other {n}")).await.unwrap().is_none());
     }
-    assert_eq!(cache.shared.entries.load(Ordering::Relaxed), 0);
+    assert_eq!(cache.shards.usage.entries(), 0);
     assert_eq!(cache.bytes(), 0);
 }
 
@@ -123,7 +134,7 @@ async fn churn_does_not_pile_up_in_the_queue() {
         };
         assert_eq!(cache.delete(&key, version).await.unwrap(), Deleted::Done);
     }
-    assert!(queued(&cache) <= cache.shared.shards.len() * 64, "{}", queued(&cache));
+    assert!(queued(&cache) <= cache.shards.iter().count() * 64, "{}", queued(&cache));
 }
 
 #[tokio::test]

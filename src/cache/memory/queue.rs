@@ -1,0 +1,66 @@
+//! When which slots are to be looked at.
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+/// What [`Queue::first`] says of an empty queue: later than any time.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// A heap of times, each with the hash of the slot to look at.
+///
+/// A slot has one item that counts: the one at the time it remembers as `queued`. Its deadline may move later behind that
+/// item's back; whoever pops it puts it in again. Other items are left over and find no slot.
+pub(super) struct Queue {
+    heap: BinaryHeap<Reverse<Due>>,
+    first: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Due {
+    pub(super) at: u64,
+    pub(super) hash: u64,
+}
+
+impl Queue {
+    pub(super) const fn new() -> Self {
+        Self { heap: BinaryHeap::new(), first: NEVER }
+    }
+
+    /// The earliest time in the queue. Kept outside of the heap, so that looking at it costs no cache miss.
+    pub(super) const fn first(&self) -> u64 {
+        self.first
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    pub(super) fn push(&mut self, due: Due) {
+        self.first = self.first.min(due.at);
+        self.heap.push(Reverse(due));
+    }
+
+    /// Takes out the earliest item if its time has come.
+    pub(super) fn pop(&mut self, now: u64) -> Option<Due> {
+        if self.first > now {
+            return None;
+        }
+        let due = self.heap.pop();
+        self.first = self.heap.peek().map_or(NEVER, |Reverse(due)| due.at);
+        due.map(|Reverse(due)| due)
+    }
+
+    /// Starts over with just these items.
+    pub(super) fn refill(&mut self, items: impl Iterator<Item = Due>) {
+        let mut heap = std::mem::take(&mut self.heap).into_vec();
+        heap.clear();
+        heap.extend(items.map(Reverse));
+        self.heap = heap.into();
+        self.first = self.heap.peek().map_or(NEVER, |Reverse(due)| due.at);
+    }
+
+    /// Gives memory back after a crowd has left.
+    pub(super) fn shrink(&mut self) {
+        if self.heap.capacity() / 8 > self.heap.len().max(8) {
+            self.heap.shrink_to(self.heap.len() * 2);
+        }
+    }
+}
