@@ -54,6 +54,9 @@
 //! | `testing` | | for your own tests: the cache contract suite, a cache that counts, fails and waits on demand |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod benching;
 mod cache;
 mod caching;
 mod clock;

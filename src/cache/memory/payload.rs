@@ -84,11 +84,9 @@ fn joined(parts: [&[u8]; 5]) -> Bytes {
         };
     }
     // With the 16 bytes that go in front, these are sizes that allocators have.
-    #[expect(clippy::match_overlapping_arm, reason = "the first that is large enough")]
-    let bytes = smallest_of!(
+    smallest_of!(
         112 144 176 208 240 272 304 336 368 400 432 464 496 560 624 688 752 880 1008 1264 1520 1776 2032 2544 3056 3568 4080
-    );
-    bytes
+    )
 }
 
 fn within<const N: usize>(parts: [&[u8]; 5], length: usize) -> Bytes {
