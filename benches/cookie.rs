@@ -35,5 +35,5 @@ fn ids(bencher: Bencher<'_, '_>, name: &str) {
 }
 
 fn main() {
-    divan::Divan::from_args().max_time(std::time::Duration::from_secs(1)).main();
+    divan::Divan::from_args().sample_size(100).sample_count(200).main();
 }

@@ -41,5 +41,5 @@ fn decode_and_read_one(bencher: Bencher<'_, '_>, keys: usize) {
 }
 
 fn main() {
-    divan::Divan::from_args().max_time(std::time::Duration::from_secs(1)).main();
+    divan::Divan::from_args().sample_size(20).sample_count(200).main();
 }

@@ -31,12 +31,9 @@ pub(crate) struct App {
 }
 
 impl App {
-    pub(crate) fn new(around: Around) -> Self {
-        Self::with(around, InMemoryCache::builder().max_entries(20_000_000).max_bytes(16 << 30).build())
-    }
-
-    /// With a session whose cookie stands among others.
-    pub(crate) fn with(around: Around, cache: InMemoryCache) -> Self {
+    /// With a session whose cookie stands among others, and room for so many.
+    pub(crate) fn new(around: Around, sessions: usize) -> Self {
+        let cache = InMemoryCache::builder().max_entries(sessions).max_bytes(usize::MAX).build();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut app = Self { router: router(around, cache), runtime, cookie: String::new() };
         if around != Around::Bare {
@@ -53,15 +50,17 @@ impl App {
     }
 
     pub(crate) fn run(&mut self, scenario: &str) -> Response {
-        let cookie = self.cookie.clone();
-        match scenario {
+        let cookie = std::mem::take(&mut self.cookie);
+        let response = match scenario {
             "anon" => self.call("/none", None),
             "idle" => self.call("/none", Some(&cookie)),
             "read" => self.call("/read", Some(&cookie)),
             "write" => self.call("/write", Some(&cookie)),
             "new" => self.call("/fill", None),
             other => panic!("no scenario {other}: {SCENARIOS:?}"),
-        }
+        };
+        self.cookie = cookie;
+        response
     }
 
     /// One request. With everything in memory it is answered at the first poll, and no runtime is in the way.

@@ -59,7 +59,7 @@ impl Queue {
 
     /// Gives memory back after a crowd has left.
     pub(super) fn shrink(&mut self) {
-        if self.heap.capacity() / 8 > self.heap.len().max(8) {
+        if self.heap.capacity() > 32 * self.heap.len() + 64 {
             self.heap.shrink_to(self.heap.len() * 2);
         }
     }

@@ -155,7 +155,8 @@ impl Table {
         if self.queue.len() > 2 * slots + 64 {
             self.queue.refill(self.slots.iter().map(|slot| Due { at: slot.queued, hash: slot.hash }));
         }
-        if self.slots.capacity() / 8 > slots.max(8) {
+        // Late, and then by much: each time asks for memory, while the allocator still sorts what it got back.
+        if self.slots.capacity() > 32 * slots + 64 {
             self.slots.shrink_to(slots * 2, |slot| slot.hash);
         }
         self.queue.shrink();
