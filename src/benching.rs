@@ -1,5 +1,7 @@
 //! Ways in for `benches/`: steps of a request that have no public name. No part of the crate's interface.
 #![allow(missing_docs, missing_debug_implementations)]
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::HeaderMap;
 
@@ -33,8 +35,7 @@ pub struct Records {
 impl Records {
     #[must_use]
     pub fn of_one_key() -> Self {
-        let end = 1_790_000_000_000;
-        let head = Head { created: 1_780_000_000_000, end, ttl: None, persistent: None, owner: None, prev: None };
+        let head = record::new_head(1_780_000_000_000, Duration::from_secs(1_000_000));
         Self { key: SessionKey::of_digest(&[7; 32]), head }
     }
 

@@ -14,12 +14,12 @@ pub struct InMemoryCacheBuilder {
 
 impl Default for InMemoryCacheBuilder {
     fn default() -> Self {
-        Self { max_entries: 100_000, max_bytes: 256 << 20, clock: Clock::system() }
+        Self { max_entries: 1_000_000, max_bytes: 256 << 20, clock: Clock::system() }
     }
 }
 
 impl InMemoryCacheBuilder {
-    /// The most entries that are live at the same time. Default: 100,000.
+    /// The most entries that are live at the same time. Default: 1,000,000.
     pub fn max_entries(mut self, entries: usize) -> Self {
         self.max_entries = entries;
         self

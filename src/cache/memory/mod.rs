@@ -36,14 +36,14 @@ use crate::error::CacheError;
 ///
 /// | setting | default | why |
 /// | --- | --- | --- |
-/// | [`max_entries`](InMemoryCacheBuilder::max_entries) | 100,000 | a busy site of one process |
+/// | [`max_entries`](InMemoryCacheBuilder::max_entries) | 1,000,000 | more than the bytes have room for, unless sessions are small |
 /// | [`max_bytes`](InMemoryCacheBuilder::max_bytes) | 268,435,456 (256 MiB) | what a small server can spare |
 ///
 /// # Example
 /// ```
 /// use cloakroom::InMemoryCache;
 ///
-/// let cache = InMemoryCache::builder().max_entries(1_000_000).max_bytes(1 << 30).build();
+/// let cache = InMemoryCache::builder().max_entries(5_000_000).max_bytes(2 << 30).build();
 /// assert!(cache.is_empty());
 /// ```
 #[derive(Clone)]
