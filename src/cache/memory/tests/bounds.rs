@@ -52,6 +52,22 @@ async fn looking_for_room_ends_also_when_everything_was_touched() {
 }
 
 #[tokio::test]
+async fn looking_for_room_stops_as_soon_as_there_is_enough() {
+    const MOST: usize = 20 << 20;
+    let (cache, clock) = cache(100_000, MOST);
+    fill(&cache, &clock, 0..50_000).await;
+    clock.advance(HOUR);
+    for _ in 0..1000 {
+        assert!(cache.get("one more").await.unwrap().is_none(), "until its own shard has nothing left to drop");
+    }
+    let before = cache.shards.usage.entries();
+    let large = vec![0; MOST - cache.bytes() - OVERHEAD];
+    cache.insert("one more", large.into(), within(&clock, HOUR)).await.unwrap().unwrap();
+    let dropped = before + 1 - cache.shards.usage.entries();
+    assert!((1..=128).contains(&dropped), "{dropped}");
+}
+
+#[tokio::test]
 async fn a_crowd_that_has_left_takes_its_memory_along() {
     let (cache, clock) = cache(100_000, usize::MAX);
     fill(&cache, &clock, 0..50_000).await;
