@@ -4,7 +4,8 @@
 //! {"v":1,"key":"…","created":1780000000000,"end":1782592000000,"data":{"user":42}}
 //! ```
 //! Times are milliseconds since the Unix epoch. Optional, in front of `data`: `ttl` (milliseconds) and `keep`, set for
-//! this session alone, `owner`, and with it `prev`, the key before the last renewal, and `hold`. A tombstone has `next`, the key of its successor, instead of `data`.
+//! this session alone, `owner`, and with it `prev`, the key before the last renewal, and `hold`; behind `data` `at`, an index
+//! of many values. A tombstone has `next`, the key of its successor, instead of `data`.
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -144,12 +145,12 @@ pub(crate) fn decode(bytes: &Bytes, key: &SessionKey, limit: usize) -> Result<Re
     if bytes.len() > limit {
         return Err(Unreadable::TooLarge);
     }
-    let text = str::from_utf8(bytes).map_err(|_| Unreadable::Malformed)?;
-    if let Some((head, data)) = plain_head(text, key)
-        && let Some(values) = Values::of_plain(bytes, text, data, text.len() - 1)
+    if let Some((head, data)) = head_of(bytes, key)
+        && let Some(values) = Values::of_object(bytes, data, bytes.len() - 1)
     {
         return Ok(Record::Live { head, values });
     }
+    let text = str::from_utf8(bytes).map_err(|_| Unreadable::Malformed)?;
     let Ok(wire) = serde_json::from_str::<Wire<'_>>(text) else {
         return Err(version_of(bytes).map_or(Unreadable::Malformed, |_| Unreadable::Version));
     };
@@ -172,24 +173,50 @@ pub(crate) fn decode(bytes: &Bytes, key: &SessionKey, limit: usize) -> Result<Re
     }
 }
 
-/// The head of a record without settings of its own, as [`encode`] writes it, and where its data begin; they end before the
-/// last character. `None` says nothing: then the record is read in full.
-fn plain_head(text: &str, key: &SessionKey) -> Option<(Head, usize)> {
-    let rest = text.strip_prefix("{\"v\":1,\"key\":\"")?.strip_prefix(key.as_str())?;
-    let (created, rest) = digits(rest.strip_prefix("\",\"created\":")?)?;
-    let (end, rest) = digits(rest.strip_prefix(",\"end\":")?)?;
-    let data = rest.strip_prefix(",\"data\":")?;
-    data.ends_with("}}").then_some((plain(created, end), text.len() - data.len()))
+/// The head of a live record in the form that [`encode`] writes, and where its data begin; they and their index end before
+/// the last byte. `None` says nothing: then the record is read in full.
+fn head_of(bytes: &[u8], key: &SessionKey) -> Option<(Head, usize)> {
+    const DATA: &[u8] = b",\"data\":";
+    let rest =
+        bytes.strip_prefix(b"{\"v\":1,\"key\":\"")?.strip_prefix(key.as_str().as_bytes())?.strip_prefix(b"\"")?;
+    let (created, after) = digits(rest.strip_prefix(b",\"created\":")?)?;
+    let (end, after) = digits(after.strip_prefix(b",\"end\":")?)?;
+    bytes.ends_with(b"}").then_some(())?;
+    if let Some(data) = after.strip_prefix(DATA) {
+        return Some((plain(created, end), bytes.len() - data.len()));
+    }
+    // Inside of a string a quotation mark has a backslash in front, so this is none of the owner's.
+    let at = memchr::memmem::find(after, DATA)?;
+    let settings = [b"{", after.get(..at)?.strip_prefix(b",")?, b"}"].concat();
+    let Own { ttl, keep: persistent, owner, prev, hold } = serde_json::from_slice(&settings).ok()?;
+    let head = Head { created, end, ttl, persistent, owner: owner.map(Arc::from), prev, hold };
+    Some((head, bytes.len() - after.len() + at + DATA.len()))
+}
+
+/// What a head may have of its own.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Own {
+    #[serde(default)]
+    ttl: Option<u64>,
+    #[serde(default)]
+    keep: Option<bool>,
+    #[serde(default)]
+    owner: Option<Box<str>>,
+    #[serde(default)]
+    prev: Option<Box<SessionKey>>,
+    #[serde(default)]
+    hold: bool,
 }
 
 /// A number as this crate writes it: no sign, no zero in front, below the year 9999.
-fn digits(text: &str) -> Option<(u64, &str)> {
+fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
     let (mut value, mut length) = (0, 0);
-    for byte in text.bytes().take(15).take_while(u8::is_ascii_digit) {
+    for byte in text.iter().copied().take(15).take_while(u8::is_ascii_digit) {
         value = value * 10 + u64::from(byte - b'0');
         length += 1;
     }
-    let canonical = length == 1 || !text.starts_with('0');
+    let canonical = length == 1 || text.first() != Some(&b'0');
     // What goes on after fifteen digits is refused by whoever expects something else there.
     if length > 0 && canonical { Some((value, text.get(length..)?)) } else { None }
 }
@@ -236,7 +263,8 @@ pub(crate) fn encode<'a>(
     for (key, value) in fields {
         writer.field(key, value);
     }
-    writer.finish(b"}")
+    let values = writer.finish_record();
+    (values.text().clone(), values)
 }
 
 /// The record that renewal leaves under the old key.
@@ -369,6 +397,37 @@ mod tests {
         ] {
             assert_eq!(decode(&change.clone().into(), &key(1), LIMIT).unwrap_err(), why, "{change}");
         }
+    }
+
+    #[test]
+    fn an_owner_cannot_pretend_to_be_data() {
+        for owner in [",\"data\":{\"a\":2}}", "\",\"data\":{", "\\", ",", "}", "\u{fc}", "data"] {
+            let own = Head { owner: Some(owner.into()), ttl: Some(7), ..head() };
+            let (bytes, _) = encode(&key(1), &own, fields(&[("a", "1")]));
+            let (found, data) = head_of(&bytes, &key(1)).unwrap();
+            assert_eq!((found, &bytes[data..]), (own, &b"{\"a\":1}}"[..]), "{owner}");
+        }
+        // Nothing but what is known may stand there.
+        let text = format!(r#"{{"v":1,"key":"{}","created":1,"end":2,"next":"{}","data":{{}}}}"#, key(1), key(2));
+        assert!(head_of(text.as_bytes(), &key(1)).is_none());
+        assert_eq!(decode(&text.into(), &key(1), LIMIT).unwrap_err(), Unreadable::Malformed);
+    }
+
+    #[test]
+    fn an_index_that_was_damaged_is_done_without() {
+        let pairs: Vec<_> = (100..200).map(|n| (n.to_string(), n.to_string())).collect();
+        let (bytes, _) = encode(&key(1), &head(), pairs.iter().map(|(k, v)| (k.as_bytes(), v.as_bytes())));
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let at = text.find("\"at\":\"").unwrap() + 6;
+        for damaged in
+            [text.replace("\"at\":\"", "\"at\":\"A"), format!("{}\"}}", &text[..at]), text.replace("\"at\"", "\"to\"")]
+        {
+            let Ok(Record::Live { values, .. }) = decode(&damaged.clone().into(), &key(1), LIMIT) else {
+                panic!("{damaged}")
+            };
+            assert_eq!((values.len(), values.get("150").as_deref()), (100, Some(&b"150"[..])));
+        }
+        assert!(decode(&text.replace("150,", "15,,").into(), &key(1), LIMIT).is_err());
     }
 
     #[test]

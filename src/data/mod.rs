@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 mod changes;
 mod finite;
+mod index;
 pub(crate) mod json;
 mod scan;
 mod values;
@@ -178,7 +179,7 @@ pub(crate) fn snapshot<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -
     for (key, value) in fields {
         writer.field(key, value);
     }
-    writer.finish(b"").1
+    writer.finish()
 }
 
 /// Keys are names, not data.

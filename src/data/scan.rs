@@ -5,9 +5,10 @@ use serde_json::value::RawValue;
 
 use super::values::Field;
 
-/// The fields of the object that `text` is from `start` to `end`.
-pub(super) fn fields(text: &str, start: usize, end: usize) -> Option<Vec<Field>> {
-    let bytes = text.as_bytes().get(..end)?;
+/// The fields of the object that `bytes` are from `start` to `end`.
+pub(super) fn fields(bytes: &[u8], start: usize, end: usize) -> Option<Vec<Field>> {
+    let bytes = bytes.get(..end)?;
+    str::from_utf8(bytes.get(start..)?).ok()?;
     let mut at = after(bytes, start, b'{')?;
     let mut fields = Vec::with_capacity(4);
     if after(bytes, at, b'}') == Some(end) {
@@ -23,7 +24,7 @@ pub(super) fn fields(text: &str, start: usize, end: usize) -> Option<Vec<Field>>
         }
         last = name;
         let value = after(bytes, key_end + 1, b':')?;
-        at = value_end(text, bytes, value)?;
+        at = value_end(bytes, value)?;
         fields.push(Field::plain(key..key_end, value..at)?);
         match bytes.get(at)? {
             b',' => at += 1,
@@ -44,7 +45,7 @@ fn plain_text(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// Where the value that begins at `at` ends.
-fn value_end(text: &str, bytes: &[u8], at: usize) -> Option<usize> {
+fn value_end(bytes: &[u8], at: usize) -> Option<usize> {
     let rest = bytes.get(at..)?;
     let simple = match rest.first()? {
         b'"' => plain_text(bytes, at + 1).map(|end| end + 1),
@@ -57,7 +58,7 @@ fn value_end(text: &str, bytes: &[u8], at: usize) -> Option<usize> {
         _ => return None,
     };
     simple.or_else(|| {
-        let mut values = serde_json::Deserializer::from_str(text.get(at..bytes.len())?).into_iter::<&RawValue>();
+        let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<&RawValue>();
         values.next()?.ok()?;
         Some(at + values.byte_offset())
     })
@@ -121,7 +122,7 @@ mod tests {
         let shared = std::str::from_utf8(&bytes).unwrap();
         let slow = serde_json::from_str::<Fields<'_>>(shared).ok();
         let slow = slow.and_then(|fields| Values::of_record(&bytes, fields));
-        (Values::of_plain(&bytes, shared, 0, shared.len()), slow)
+        (Values::of_object(&bytes, 0, shared.len()), slow)
     }
 
     fn pairs(values: &Values) -> Vec<(&[u8], &[u8])> {

@@ -8,16 +8,33 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::scan;
+use super::{
+    index::{self, Index},
+    scan,
+};
 
 /// Values by key, as slices of the record they came in. Nothing is decoded until somebody asks for it.
 #[derive(Default)]
 pub(crate) struct Values {
     text: Bytes,
-    /// In the order of their keys, each key once.
-    fields: Vec<Field>,
-    /// The keys in which JSON had to escape something: most sessions have none.
-    escaped: Vec<Box<str>>,
+    places: Places,
+}
+
+/// Where the fields stand, in the order of their keys, each key once.
+enum Places {
+    Listed {
+        fields: Vec<Field>,
+        /// The keys in which JSON had to escape something: most sessions have none.
+        escaped: Vec<Box<str>>,
+    },
+    /// As the record says.
+    Indexed(Index),
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self::Listed { fields: Vec::new(), escaped: Vec::new() }
+    }
 }
 
 /// Where a key and its value stand in the text.
@@ -41,8 +58,12 @@ impl Place {
         Some(Self { start: u32::try_from(range.start).ok()?, end: u32::try_from(range.end).ok()? })
     }
 
+    fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+
     fn slice(self, text: &[u8]) -> &[u8] {
-        text.get(self.start as usize..self.end as usize).unwrap_or_default()
+        text.get(self.range()).unwrap_or_default()
     }
 }
 
@@ -54,44 +75,76 @@ impl Field {
     fn escaped(at: usize, value: Range<usize>) -> Option<Self> {
         Some(Self { key: Place { start: ESCAPED, end: u32::try_from(at).ok()? }, value: Place::of(value)? })
     }
+
+    /// Only for a key that stands in the text.
+    pub(super) fn key_start(&self) -> usize {
+        self.key.start as usize
+    }
+
+    fn key<'a>(&self, text: &'a [u8], escaped: &'a [Box<str>]) -> &'a [u8] {
+        if self.key.start == ESCAPED {
+            escaped.get(self.key.end as usize).map(|key| key.as_bytes()).unwrap_or_default()
+        } else {
+            self.key.slice(text)
+        }
+    }
 }
 
 impl Values {
     pub(crate) fn len(&self) -> usize {
-        self.fields.len()
-    }
-
-    fn key(&self, field: &Field) -> &[u8] {
-        if field.key.start == ESCAPED {
-            self.escaped.get(field.key.end as usize).map(|key| key.as_bytes()).unwrap_or_default()
-        } else {
-            field.key.slice(&self.text)
+        match &self.places {
+            Places::Listed { fields, .. } => fields.len(),
+            Places::Indexed(index) => index.len(),
         }
     }
 
-    fn position(&self, key: &[u8]) -> Option<usize> {
-        self.fields.binary_search_by(|field| self.key(field).cmp(key)).ok()
+    fn place(&self, key: &[u8]) -> Option<Range<usize>> {
+        match &self.places {
+            Places::Listed { fields, escaped } => {
+                let at = fields.binary_search_by(|field| field.key(&self.text, escaped).cmp(key)).ok()?;
+                fields.get(at).map(|field| field.value.range())
+            }
+            Places::Indexed(index) => index.find(&self.text, key),
+        }
     }
 
     pub(crate) fn contains(&self, key: &str) -> bool {
-        self.position(key.as_bytes()).is_some()
+        self.place(key.as_bytes()).is_some()
     }
 
     /// The JSON of a value; shares the record's memory.
     pub(crate) fn get(&self, key: &str) -> Option<Bytes> {
-        let field = self.fields.get(self.position(key.as_bytes())?)?;
-        Some(self.text.slice(field.value.start as usize..field.value.end as usize))
+        let place = self.place(key.as_bytes())?;
+        (place.end <= self.text.len()).then(|| self.text.slice(place))
+    }
+
+    fn field(&self, at: usize) -> Option<(&[u8], &[u8])> {
+        match &self.places {
+            Places::Listed { fields, escaped } => {
+                let field = fields.get(at)?;
+                Some((field.key(&self.text, escaped), field.value.slice(&self.text)))
+            }
+            Places::Indexed(index) => {
+                let (key, value) = index.field(&self.text, at)?;
+                Some((self.text.get(key)?, self.text.get(value)?))
+            }
+        }
     }
 
     /// Keys and the JSON of their values, in the order of the keys.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.fields.iter().map(|field| (self.key(field), field.value.slice(&self.text)))
+        (0..self.len()).map_while(|at| self.field(at))
     }
 
-    /// The values of the object that stands in `text` from `start` to `end`, if it is in the form that this crate writes.
-    pub(crate) fn of_plain(bytes: &Bytes, text: &str, start: usize, end: usize) -> Option<Self> {
-        let fields = scan::fields(text, start, end)?;
-        Some(Self { text: bytes.clone(), fields, escaped: Vec::new() })
+    /// The values of the object that stands in `text` from `start` to `end`, with its index if it has one, in the form that
+    /// this crate writes.
+    pub(crate) fn of_object(text: &Bytes, start: usize, end: usize) -> Option<Self> {
+        let places = if text.get(end.checked_sub(1)?) == Some(&b'"') {
+            Places::Indexed(Index::read(text, start, end)?)
+        } else {
+            Places::Listed { fields: scan::fields(text, start, end)?, escaped: Vec::new() }
+        };
+        Some(Self { text: text.clone(), places })
     }
 
     /// Finds the places of `fields`, which were borrowed from `text`.
@@ -101,29 +154,24 @@ impl Values {
             let from = (part.as_ptr() as usize).checked_sub(start)?;
             Some(from..from.checked_add(part.len())?)
         };
-        let mut values = Self { text: text.clone(), fields: Vec::with_capacity(fields.0.len()), escaped: Vec::new() };
+        let (mut found, mut escaped) = (Vec::with_capacity(fields.0.len()), Vec::new());
         for (key, value) in fields.0 {
             let value = place(value.get())?;
-            values.fields.push(match key {
+            found.push(match key {
                 FieldKey::Borrowed(key) => Field::plain(place(key)?, value)?,
                 FieldKey::Owned(key) => {
-                    values.escaped.push(key);
-                    Field::escaped(values.escaped.len() - 1, value)?
+                    escaped.push(key);
+                    Field::escaped(escaped.len() - 1, value)?
                 }
             });
         }
-        if !values.is_sorted() {
-            let mut fields = std::mem::take(&mut values.fields);
-            fields.sort_by(|a, b| values.key(a).cmp(values.key(b)));
-            values.fields = fields;
+        let key = |field: &Field| field.key(text, &escaped).to_vec();
+        if !found.is_sorted_by(|a: &Field, b| a.key(text, &escaped) < b.key(text, &escaped)) {
+            found.sort_by_cached_key(key);
             // A key that stands there twice is nothing that this crate wrote.
-            values.is_sorted().then_some(())?;
+            found.is_sorted_by(|a, b| a.key(text, &escaped) < b.key(text, &escaped)).then_some(())?;
         }
-        Some(values)
-    }
-
-    fn is_sorted(&self) -> bool {
-        self.fields.is_sorted_by(|a, b| self.key(a) < self.key(b))
+        Some(Self { text: text.clone(), places: Places::Listed { fields: found, escaped } })
     }
 }
 
@@ -136,13 +184,14 @@ impl fmt::Debug for Values {
 /// Writes a JSON object and remembers where in it each value went.
 pub(crate) struct Writer {
     pub(crate) text: Vec<u8>,
+    start: usize,
     fields: Vec<Field>,
     escaped: Vec<Box<str>>,
 }
 
 impl Writer {
     pub(crate) fn new(text: Vec<u8>, fields: usize) -> Self {
-        Self { text, fields: Vec::with_capacity(fields), escaped: Vec::new() }
+        Self { start: text.len(), text, fields: Vec::with_capacity(fields), escaped: Vec::new() }
     }
 
     /// Keys have to come in their order.
@@ -170,12 +219,36 @@ impl Writer {
         self.fields.extend(field);
     }
 
-    /// Closes the object, and the record around it with `tail`.
-    pub(crate) fn finish(mut self, tail: &[u8]) -> (Bytes, Values) {
+    /// Closes the object.
+    pub(crate) fn finish(mut self) -> Values {
+        self.close();
+        self.values()
+    }
+
+    /// Closes the object, and the record around it.
+    pub(crate) fn finish_record(mut self) -> Values {
+        self.close();
+        if self.fields.len() >= index::WORTH_IT && self.escaped.is_empty() {
+            index::write(&mut self.text, self.start, &self.fields);
+        }
+        self.text.push(b'}');
+        self.values()
+    }
+
+    fn close(&mut self) {
         self.text.extend_from_slice(if self.fields.is_empty() { b"{}" } else { b"}" });
-        self.text.extend_from_slice(tail);
-        let text = Bytes::from(self.text);
-        (text.clone(), Values { text, fields: self.fields, escaped: self.escaped })
+    }
+
+    fn values(self) -> Values {
+        let places = Places::Listed { fields: self.fields, escaped: self.escaped };
+        Values { text: self.text.into(), places }
+    }
+}
+
+impl Values {
+    /// What they were read from or written to.
+    pub(crate) fn text(&self) -> &Bytes {
+        &self.text
     }
 }
 
