@@ -1,4 +1,4 @@
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 use super::dial::Dial;
@@ -7,6 +7,7 @@ use super::{
     connection::Connection,
     dial::{self, Certificates, Login},
     link::{Limits, Target},
+    near::Near,
 };
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 use crate::error::CacheErrorKind;
@@ -38,6 +39,7 @@ pub struct RedisCacheBuilder {
     login: Login,
     certificates: Certificates,
     limits: Limits,
+    near: usize,
 }
 
 #[derive(Clone)]
@@ -51,7 +53,8 @@ enum Servers {
 
 impl RedisCacheBuilder {
     fn new(servers: Servers) -> Self {
-        Self { servers, login: Login::default(), certificates: Certificates::default(), limits: DEFAULT_LIMITS }
+        let (login, certificates) = (Login::default(), Certificates::default());
+        Self { servers, login, certificates, limits: DEFAULT_LIMITS, near: 0 }
     }
 
     pub(super) fn one(url: &str) -> Self {
@@ -121,6 +124,23 @@ impl RedisCacheBuilder {
         self
     }
 
+    /// Keeps what was read in this process, up to so many bytes, and serves reads from there. Default: 0, nothing is kept.
+    ///
+    /// Redis tells over the connection for reads when something changes that was read over it (`CLIENT TRACKING`, by the
+    /// protocol RESP3). So a session that was changed or ended elsewhere is served until that message arrives, usually
+    /// for less than a millisecond, and if the connection is dead, for a second at most. When the connection is lost,
+    /// everything is dropped before another one is used. What this process writes, it reads at once. Writes compare
+    /// versions in Redis as always: whoever saw an older value has its changes replayed on the newer one.
+    ///
+    /// An entry counts with its key, its value and 256 bytes for the rest; those that were not read for longest go first.
+    /// The user needs the permission `+client|tracking`. More is in [the guide](crate::guide::redis#near-cache).
+    ///
+    /// Not for a cluster: there it is an error of `build` and `build_lazy`.
+    pub const fn near_cache(mut self, bytes: usize) -> Self {
+        self.near = bytes;
+        self
+    }
+
     /// Connects, and asks the server whether it answers: an application with wrong settings fails when it starts.
     ///
     /// Where the user may ask with `INFO`, a server older than Redis 6.2 is refused, and an event warns of one that
@@ -144,11 +164,12 @@ impl RedisCacheBuilder {
     /// [`Other`](crate::CacheErrorKind::Other) or [`Unsupported`](crate::CacheErrorKind::Unsupported) when a URL or
     /// certificate cannot be used.
     pub fn build_lazy(self) -> Result<RedisCache, CacheError> {
-        let Self { servers, login, certificates, limits } = self;
+        let Self { servers, login, certificates, limits, near } = self;
+        let near = (near > 0).then(|| Arc::new(Near::new(near)));
         let connection = match servers {
             Servers::One(url) => {
                 let client = dial::client(login.over(dial::read(&url)?), &certificates)?;
-                Connection::to(Target::Server(client.into()), limits)
+                Connection::to(Target::Server(client.into()), limits, near.clone())
             }
             #[cfg(feature = "redis-sentinel")]
             Servers::Sentinels(urls, name) => {
@@ -165,10 +186,14 @@ impl RedisCacheBuilder {
                 }
                 let dial = found.ok_or_else(none)?;
                 let sentinels = super::sentinel::Sentinels { sentinels, name, dial, first: Default::default() };
-                Connection::to(Target::Sentinels(sentinels.into()), limits)
+                Connection::to(Target::Sentinels(sentinels.into()), limits, near.clone())
             }
             #[cfg(feature = "redis-cluster")]
             Servers::Cluster(urls) => {
+                if near.is_some() {
+                    let text = "`near_cache` is not for a cluster";
+                    return Err(CacheError::new(CacheErrorKind::Unsupported, text));
+                }
                 let mut seeds = Vec::with_capacity(urls.len());
                 let mut found = None;
                 for url in &urls {
@@ -193,7 +218,7 @@ impl RedisCacheBuilder {
                 Connection::Cluster(super::cluster::Cluster::new(seeds, dial, limits).into())
             }
         };
-        Ok(RedisCache::over(connection, limits.timeout))
+        Ok(RedisCache::over(connection, limits.timeout, near))
     }
 }
 
@@ -208,6 +233,7 @@ impl fmt::Debug for RedisCacheBuilder {
         f.debug_struct("RedisCacheBuilder")
             .field("timeout", &self.limits.timeout)
             .field("fail_fast", &self.limits.fail_fast)
+            .field("near_cache", &self.near)
             .finish_non_exhaustive()
     }
 }

@@ -57,7 +57,7 @@ impl Cluster {
     pub(super) fn new(seeds: Vec<(Address, Client)>, dial: Dial, limits: Limits) -> Self {
         let node = |(address, client): (Address, Client)| Node {
             address,
-            pair: Pair::new(Target::Server(client.into()), limits),
+            pair: Pair::new(Target::Server(client.into()), limits, None),
         };
         let seeds = seeds.into_iter().map(node).collect();
         Self { seeds, dial, limits, map: Mutex::default(), refreshing: tokio::sync::Mutex::default() }
@@ -136,8 +136,10 @@ impl Cluster {
         }
         let client = self.dial.client(&address.0, address.1);
         let client = client.map_err(|_| nobody(true, "a node of the cluster gave an address that cannot be used"))?;
-        let node =
-            Arc::new(Node { pair: Pair::new(Target::Server(client.into()), self.limits), address: address.clone() });
+        let node = Arc::new(Node {
+            pair: Pair::new(Target::Server(client.into()), self.limits, None),
+            address: address.clone(),
+        });
         nodes.insert(address, node.clone());
         Ok(node)
     }

@@ -8,6 +8,7 @@ use super::cluster::Cluster;
 use super::{
     errors::Failure,
     link::{Attempt, Limits, Target},
+    near::Near,
     pair::Pair,
 };
 
@@ -21,8 +22,8 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    pub(super) fn to(target: Target, limits: Limits) -> Self {
-        Self::Whole(Arc::new(Pair::new(target, limits)))
+    pub(super) fn to(target: Target, limits: Limits, near: Option<Arc<Near>>) -> Self {
+        Self::Whole(Arc::new(Pair::new(target, limits, near)))
     }
 
     /// Sends the command and waits for the answer, without a limit of its own.

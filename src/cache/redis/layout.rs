@@ -37,15 +37,23 @@ pub(super) fn encode(version: Version, payload: &[u8], expiry: Expiry, now: u64)
     (raw, ttl)
 }
 
-/// The entry and its end, in milliseconds since the epoch; `None` for a value that is not ours.
-pub(super) fn decode(mut raw: Bytes) -> Option<(Entry, u64)> {
+pub(super) struct Decoded {
+    pub(super) entry: Entry,
+    /// In milliseconds.
+    pub(super) idle: u64,
+    /// In milliseconds since the epoch.
+    pub(super) end: u64,
+}
+
+/// `None` for a value that is not ours.
+pub(super) fn decode(mut raw: Bytes) -> Option<Decoded> {
     if raw.len() < HEADER || raw.get_u8() != MAGIC {
         return None;
     }
     let version = Version::from(raw.get_u64());
-    let _idle = raw.get_uint(6);
+    let idle = raw.get_uint(6);
     let end = raw.get_uint(6);
-    Some((Entry { value: raw, version }, end))
+    Some(Decoded { entry: Entry { value: raw, version }, idle, end })
 }
 
 #[cfg(test)]
@@ -59,8 +67,9 @@ mod tests {
         let end = UNIX_EPOCH + Duration::from_millis(1_000_500);
         let (raw, ttl) = encode(Version::from(7), b"x", Expiry { idle: Duration::from_millis(200), end }, 1_000_000);
         assert_eq!(ttl, 200);
-        let (entry, end) = decode(raw.into()).unwrap();
-        assert_eq!((entry.value.as_ref(), entry.version, end), (b"x".as_ref(), Version::from(7), 1_000_500));
+        let Decoded { entry, idle, end } = decode(raw.into()).unwrap();
+        assert_eq!((entry.value.as_ref(), entry.version), (b"x".as_ref(), Version::from(7)));
+        assert_eq!((idle, end), (200, 1_000_500));
     }
 
     #[test]

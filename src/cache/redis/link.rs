@@ -1,16 +1,14 @@
 //! One connection to whoever is in charge: it is made when it is needed, and left when it is of no use any more.
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-#[cfg(feature = "redis-cluster")]
-use redis::Pipeline;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, RedisResult, Value,
+    Arg, AsyncConnectionConfig, Client, Cmd, Pipeline, RedisResult, Value,
     aio::{ConnectionManager, MultiplexedConnection},
 };
 use tokio::time::timeout;
@@ -20,6 +18,8 @@ use super::sentinel::Sentinels;
 use super::{
     breaker::{Admission, Breaker, Change},
     errors::Failure,
+    near::Near,
+    tracking::Tracking,
 };
 use crate::events;
 
@@ -61,6 +61,8 @@ pub(super) struct Link {
     /// Held while connecting, so that one does it for all. The failure that was the last.
     connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
     breaker: Mutex<Breaker>,
+    /// What keeps the answers to reads: with it, each read brings the time that is left, too.
+    near: Option<Arc<Near>>,
 }
 
 #[derive(Clone, Copy)]
@@ -87,7 +89,7 @@ impl Limits {
 }
 
 impl Link {
-    pub(super) fn new(operations: &'static str, target: Target, limits: Limits) -> Self {
+    pub(super) fn new(operations: &'static str, target: Target, limits: Limits, near: Option<Arc<Near>>) -> Self {
         Self {
             operations,
             target,
@@ -95,12 +97,16 @@ impl Link {
             current: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
             breaker: Mutex::default(),
+            near,
         }
     }
 
     /// Sends the command and waits for the answer, without a limit of its own.
     pub(super) async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Value, Failure> {
         self.admit(attempt).await?;
+        if let Some(both) = self.near.as_ref().and_then(|_| with_time_left(command)) {
+            return self.watched(Message::Both(&both), attempt, self.limits.timeout / 4 * 3).await;
+        }
         self.watched(Message::One(command), attempt, self.limits.timeout / 4 * 3).await
     }
 
@@ -191,17 +197,28 @@ impl Link {
 
     /// Has the next operation use a new connection. What is under way on the old one may still end.
     fn leave(&self, number: u64, youngest: Duration) {
-        lock(&self.current).take_if(|current| current.number == number && current.since.elapsed() >= youngest);
+        let is = |current: &mut Current| current.number == number && current.since.elapsed() >= youngest;
+        let left = lock(&self.current).take_if(is);
+        self.forget(left);
     }
 
     /// The same whatever the connection is, if it is not a new one.
     pub(super) fn leave_grown(&self) {
-        lock(&self.current).take_if(|current| current.since.elapsed() >= YOUNGEST);
+        let left = lock(&self.current).take_if(|current| current.since.elapsed() >= YOUNGEST);
+        self.forget(left);
     }
 
     /// Has the next operation use a new connection, whatever this one is.
     pub(super) fn hang_up(&self) {
-        lock(&self.current).take();
+        let left = lock(&self.current).take();
+        self.forget(left);
+    }
+
+    /// What was read over this connection is not served any more.
+    fn forget(&self, left: Option<Current>) {
+        if let (Some(near), Some(left)) = (&self.near, left) {
+            near.end(left.number);
+        }
     }
 
     async fn connection(&self) -> Result<Current, Failure> {
@@ -215,10 +232,11 @@ impl Link {
         if let Some((_, failure)) = last.as_ref().filter(|(since, _)| since.elapsed() < REMEMBERED) {
             return Err(failure.clone());
         }
-        match self.connect().await {
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        match self.connect(number).await {
             Ok(wire) => {
-                static COUNT: AtomicU64 = AtomicU64::new(0);
-                let current = Current { wire, number: COUNT.fetch_add(1, Ordering::Relaxed), since: Instant::now() };
+                let current = Current { wire, number, since: Instant::now() };
                 *lock(&self.current) = Some(current.clone());
                 *last = None;
                 Ok(current)
@@ -230,21 +248,38 @@ impl Link {
         }
     }
 
-    async fn connect(&self) -> Result<Wire, Failure> {
+    async fn connect(&self, number: u64) -> Result<Wire, Failure> {
+        let tracking = self.near.clone().map(|near| Tracking { near, number });
         match &self.target {
             Target::Borrowed(manager) => Ok(Wire::Borrowed(manager.clone())),
-            Target::Server(client) => connect(client, self.limits).await.map(Wire::Own),
+            Target::Server(client) => connect(client, self.limits, tracking).await.map(Wire::Own),
             #[cfg(feature = "redis-sentinel")]
-            Target::Sentinels(sentinels) => sentinels.connect(self.limits).await.map(Wire::Own),
+            Target::Sentinels(sentinels) => sentinels.connect(self.limits, tracking).await.map(Wire::Own),
         }
     }
 }
 
-pub(super) async fn connect(client: &Client, limits: Limits) -> Result<MultiplexedConnection, Failure> {
+pub(super) async fn connect(
+    client: &Client,
+    limits: Limits,
+    tracking: Option<Tracking>,
+) -> Result<MultiplexedConnection, Failure> {
     #[cfg(feature = "redis-tls")]
     super::tls::prepare();
-    let connection = client.get_multiplexed_async_connection_with_config(&limits.config()).await;
+    let connection = match tracking {
+        None => client.get_multiplexed_async_connection_with_config(&limits.config()).await,
+        Some(tracking) => tracking.connect(client, limits.config()).await,
+    };
     connection.map_err(|error| Failure::while_connecting(&error))
+}
+
+/// A `GET`, and how long the value will be there.
+fn with_time_left(command: &Cmd) -> Option<Pipeline> {
+    let mut args = command.args_iter();
+    let (Some(Arg::Simple(b"GET")), Some(Arg::Simple(key))) = (args.next(), args.next()) else { return None };
+    let mut both = Pipeline::with_capacity(2);
+    both.add_command(command.clone()).cmd("PTTL").arg(key);
+    Some(both)
 }
 
 /// Of one operation: the attempts after the first one were admitted with it, and their failures do not count again.
@@ -257,6 +292,8 @@ pub(super) enum Attempt {
 #[derive(Clone, Copy)]
 enum Message<'a> {
     One(&'a Cmd),
+    /// Both answers are the answer.
+    Both(&'a Pipeline),
     #[cfg(feature = "redis-cluster")]
     Asking(&'a Pipeline),
 }
@@ -266,6 +303,10 @@ impl Wire {
         match (self, message) {
             (Self::Own(mut wire), Message::One(command)) => wire.send_packed_command(command).await,
             (Self::Borrowed(mut wire), Message::One(command)) => wire.send_packed_command(command).await,
+            (Self::Own(mut wire), Message::Both(both)) => wire.send_packed_commands(both, 0, 2).await.map(Value::Array),
+            (Self::Borrowed(mut wire), Message::Both(both)) => {
+                wire.send_packed_commands(both, 0, 2).await.map(Value::Array)
+            }
             #[cfg(feature = "redis-cluster")]
             (Self::Own(mut wire), Message::Asking(both)) => wire.send_packed_commands(both, 1, 1).await.map(last),
             #[cfg(feature = "redis-cluster")]

@@ -15,7 +15,9 @@ use tokio::time::Instant;
 use self::{
     call::{Answer, Caller, Effect},
     connection::Connection,
+    layout::Decoded,
     link::Target,
+    near::{Changing, Found, Look, Near, Ticket},
     scripts::{Script, Scripts},
 };
 use super::{Cache, Deleted, Entry, Expiry, Replaced, Version};
@@ -35,6 +37,7 @@ mod dial;
 mod errors;
 mod layout;
 mod link;
+mod near;
 mod pair;
 mod scripts;
 #[cfg(feature = "redis-sentinel")]
@@ -42,6 +45,7 @@ mod sentinel;
 mod server;
 #[cfg(feature = "redis-tls")]
 mod tls;
+mod tracking;
 
 pub use self::builder::RedisCacheBuilder;
 
@@ -87,6 +91,7 @@ pub struct RedisCache {
     scripts: &'static Scripts,
     /// Whether the server has been looked at: once is enough.
     inspected: Arc<AtomicBool>,
+    near: Option<Arc<Near>>,
 }
 
 impl RedisCache {
@@ -163,11 +168,11 @@ impl RedisCache {
     #[must_use]
     pub fn from_connection(connection: ConnectionManager) -> Self {
         let limits = builder::DEFAULT_LIMITS;
-        Self::over(Connection::to(Target::Borrowed(connection), limits), limits.timeout)
+        Self::over(Connection::to(Target::Borrowed(connection), limits, None), limits.timeout, None)
     }
 
-    fn over(connection: Connection, timeout: Duration) -> Self {
-        Self { caller: Caller::new(connection, timeout), scripts: Scripts::all(), inspected: Arc::default() }
+    fn over(connection: Connection, timeout: Duration, near: Option<Arc<Near>>) -> Self {
+        Self { caller: Caller::new(connection, timeout), scripts: Scripts::all(), inspected: Arc::default(), near }
     }
 
     /// Looks once whether the server is one to hold sessions. A user who may not ask is not refused for that.
@@ -205,15 +210,49 @@ impl RedisCache {
         self.entry_in(call.await?.value)
     }
 
-    /// The live entry in an answer, if there is one.
+    /// Asks the server, and keeps what it says near.
+    async fn fetch(
+        &self,
+        near: &Near,
+        ticket: Ticket,
+        key: &str,
+        deadline: Instant,
+    ) -> Result<Option<Found>, CacheError> {
+        let mut command = redis::cmd("GET");
+        command.arg(key);
+        let answer = self.caller.call(command, None, Effect::Repeatable, deadline).await?.value;
+        let (raw, left) = match answer {
+            Value::Array(both) => match <[Value; 2]>::try_from(both) {
+                Ok([raw, Value::Int(left)]) => (raw, left),
+                _ => return Err(self.caller.unexpected()),
+            },
+            _ => return Err(self.caller.unexpected()),
+        };
+        near.answered(&ticket);
+        let Some(Decoded { entry, idle, end }) = self.live_in(raw)? else { return Ok(None) };
+        let found = Found { entry, idle, end, left };
+        near.keep(&ticket, key, &found);
+        Ok(Some(found))
+    }
+
+    /// To be held by a write until it is over: then the key is read from the server again.
+    fn changing<'a>(&'a self, key: &'a str) -> Option<Changing<'a>> {
+        self.near.as_ref().map(|near| near.changing(key))
+    }
+
     fn entry_in(&self, answer: Value) -> Result<Option<Entry>, CacheError> {
+        Ok(self.live_in(answer)?.map(|decoded| decoded.entry))
+    }
+
+    /// The live entry in an answer, if there is one.
+    fn live_in(&self, answer: Value) -> Result<Option<Decoded>, CacheError> {
         let raw = match answer {
             Value::Nil => return Ok(None),
             Value::BulkString(raw) => raw,
             _ => return Err(self.caller.unexpected()),
         };
         match layout::decode(raw.into()) {
-            Some((entry, end)) => Ok((end > now()).then_some(entry)),
+            Some(decoded) => Ok((decoded.end > now()).then_some(decoded)),
             None => {
                 tracing::warn!("a value in Redis is not a cache entry: it counts as absent and is left as it is");
                 Ok(None)
@@ -243,16 +282,40 @@ impl fmt::Debug for RedisCache {
 
 impl Cache for RedisCache {
     async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
+        if let Some(near) = &self.near {
+            return match near.look(key, None) {
+                Look::Hit(entry) | Look::Due(entry) => Ok(Some(entry)),
+                Look::Miss(ticket) => {
+                    // In a box, so that those who find something have little to carry.
+                    let found = Box::pin(self.fetch(near, ticket, key, self.caller.deadline())).await?;
+                    Ok(found.map(|found| found.entry))
+                }
+            };
+        }
         let mut command = redis::cmd("GET");
         command.arg(key);
         self.entry_in(self.command(command, Effect::Repeatable).await?.value)
     }
 
     async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
-        self.look(key, layout::cut(millis(after)), self.caller.deadline()).await
+        let (after, deadline) = (layout::cut(millis(after)), self.caller.deadline());
+        // What needs no restart yet is a plain read.
+        if let (Some(near), 1..) = (&self.near, after) {
+            match near.look(key, Some(after)) {
+                Look::Hit(entry) => return Ok(Some(entry)),
+                Look::Due(_) => {}
+                Look::Miss(ticket) => match Box::pin(self.fetch(near, ticket, key, deadline)).await? {
+                    Some(found) if found.is_due(after) => {}
+                    found => return Ok(found.map(|found| found.entry)),
+                },
+            }
+        }
+        let _changing = self.changing(key);
+        self.look(key, after, deadline).await
     }
 
     async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
+        let _changing = self.changing(key);
         let version = Version::unique();
         let (raw, ttl) = layout::encode(version, &value, expiry, now());
         let deadline = self.caller.deadline();
@@ -281,6 +344,7 @@ impl Cache for RedisCache {
         value: Bytes,
         expiry: Expiry,
     ) -> Result<Replaced, CacheError> {
+        let _changing = self.changing(key);
         let (version, now) = (Version::unique(), now());
         let (raw, ttl) = layout::encode(version, &value, expiry, now);
         let expected = u64::from(expected).to_be_bytes();
@@ -299,6 +363,7 @@ impl Cache for RedisCache {
     }
 
     async fn touch(&self, key: &str) -> Result<bool, CacheError> {
+        let _changing = self.changing(key);
         let now = now().to_string();
         match self.script(&self.scripts.touch, Effect::Repeatable, key, &[now.as_bytes()]).await?.value {
             Value::Int(touched) => Ok(touched == 1),
@@ -307,6 +372,7 @@ impl Cache for RedisCache {
     }
 
     async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
+        let _changing = self.changing(key);
         let (now, expected) = (now().to_string(), u64::from(expected).to_be_bytes());
         let args: [&[u8]; 2] = [now.as_bytes(), &expected];
         let Answer { value, again } = self.script(&self.scripts.delete, Effect::Once, key, &args).await?;

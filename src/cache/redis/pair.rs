@@ -1,10 +1,13 @@
 //! Two connections to one server: a write that Redis holds back, as while a failover is prepared, keeps everything
 //! waiting that comes after it on the same connection, so reads have one of their own.
+use std::sync::Arc;
+
 use redis::{Arg, Cmd, Value};
 
 use super::{
     errors::Failure,
     link::{Attempt, Limits, Link, Target},
+    near::Near,
 };
 
 pub(super) struct Pair {
@@ -13,8 +16,12 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    pub(super) fn new(target: Target, limits: Limits) -> Self {
-        Self { reads: Link::new("reads", target.clone(), limits), writes: Link::new("writes", target, limits) }
+    /// With `near`, the answers to `GET` have the time that is left beside the value, for the near cache.
+    pub(super) fn new(target: Target, limits: Limits, near: Option<Arc<Near>>) -> Self {
+        Self {
+            reads: Link::new("reads", target.clone(), limits, near),
+            writes: Link::new("writes", target, limits, None),
+        }
     }
 
     /// Sends the command and waits for the answer, without a limit of its own.

@@ -11,6 +11,7 @@ use super::{
     dial::Dial,
     errors::{Failure, nobody},
     link::{self, Limits},
+    tracking::Tracking,
 };
 
 pub(super) struct Sentinels {
@@ -24,11 +25,15 @@ pub(super) struct Sentinels {
 
 impl Sentinels {
     /// Connects to the server that is the primary now.
-    pub(super) async fn connect(&self, limits: Limits) -> Result<MultiplexedConnection, Failure> {
+    pub(super) async fn connect(
+        &self,
+        limits: Limits,
+        tracking: Option<Tracking>,
+    ) -> Result<MultiplexedConnection, Failure> {
         let (host, port) = self.primary(limits).await?;
         let client = self.dial.client(&host, port);
         let client = client.map_err(|_| nobody(true, "the sentinels gave an address that cannot be used"))?;
-        let mut connection = link::connect(&client, limits).await?;
+        let mut connection = link::connect(&client, limits, tracking).await?;
         // It may not know yet, or no longer. A user who may not ask has to rely on the sentinels.
         match connection.send_packed_command(&redis::cmd("ROLE")).await.and_then(Value::extract_error) {
             Ok(Value::Array(role)) if role.first().is_some_and(is_master) => Ok(connection),
@@ -61,7 +66,7 @@ impl Sentinels {
     }
 
     async fn ask(&self, sentinel: &Client, limits: Limits) -> Result<Option<(String, u16)>, Failure> {
-        let mut connection = link::connect(sentinel, limits).await?;
+        let mut connection = link::connect(sentinel, limits, None).await?;
         let mut question = redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
         let answer = question.query_async(&mut connection).await;
