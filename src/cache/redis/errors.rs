@@ -137,8 +137,18 @@ fn of_server(kind: ServerErrorKind, error: &RedisError) -> Failure {
 
 fn denied(error: &RedisError) -> Failure {
     // While connecting, it may be another command than the one to be sent.
-    const OURS: [&str; 9] =
-        ["PING", "GET", "SET", "EVALSHA", "EVAL", "ZRANGEBYSCORE", "CLUSTER|SLOTS", "ASKING", "SELECT"];
+    const OURS: [&str; 10] = [
+        "PING",
+        "GET",
+        "SET",
+        "EVALSHA",
+        "EVAL",
+        "ZRANGEBYSCORE",
+        "CLUSTER|SLOTS",
+        "ASKING",
+        "SELECT",
+        "CLIENT|TRACKING",
+    ];
     let named = error.detail().and_then(|text| text.split('\'').nth(1));
     Failure::Denied(named.and_then(|named| OURS.into_iter().find(|ours| ours.eq_ignore_ascii_case(named))))
 }

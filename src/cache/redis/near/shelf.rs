@@ -106,7 +106,8 @@ impl Shelf {
 
     fn throw_out(&mut self) {
         loop {
-            if self.hand >= self.items.len() {
+            // Past the last one, which is the newest.
+            if self.hand + 1 >= self.items.len() {
                 self.hand = 0;
             }
             match self.items.get_mut(self.hand) {
@@ -114,7 +115,12 @@ impl Shelf {
                     item.used = false;
                     self.hand += 1;
                 }
-                Some(_) => return self.remove(self.hand),
+                Some(_) => {
+                    self.remove(self.hand);
+                    // The newest one has moved here: its turn is a round later.
+                    self.hand += 1;
+                    return;
+                }
                 None => return,
             }
         }
@@ -204,7 +210,9 @@ mod tests {
         }
         assert_eq!(shelf.items.len(), 10);
         assert_eq!(version(&mut shelf, 100), Some(100));
-        assert_eq!((100..200).filter(|number| version(&mut shelf, *number).is_some()).count(), 10);
+        // Those that came last are there.
+        let old = (101..190).filter(|number| version(&mut shelf, *number).is_some()).count();
+        assert_eq!(old, 0);
     }
 
     #[test]
