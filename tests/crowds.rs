@@ -14,8 +14,8 @@ use std::{
 };
 
 use cloakroom::{
-    Bytes, Cache, CacheError, Clock, Deleted, Entry, Expiry, InMemoryCache, Replaced, Session, SessionError,
-    SessionStore, Version,
+    Bytes, Cache, CacheError, CacheErrorKind, Clock, Deleted, Entry, Expiry, InMemoryCache, Replaced, Session,
+    SessionError, SessionStore, Version,
     testing::{Operation, TestCache},
 };
 use tokio::task::JoinSet;
@@ -64,6 +64,31 @@ async fn a_login_called_while_a_commit_is_under_way_renews() {
     let renewed = reply.cookie().expect("a login gives a new ID");
     assert_eq!(peek(&layer, &renewed, "user").await, Some(42));
     assert_eq!(live(&store, "alice").await, 1);
+}
+
+/// Promise 4: neither does a commit that failed.
+#[tokio::test]
+async fn a_login_whose_first_commit_failed_renews_with_the_next() {
+    for operation in [Operation::Insert, Operation::Replace] {
+        let cache = TestCache::new(InMemoryCache::new());
+        let store = SessionStore::new(cache.clone());
+        let layer = layer(&store);
+        let cookie = start(&layer, "alice").await;
+        let reply = send(&layer, Some(&cookie), |session| {
+            let cache = cache.clone();
+            async move {
+                session.renew();
+                session.set("user", 42).unwrap();
+                cache.fail_once(operation, CacheErrorKind::Unavailable);
+                assert!(session.commit().await.is_err());
+                200
+            }
+        });
+        let renewed = reply.await.cookie().expect("a login gives a new ID");
+        assert_eq!(peek(&layer, &cookie, "user").await, None, "the ID from before the login is privileged");
+        assert_eq!(peek(&layer, &renewed, "user").await, Some(42));
+        assert_eq!(live(&store, "alice").await, 1);
+    }
 }
 
 /// Promise 2: a destroy follows the tombstone when the request had loaded the session before it was renewed.

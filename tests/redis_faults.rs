@@ -683,42 +683,6 @@ async fn a_session_that_a_failover_brought_back_is_not_for_good() {
     assert!(end > 0 && end <= left, "it ends as it would have");
 }
 
-// 58
-
-#[tokio::test]
-async fn each_connection_resolves_the_name_anew() {
-    use tokio::net::{TcpListener, TcpStream, lookup_host};
-    async fn pass_on(listener: TcpListener, server: u16) {
-        let mut connections = tokio::task::JoinSet::new();
-        while let Ok((mut client, _)) = listener.accept().await {
-            let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
-            connections.spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
-        }
-    }
-    let names: Vec<_> = lookup_host("localhost:1").await.map(Iterator::collect).unwrap_or_default();
-    let both = ["127.0.0.1:1", "[::1]:1"].map(|address| names.contains(&address.parse().unwrap()));
-    let (Ok(listener), [true, true]) = (TcpListener::bind("[::1]:0").await, both) else {
-        eprintln!("skipped: `localhost` has one address only");
-        return;
-    };
-    let port = listener.local_addr().unwrap().port();
-    let (first, second) = (RedisServer::start(), RedisServer::start());
-    let way = tokio::spawn(pass_on(listener, first.port()));
-    let cache = connected(format!("redis://localhost:{port}")).await;
-    let mut inserted = cache.insert("k", Bytes::from("v"), hour()).await;
-    while inserted.is_err() {
-        inserted = cache.insert("k", Bytes::from("v"), hour()).await;
-    }
-    assert!(first.command(&["EXISTS", "k"]).int() == 1);
-    way.abort();
-    // The same name, another address.
-    tokio::spawn(pass_on(TcpListener::bind(("127.0.0.1", port)).await.unwrap(), second.port()));
-    redis_app::answering(cache.clone()).await;
-    let before = second.calls().get("get").copied().unwrap_or(0);
-    assert_eq!(cache.get("k").await.unwrap(), None);
-    assert_eq!(second.calls()["get"], before + 1);
-}
-
 // 59
 
 #[tokio::test]
