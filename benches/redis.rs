@@ -2,10 +2,10 @@
 //!
 //!     cargo bench --bench redis --features redis
 //!     cargo bench --bench redis --features redis -- get       # operations that begin so
-//!     SECONDS=5 CONNECTIONS=2 cargo bench --bench redis --features redis
+//!     SECONDS=5 IN_FLIGHT=64 CONNECTIONS=2 cargo bench --bench redis --features redis
 //!
 //! Both start at the same server, one after the other, over as many connections: `redis-benchmark` sends in one go what is
-//! in flight on a connection, and waits for all of the answers. The last column has it with a connection for each
+//! in flight on a connection, and waits for all of the answers (not at all with `ALONE=1`). The last column has it with a connection for each
 //! operation in flight, as an application without multiplexing would.
 #![allow(
     clippy::unwrap_used,
@@ -104,12 +104,12 @@ async fn once(cache: &RedisCache, operation: Operation, mine: u64, version: &mut
 }
 
 /// Operations a second.
-async fn ours(cache: &RedisCache, operation: Operation, in_flight: usize, time: Duration) -> f64 {
+async fn ours(caches: &[RedisCache], operation: Operation, in_flight: usize, time: Duration) -> f64 {
     let done = Arc::new(AtomicU64::new(0));
     let began = Instant::now();
     let tasks: Vec<_> = (0..in_flight)
         .map(|mine| {
-            let (cache, done) = (cache.clone(), done.clone());
+            let (cache, done) = (caches[mine % caches.len()].clone(), done.clone());
             tokio::spawn(async move {
                 let mut version = None;
                 while began.elapsed() < time {
@@ -122,7 +122,11 @@ async fn ours(cache: &RedisCache, operation: Operation, in_flight: usize, time: 
     for task in tasks {
         task.await.unwrap();
     }
-    done.load(Relaxed) as f64 / began.elapsed().as_secs_f64()
+    let done = done.load(Relaxed) as f64;
+    if std::env::var_os("ALONE").is_some() {
+        println!("{done} operations");
+    }
+    done / began.elapsed().as_secs_f64()
 }
 
 /// A way to the server that writes down what it is asked.
@@ -217,6 +221,11 @@ fn theirs(port: u16, args: &[Vec<u8>], keys: u64, connections: usize, pipelined:
 fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     let time = Duration::from_secs(number_of("SECONDS", 2));
+    let connections = number_of("CONNECTIONS", 1) as usize;
+    let in_flight = match number_of("IN_FLIGHT", 0) {
+        0 => IN_FLIGHT.to_vec(),
+        some => vec![some as usize],
+    };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     println!("operations a second, and ours as a part of theirs");
     println!("operation      in flight        ours  redis-benchmark         a connection each");
@@ -225,19 +234,27 @@ fn main() {
         if !name.starts_with(&filter) {
             continue;
         }
-        for in_flight in IN_FLIGHT {
+        for in_flight in in_flight.clone() {
             let server = RedisServer::start();
             let (ours, args) = runtime.block_on(async {
-                let cache = RedisCache::builder(server.url()).timeout(Duration::from_secs(10)).build().await.unwrap();
-                for number in 0..KEYS {
-                    cache.insert(&key(number), Bytes::from_static(&VALUE), expiry()).await.unwrap().unwrap();
+                let mut caches = Vec::new();
+                for _ in 0..connections {
+                    let builder = RedisCache::builder(server.url()).timeout(Duration::from_secs(10));
+                    caches.push(builder.build().await.unwrap());
                 }
-                ours(&cache, operation, in_flight, time / 5).await;
-                let ours = ours(&cache, operation, in_flight, time).await;
+                for number in 0..KEYS {
+                    caches[0].insert(&key(number), Bytes::from_static(&VALUE), expiry()).await.unwrap().unwrap();
+                }
+                ours(&caches, operation, in_flight, time / 5).await;
+                let ours = ours(&caches, operation, in_flight, time).await;
                 (ours, command(&server, operation).await)
             });
+            if std::env::var_os("ALONE").is_some() {
+                println!("{name:<14} {in_flight:>9} {ours:>11.0}");
+                continue;
+            }
             let keys = if operation == Insert { 100_000_000_000 } else { KEYS };
-            let (connections, port) = (1, server.port());
+            let port = server.port();
             let same = theirs(port, &args, keys, connections, in_flight.div_ceil(connections), time);
             let each = theirs(port, &args, keys, in_flight, 1, time);
             println!(

@@ -218,8 +218,8 @@ impl RedisCache {
         key: &str,
         deadline: Instant,
     ) -> Result<Option<Found>, CacheError> {
-        let mut command = redis::cmd("GET");
-        command.arg(key);
+        let mut command = Cmd::with_capacity(2, 3 + key.len());
+        command.arg("GET").arg(key);
         let answer = self.caller.call(command, None, Effect::Repeatable, deadline).await?.value;
         let (raw, left) = match answer {
             Value::Array(both) => match <[Value; 2]>::try_from(both) {
@@ -261,8 +261,8 @@ impl RedisCache {
     }
 
     async fn try_insert(&self, key: &str, raw: &[u8], ttl: u64, deadline: Instant) -> Result<Tried, CacheError> {
-        let mut command = redis::cmd("SET");
-        command.arg(key).arg(raw).arg("PX").arg(ttl).arg("NX");
+        let mut command = Cmd::with_capacity(6, 32 + key.len() + raw.len());
+        command.arg("SET").arg(key).arg(raw).arg("PX").arg(ttl).arg("NX");
         let Answer { value, again } = self.caller.call(command, None, Effect::Once, deadline).await?;
         match value {
             Value::Okay => Ok(Tried::Done),
@@ -292,8 +292,8 @@ impl Cache for RedisCache {
                 }
             };
         }
-        let mut command = redis::cmd("GET");
-        command.arg(key);
+        let mut command = Cmd::with_capacity(2, 3 + key.len());
+        command.arg("GET").arg(key);
         self.entry_in(self.command(command, Effect::Repeatable).await?.value)
     }
 

@@ -3,31 +3,20 @@ use std::sync::LazyLock;
 
 use redis::Cmd;
 
-/// Reads a header: nothing for a value that is not ours, and an entry past its end is removed.
+/// What all begin with.
 ///
-/// `pcall`, because an error raised by `call` loses its code in Redis 6.
-const HEADER: &str = r"
+/// Functions of the script's own would cost more than all that it reads: Redis makes them anew for each call. `pcall`,
+/// because an error raised by `call` loses its code in Redis 6. A value that is not ours counts as nothing, and an entry
+/// past its end is removed.
+const ARGS: &str = r"
 local key, now = KEYS[1], tonumber(ARGV[1])
-local function number(s, from)
-  local n = 0
-  for i = from, from + 5 do n = n * 256 + string.byte(s, i) end
-  return n
-end
-local function header(s)
-  if #s < 21 or string.byte(s) ~= 1 then return nil end
-  local idle, finish = number(s, 10), number(s, 16)
-  if finish <= now then redis.call('DEL', key) return nil end
-  return idle, finish
-end
 ";
 
 const GET_AND_TOUCH: &str = r"
 local value = redis.pcall('GET', key)
-if type(value) ~= 'string' then return value end
-local ours = #value >= 21 and string.byte(value) == 1
-if not ours then return value end
-local idle, finish = header(value)
-if not idle then return false end
+if type(value) ~= 'string' or #value < 21 or string.byte(value) ~= 1 then return value end
+local idle, finish = struct.unpack('>I6I6', value, 10)
+if finish <= now then redis.call('DEL', key) return false end
 local left = redis.call('PTTL', key)
 local most = math.min(idle, finish - now)
 if left < 0 or (idle - left >= tonumber(ARGV[2]) and most > left) then redis.call('PEXPIRE', key, most) end
@@ -37,15 +26,17 @@ return value
 const TOUCH: &str = r"
 local head = redis.pcall('GETRANGE', key, 0, 20)
 if type(head) ~= 'string' then return head end
-local idle, finish = header(head)
-if not idle then return 0 end
+if #head < 21 or string.byte(head) ~= 1 then return 0 end
+local idle, finish = struct.unpack('>I6I6', head, 10)
+if finish <= now then redis.call('DEL', key) return 0 end
 return redis.call('PEXPIRE', key, math.min(idle, finish - now))
 ";
 
 const REPLACE: &str = r"
 local head = redis.pcall('GETRANGE', key, 0, 20)
 if type(head) ~= 'string' then return head end
-if not header(head) then return false end
+if #head < 21 or string.byte(head) ~= 1 then return false end
+if struct.unpack('>I6', head, 16) <= now then redis.call('DEL', key) return false end
 if string.sub(head, 2, 9) ~= ARGV[2] then return redis.call('GET', key) end
 local set = redis.pcall('SET', key, ARGV[3], 'PX', ARGV[4])
 if set.err then return set end
@@ -55,7 +46,8 @@ return 1
 const DELETE: &str = r"
 local head = redis.pcall('GETRANGE', key, 0, 20)
 if type(head) ~= 'string' then return head end
-if not header(head) then return false end
+if #head < 21 or string.byte(head) ~= 1 then return false end
+if struct.unpack('>I6', head, 16) <= now then redis.call('DEL', key) return false end
 if string.sub(head, 2, 9) ~= ARGV[2] then return redis.call('GET', key) end
 return redis.call('DEL', key)
 ";
@@ -93,12 +85,12 @@ pub(super) struct Scripts {
 impl Scripts {
     pub(super) fn all() -> &'static Self {
         static ALL: LazyLock<Scripts> = LazyLock::new(|| Scripts {
-            get_and_touch: Script::new(&[HEADER, GET_AND_TOUCH]),
-            touch: Script::new(&[HEADER, TOUCH]),
-            replace: Script::new(&[HEADER, REPLACE]),
-            delete: Script::new(&[HEADER, DELETE]),
-            list_add: Script::new(&[HEADER, LIST_ADD, LIST_END]),
-            list_remove: Script::new(&[HEADER, LIST_REMOVE, LIST_END]),
+            get_and_touch: Script::new(&[ARGS, GET_AND_TOUCH]),
+            touch: Script::new(&[ARGS, TOUCH]),
+            replace: Script::new(&[ARGS, REPLACE]),
+            delete: Script::new(&[ARGS, DELETE]),
+            list_add: Script::new(&[ARGS, LIST_ADD, LIST_END]),
+            list_remove: Script::new(&[ARGS, LIST_REMOVE, LIST_END]),
         });
         &ALL
     }
@@ -127,8 +119,10 @@ impl Script {
 }
 
 fn invocation(name: &str, script: &str, key: &str, args: &[&[u8]]) -> Cmd {
-    let mut command = redis::cmd(name);
-    command.arg(script).arg(1).arg(key);
+    // Room for all of it: the name, the hash or the text, lengths and numbers.
+    let bytes: usize = args.iter().map(|arg| arg.len()).sum();
+    let mut command = Cmd::with_capacity(args.len() + 4, name.len() + script.len() + key.len() + bytes + 1);
+    command.arg(name).arg(script).arg(1).arg(key);
     for arg in args {
         command.arg(*arg);
     }
