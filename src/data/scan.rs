@@ -2,15 +2,16 @@
 //!
 //! What it accepts is JSON; of JSON it accepts only a part. `None` says nothing: serde_json then reads the text.
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
 use super::values::Field;
 
 /// The fields of the object that `bytes` are from `start` to `end`.
-pub(super) fn fields(bytes: &[u8], start: usize, end: usize) -> Option<Vec<Field>> {
+pub(super) fn fields(bytes: &[u8], start: usize, end: usize) -> Option<SmallVec<[Field; 4]>> {
     let bytes = bytes.get(..end)?;
     str::from_utf8(bytes.get(start..)?).ok()?;
     let mut at = after(bytes, start, b'{')?;
-    let mut fields = Vec::with_capacity(4);
+    let mut fields: SmallVec<[Field; 4]> = SmallVec::new();
     if after(bytes, at, b'}') == Some(end) {
         return Some(fields);
     }

@@ -7,6 +7,7 @@ use serde::{
     de::{self, Deserializer, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
 use super::{
     index::{self, Index},
@@ -23,7 +24,7 @@ pub(crate) struct Values {
 /// Where the fields stand, in the order of their keys, each key once.
 enum Places {
     Listed {
-        fields: Vec<Field>,
+        fields: SmallVec<[Field; 4]>,
         /// The keys in which JSON had to escape something: most sessions have none.
         escaped: Vec<Box<str>>,
     },
@@ -33,7 +34,7 @@ enum Places {
 
 impl Default for Places {
     fn default() -> Self {
-        Self::Listed { fields: Vec::new(), escaped: Vec::new() }
+        Self::Listed { fields: SmallVec::new(), escaped: Vec::new() }
     }
 }
 
@@ -154,7 +155,7 @@ impl Values {
             let from = (part.as_ptr() as usize).checked_sub(start)?;
             Some(from..from.checked_add(part.len())?)
         };
-        let (mut found, mut escaped) = (Vec::with_capacity(fields.0.len()), Vec::new());
+        let (mut found, mut escaped) = (SmallVec::with_capacity(fields.0.len()), Vec::new());
         for (key, value) in fields.0 {
             let value = place(value.get())?;
             found.push(match key {
@@ -185,13 +186,13 @@ impl fmt::Debug for Values {
 pub(crate) struct Writer {
     pub(crate) text: Vec<u8>,
     start: usize,
-    fields: Vec<Field>,
+    fields: SmallVec<[Field; 4]>,
     escaped: Vec<Box<str>>,
 }
 
 impl Writer {
     pub(crate) fn new(text: Vec<u8>, fields: usize) -> Self {
-        Self { start: text.len(), text, fields: Vec::with_capacity(fields), escaped: Vec::new() }
+        Self { start: text.len(), text, fields: SmallVec::with_capacity(fields), escaped: Vec::new() }
     }
 
     /// Keys have to come in their order.

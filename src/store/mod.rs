@@ -11,6 +11,7 @@ use crate::{
     record::{self, Head, Record},
 };
 
+mod cache_key;
 mod commit;
 mod destroy;
 mod direct;
@@ -22,7 +23,7 @@ mod renew;
 
 pub(crate) use self::engine::{Action, Draft, Engine, Fate, Found, Outcome, Stored};
 pub use self::owner::{SessionInfo, WhenFull};
-use self::queue::Queues;
+use self::{cache_key::CacheKey, queue::Queues};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -202,12 +203,8 @@ impl<C: Cache> SessionStore<C> {
         Ok(())
     }
 
-    fn cache_key(&self, key: &SessionKey) -> String {
-        let (prefix, key) = (&*self.config.prefix, key.as_str());
-        let mut text = String::with_capacity(prefix.len() + key.len());
-        text.push_str(prefix);
-        text.push_str(key);
-        text
+    fn cache_key(&self, key: &SessionKey) -> CacheKey {
+        CacheKey::new(&self.config.prefix, key.as_str())
     }
 
     fn now(&self) -> u64 {
