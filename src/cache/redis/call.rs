@@ -66,7 +66,9 @@ impl Caller {
         effect: Effect,
         deadline: Instant,
     ) -> Result<Answer, CacheError> {
-        match timeout_at(deadline, self.tries(command, in_full, effect, deadline)).await {
+        // In a box: what calls this is moved more often than once, with room for all that it waits for.
+        let tries = Box::pin(self.tries(command, in_full, effect, deadline));
+        match timeout_at(deadline, tries).await {
             Ok(answer) => answer,
             Err(_) => Err(CacheError::new(CacheErrorKind::Timeout, "Redis did not answer in time")),
         }

@@ -104,10 +104,9 @@ impl Link {
     /// Sends the command and waits for the answer, without a limit of its own.
     pub(super) async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Value, Failure> {
         self.admit(attempt).await?;
-        if let Some(both) = self.near.as_ref().and_then(|_| with_time_left(command)) {
-            return self.watched(Message::Both(&both), attempt, self.limits.timeout / 4 * 3).await;
-        }
-        self.watched(Message::One(command), attempt, self.limits.timeout / 4 * 3).await
+        let both = self.near.as_ref().and_then(|_| with_time_left(command));
+        let message = both.as_ref().map_or(Message::One(command), Message::Both);
+        self.watched(message, attempt, self.limits.timeout / 4 * 3).await
     }
 
     /// The same for a command that another node of the cluster sent here, while it hands over a slot.
@@ -138,7 +137,8 @@ impl Link {
                 let mut probe = Probe { link: self, answered: None };
                 let part = self.limits.part();
                 let (ping, patience) = (redis::cmd("PING"), part / 4 * 3);
-                let answered = match timeout(part, self.watched(Message::One(&ping), Attempt::First, patience)).await {
+                let watched = Box::pin(self.watched(Message::One(&ping), Attempt::First, patience));
+                let answered = match timeout(part, watched).await {
                     Ok(Ok(_)) => true,
                     Ok(Err(failure)) => failure.reached(),
                     Err(_) => false,
@@ -234,7 +234,8 @@ impl Link {
         }
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        match self.connect(number).await {
+        // In a box, as all that is rare: every operation would have to carry room for it.
+        match Box::pin(self.connect(number)).await {
             Ok(wire) => {
                 let current = Current { wire, number, since: Instant::now() };
                 *lock(&self.current) = Some(current.clone());
