@@ -2,6 +2,7 @@
 //!
 //!     cargo bench --bench redis --features redis
 //!     cargo bench --bench redis --features redis -- get       # operations that begin so
+//!     cargo bench --bench redis --features redis -- near      # a hit of the near cache beside the cache in memory
 //!     SECONDS=5 IN_FLIGHT=64 CONNECTIONS=2 cargo bench --bench redis --features redis
 //!
 //! Both start at the same server, one after the other, over as many connections: `redis-benchmark` sends in one go what is
@@ -28,7 +29,7 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
-use cloakroom::{Bytes, Cache, Expiry, RedisCache, Replaced, Version};
+use cloakroom::{Bytes, Cache, Expiry, InMemoryCache, RedisCache, Replaced, Version};
 
 #[path = "../tests/common/redis_server.rs"]
 mod redis_server;
@@ -218,6 +219,34 @@ fn theirs(port: u16, args: &[Vec<u8>], keys: u64, connections: usize, pipelined:
     run((first * time.as_secs_f64()) as u64)
 }
 
+/// Nanoseconds for one of many reads, one after the other; the fastest of some rounds.
+async fn read(cache: &impl Cache) -> f64 {
+    const READS: u64 = 200_000;
+    let keys: Vec<_> = (0..KEYS).map(key).collect();
+    let mut best = f64::MAX;
+    for _ in 0..10 {
+        let began = Instant::now();
+        for number in 0..READS {
+            let key = &keys[(mix(number) % KEYS) as usize];
+            assert!(cache.get(key).await.unwrap().is_some());
+        }
+        best = best.min(began.elapsed().as_secs_f64() * 1e9 / READS as f64);
+    }
+    best
+}
+
+async fn near() {
+    let server = RedisServer::start();
+    let cache = RedisCache::builder(server.url()).near_cache(64 << 20).build().await.unwrap();
+    let memory = InMemoryCache::new();
+    for number in 0..KEYS {
+        cache.insert(&key(number), Bytes::from_static(&VALUE), expiry()).await.unwrap().unwrap();
+        memory.insert(&key(number), Bytes::from_static(&VALUE), expiry()).await.unwrap().unwrap();
+    }
+    let (near, memory) = (read(&cache).await, read(&memory).await);
+    println!("near cache: {near:.0} ns a read; in memory: {memory:.0} ns; {:.2} times as long", near / memory);
+}
+
 fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     let time = Duration::from_secs(number_of("SECONDS", 2));
@@ -227,6 +256,9 @@ fn main() {
         some => vec![some as usize],
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
+    if filter.is_empty() || filter == "near" {
+        runtime.block_on(near());
+    }
     println!("operations a second, and ours as a part of theirs");
     println!("operation      in flight        ours  redis-benchmark         a connection each");
     for operation in [Get, GetAndTouch, Touch, Insert, Replace] {

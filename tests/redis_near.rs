@@ -450,6 +450,41 @@ async fn a_server_that_is_no_primary_any_more_is_not_believed() {
     );
 }
 
+#[cfg(feature = "redis-sentinel")]
+#[tokio::test]
+async fn a_failover_empties_it() {
+    let until = async |what: &str, is: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !is() {
+            assert!(began.elapsed() < 6 * LIMIT, "not within a minute: {what}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let (primary, replica) = (RedisServer::start(), RedisServer::start());
+    replica.command(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]);
+    let sentinel = RedisServer::sentinel(primary.port());
+    sentinel.command(&["SENTINEL", "SET", "sessions", "quorum", "1"]);
+    let knows = || {
+        let Reply::Array(parts) = sentinel.command(&["SENTINEL", "REPLICAS", "sessions"]) else { return false };
+        parts.iter().any(|part| part.text().contains("master-link-status\nok"))
+    };
+    until("the sentinel knows the replica", &knows).await;
+    let builder = RedisCache::sentinel([sentinel.url()], "sessions").timeout(LIMIT);
+    let cache = builder.clone().near_cache(MIB).build().await.unwrap();
+    let version = cache.insert("k", bytes("before"), hour()).await.unwrap().unwrap();
+    value(&cache, "k").await.unwrap();
+    assert_eq!(reads(&primary, cache.get("k")).await, 0);
+    until("the replica has it", &|| replica.command(&["EXISTS", "k"]).int() == 1).await;
+
+    assert_eq!(sentinel.command(&["SENTINEL", "FAILOVER", "sessions"]).text(), "OK");
+    until("a new primary", &|| replica.is("master")).await;
+    until("the former primary follows", &|| primary.is("slave")).await;
+    let other = builder.build().await.unwrap();
+    done(other.replace("k", version, bytes("after"), hour()).await.unwrap());
+    assert!(becomes(&cache, "k", Some("after")).await < BOUND);
+    assert_eq!(reads(&replica, cache.get("k")).await, 0, "kept anew, and by the new primary");
+}
+
 #[cfg(feature = "redis-cluster")]
 #[test]
 fn a_cluster_has_no_near_cache_and_says_so() {

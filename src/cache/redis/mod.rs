@@ -59,6 +59,8 @@ pub use self::builder::RedisCacheBuilder;
 /// value, version and expiry are always written together. Redis removes what has expired; no entry is without a time
 /// to live.
 ///
+/// Reads can be served from this process's memory: see [`near_cache`](RedisCacheBuilder::near_cache).
+///
 /// Expiry is counted in milliseconds: the idle time by Redis's clock, the end by the clock of this machine. A value
 /// under a key of ours that this crate did not write is reported by an event, counts as absent, and is left as it is.
 ///
