@@ -1,7 +1,7 @@
 //! A way to a server on which answers can be held back, and then arrive all at once.
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicU8, Ordering},
 };
 
 use tokio::{
@@ -10,10 +10,14 @@ use tokio::{
     sync::Notify,
 };
 
+const NOTHING: u8 = 0;
+const MESSAGES: u8 = 1;
+const ALL: u8 = 2;
+
 #[derive(Clone, Debug)]
 pub struct HoldingProxy {
     port: u16,
-    holds: Arc<AtomicBool>,
+    holds: Arc<AtomicU8>,
     released: Arc<Notify>,
 }
 
@@ -36,11 +40,16 @@ impl HoldingProxy {
     }
 
     pub fn hold(&self) {
-        self.holds.store(true, Ordering::SeqCst);
+        self.holds.store(ALL, Ordering::SeqCst);
+    }
+
+    /// From the next message on that nobody asked for, on the connection where it comes.
+    pub fn hold_messages(&self) {
+        self.holds.store(MESSAGES, Ordering::SeqCst);
     }
 
     pub fn release(&self) {
-        self.holds.store(false, Ordering::SeqCst);
+        self.holds.store(NOTHING, Ordering::SeqCst);
         self.released.notify_waiters();
     }
 
@@ -61,7 +70,12 @@ impl HoldingProxy {
                 },
                 () = released => {}
             }
-            if !self.holds.load(Ordering::SeqCst) && client.write_all(&std::mem::take(&mut held)).await.is_err() {
+            let passes = match self.holds.load(Ordering::SeqCst) {
+                NOTHING => true,
+                MESSAGES => !held.starts_with(b">"),
+                _ => false,
+            };
+            if passes && client.write_all(&std::mem::take(&mut held)).await.is_err() {
                 return;
             }
         }
