@@ -204,7 +204,7 @@ async fn no_update_is_lost_between_two_with_near_caches() {
 
 #[tokio::test]
 async fn own_writes_are_read_at_once() {
-    let (server, cache, _) = start().await;
+    let (_server, cache, _) = start().await;
     for round in 0..200 {
         let key = format!("k{round}");
         assert_eq!(value(&cache, &key).await, None);
