@@ -26,9 +26,9 @@ use crate::error::CacheError;
 /// A cache in the memory of one process: for one instance of an application, for development and for tests.
 ///
 /// Bounded in entries and in bytes. Live sessions are never thrown out to make room: when the cache is full of them, new
-/// ones are refused with [`CacheErrorKind::Full`], because a cache that evicts lets anybody log users out by opening
-/// sessions. Entries that have ended are found by whatever call comes next, also for other keys, a few at a time: there is
-/// no background task, and no call waits for a great clean-up.
+/// ones are refused with [`CacheErrorKind::Full`](crate::CacheErrorKind::Full), because a cache that evicts lets anybody
+/// log users out by opening sessions. Entries that have ended are found by whatever call comes next, also for other keys,
+/// a few at a time: there is no background task, and no call waits for a great clean-up.
 ///
 /// Clones share the entries. All is gone when the process ends.
 ///
