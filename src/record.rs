@@ -177,8 +177,7 @@ pub(crate) fn decode(bytes: &Bytes, key: &SessionKey, limit: usize) -> Result<Re
 /// the last byte. `None` says nothing: then the record is read in full.
 fn head_of(bytes: &[u8], key: &SessionKey) -> Option<(Head, usize)> {
     const DATA: &[u8] = b",\"data\":";
-    let rest =
-        bytes.strip_prefix(b"{\"v\":1,\"key\":\"")?.strip_prefix(key.as_str().as_bytes())?.strip_prefix(b"\"")?;
+    let rest = bytes.strip_prefix(b"{\"v\":1,\"key\":\"")?.strip_prefix(key.as_bytes())?.strip_prefix(b"\"")?;
     let (created, after) = digits(rest.strip_prefix(b",\"created\":")?)?;
     let (end, after) = digits(after.strip_prefix(b",\"end\":")?)?;
     bytes.ends_with(b"}").then_some(())?;
@@ -251,7 +250,7 @@ pub(crate) fn encode<'a>(
         text.extend_from_slice(serde_json::Value::from(&**owner).to_string().as_bytes());
         if let Some(prev) = &head.prev {
             text.extend_from_slice(b",\"prev\":\"");
-            text.extend_from_slice(prev.as_str().as_bytes());
+            text.extend_from_slice(prev.as_bytes());
             text.push(b'"');
         }
     }
@@ -272,7 +271,7 @@ pub(crate) fn encode_tombstone(key: &SessionKey, successor: &SessionKey) -> Byte
     let mut text = Vec::with_capacity(128);
     start(&mut text, key);
     text.extend_from_slice(b",\"next\":\"");
-    text.extend_from_slice(successor.as_str().as_bytes());
+    text.extend_from_slice(successor.as_bytes());
     text.extend_from_slice(b"\"}");
     text.into()
 }
@@ -280,7 +279,7 @@ pub(crate) fn encode_tombstone(key: &SessionKey, successor: &SessionKey) -> Byte
 fn start(text: &mut Vec<u8>, key: &SessionKey) {
     number(text, "{\"v\":", FORMAT);
     text.extend_from_slice(b",\"key\":\"");
-    text.extend_from_slice(key.as_str().as_bytes());
+    text.extend_from_slice(key.as_bytes());
     text.push(b'"');
 }
 

@@ -9,7 +9,8 @@ use super::values::Field;
 /// The fields of the object that `bytes` are from `start` to `end`.
 pub(super) fn fields(bytes: &[u8], start: usize, end: usize) -> Option<SmallVec<[Field; 4]>> {
     let bytes = bytes.get(..end)?;
-    str::from_utf8(bytes.get(start..)?).ok()?;
+    let text = bytes.get(start..)?;
+    (text.is_ascii() || str::from_utf8(text).is_ok()).then_some(())?;
     let mut at = after(bytes, start, b'{')?;
     let mut fields: SmallVec<[Field; 4]> = SmallVec::new();
     if after(bytes, at, b'}') == Some(end) {

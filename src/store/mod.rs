@@ -204,7 +204,7 @@ impl<C: Cache> SessionStore<C> {
     }
 
     fn cache_key(&self, key: &SessionKey) -> CacheKey {
-        CacheKey::new(&self.config.prefix, key.as_str())
+        CacheKey::new(&self.config.prefix, key)
     }
 
     fn now(&self) -> u64 {
