@@ -42,8 +42,8 @@ impl Records {
     /// Keys in their order, values as JSON.
     #[must_use]
     pub fn encode(&self, fields: &[(String, String)]) -> Bytes {
-        let fields = fields.iter().map(|(key, json)| (key.as_bytes(), json.as_bytes()));
-        record::encode(&self.key, &self.head, fields).0
+        let fields = fields.iter().map(|(key, json)| (key.as_bytes(), json.as_bytes()).into());
+        record::encode(&self.key, &self.head, fields).text().clone()
     }
 
     /// How many values there are, and the one under `name`.

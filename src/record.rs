@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::{
     clock::{later, millis},
-    data::{Fields, Values, Writer},
+    data::{Fields, Pair, Values, Writer},
     id::SessionKey,
 };
 
@@ -84,7 +84,7 @@ impl Settings {
 pub(crate) enum Record {
     Live {
         head: Head,
-        values: Values,
+        values: Arc<Values>,
     },
     /// The session was renewed and lives on under another key.
     Tombstone {
@@ -148,7 +148,7 @@ pub(crate) fn decode(bytes: &Bytes, key: &SessionKey, limit: usize) -> Result<Re
     if let Some((head, data)) = head_of(bytes, key)
         && let Some(values) = Values::of_object(bytes, data, bytes.len() - 1)
     {
-        return Ok(Record::Live { head, values });
+        return Ok(Record::Live { head, values: Arc::new(values) });
     }
     let text = str::from_utf8(bytes).map_err(|_| Unreadable::Malformed)?;
     let Ok(wire) = serde_json::from_str::<Wire<'_>>(text) else {
@@ -167,7 +167,7 @@ pub(crate) fn decode(bytes: &Bytes, key: &SessionKey, limit: usize) -> Result<Re
             let owner = wire.owner.map(Arc::from);
             let Wire { ttl, keep: persistent, prev, hold, .. } = wire;
             let head = Head { created, end, ttl, persistent, owner, prev, hold };
-            Ok(Record::Live { head, values })
+            Ok(Record::Live { head, values: Arc::new(values) })
         }
         _ => Err(Unreadable::Malformed),
     }
@@ -229,12 +229,8 @@ fn version_of(bytes: &[u8]) -> Option<u64> {
     serde_json::from_slice::<Version>(bytes).ok().map(|version| version.v).filter(|version| *version != FORMAT)
 }
 
-/// The record of a live session, and its values as they stand in it.
-pub(crate) fn encode<'a>(
-    key: &SessionKey,
-    head: &Head,
-    fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-) -> (Bytes, Values) {
+/// The record of a live session; its values know their text.
+pub(crate) fn encode<'a>(key: &SessionKey, head: &Head, pairs: impl Iterator<Item = Pair<'a>>) -> Arc<Values> {
     let mut text = Vec::with_capacity(256);
     start(&mut text, key);
     number(&mut text, ",\"created\":", head.created);
@@ -258,12 +254,9 @@ pub(crate) fn encode<'a>(
         text.extend_from_slice(b",\"hold\":true");
     }
     text.extend_from_slice(b",\"data\":");
-    let mut writer = Writer::new(text, 4);
-    for (key, value) in fields {
-        writer.field(key, value);
-    }
-    let values = writer.finish_record();
-    (values.text().clone(), values)
+    let mut writer = Writer::new(text);
+    pairs.for_each(|pair| writer.field(pair));
+    Arc::new(writer.finish_record())
 }
 
 /// The record that renewal leaves under the old key.
@@ -331,13 +324,14 @@ mod tests {
         plain(1_780_000_000_000, 1_790_000_000_000)
     }
 
-    fn fields<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-        pairs.iter().map(|(key, json)| (key.as_bytes(), json.as_bytes()))
+    fn encode(key: &SessionKey, head: &Head, pairs: &[(&str, &str)]) -> Bytes {
+        let pairs = pairs.iter().map(|(key, json)| (key.as_bytes(), json.as_bytes()).into());
+        super::encode(key, head, pairs).text().clone()
     }
 
     fn pairs(values: &Values) -> Vec<(String, String)> {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        values.iter().map(|(key, json)| (text(key), text(json))).collect()
+        values.iter().map(|pair| (text(pair.key), text(pair.json))).collect()
     }
 
     #[test]
@@ -352,13 +346,15 @@ mod tests {
         };
         for head in [head(), full] {
             let data = [("a", "1"), ("b\"", r#"{"x":[1,2]}"#), ("ü", "\"ü\"")];
-            let (bytes, written) = encode(&key(1), &head, fields(&data));
+            let bytes = encode(&key(1), &head, &data);
             let Ok(Record::Live { head: found, values }) = decode(&bytes, &key(1), LIMIT) else { panic!("{bytes:?}") };
             assert_eq!(found, head);
-            assert_eq!(pairs(&values), pairs(&written));
+            let mut sorted = data.map(|(key, json)| (key.to_owned(), json.to_owned()));
+            sorted.sort();
+            assert_eq!(pairs(&values), sorted);
             assert_eq!(values.get("b\"").as_deref(), Some(&br#"{"x":[1,2]}"#[..]));
         }
-        let (bytes, _) = encode(&key(1), &head(), fields(&[]));
+        let bytes = encode(&key(1), &head(), &[]);
         assert!(matches!(decode(&bytes, &key(1), LIMIT), Ok(Record::Live { values, .. }) if values.len() == 0));
         let tombstone = encode_tombstone(&key(1), &key(2));
         assert!(
@@ -368,14 +364,14 @@ mod tests {
 
     #[test]
     fn a_record_belongs_to_its_key() {
-        let (bytes, _) = encode(&key(1), &head(), fields(&[]));
+        let bytes = encode(&key(1), &head(), &[]);
         assert_eq!(decode(&bytes, &key(2), LIMIT).unwrap_err(), Unreadable::Foreign);
         assert_eq!(decode(&encode_tombstone(&key(1), &key(3)), &key(2), LIMIT).unwrap_err(), Unreadable::Foreign);
     }
 
     #[test]
     fn what_is_no_record_is_refused() {
-        let (good, _) = encode(&key(1), &head(), fields(&[("a", "1")]));
+        let good = encode(&key(1), &head(), &[("a", "1")]);
         for length in 0..good.len() {
             assert!(decode(&good.slice(..length), &key(1), LIMIT).is_err(), "{length} bytes");
         }
@@ -402,7 +398,7 @@ mod tests {
     fn an_owner_cannot_pretend_to_be_data() {
         for owner in [",\"data\":{\"a\":2}}", "\",\"data\":{", "\\", ",", "}", "\u{fc}", "data"] {
             let own = Head { owner: Some(owner.into()), ttl: Some(7), ..head() };
-            let (bytes, _) = encode(&key(1), &own, fields(&[("a", "1")]));
+            let bytes = encode(&key(1), &own, &[("a", "1")]);
             let (found, data) = head_of(&bytes, &key(1)).unwrap();
             assert_eq!((found, &bytes[data..]), (own, &b"{\"a\":1}}"[..]), "{owner}");
         }
@@ -414,8 +410,9 @@ mod tests {
 
     #[test]
     fn an_index_that_was_damaged_is_done_without() {
-        let pairs: Vec<_> = (100..200).map(|n| (n.to_string(), n.to_string())).collect();
-        let (bytes, _) = encode(&key(1), &head(), pairs.iter().map(|(k, v)| (k.as_bytes(), v.as_bytes())));
+        let numbers: Vec<_> = (100..200).map(|n| n.to_string()).collect();
+        let numbers: Vec<_> = numbers.iter().map(|n| (&**n, &**n)).collect();
+        let bytes = encode(&key(1), &head(), &numbers);
         let text = String::from_utf8(bytes.to_vec()).unwrap();
         let at = text.find("\"at\":\"").unwrap() + 6;
         for damaged in
@@ -460,7 +457,8 @@ mod tests {
         fn any_values_come_back(map in proptest::collection::btree_map(".{0,12}", ".{0,20}", 0..12), created: u32) {
             let head = Head { created: created.into(), ..head() };
             let json: Vec<_> = map.iter().map(|(k, v)| (k.clone(), serde_json::to_string(v).unwrap())).collect();
-            let (bytes, _) = encode(&key(1), &head, json.iter().map(|(k, v)| (k.as_bytes(), v.as_bytes())));
+            let written: Vec<_> = json.iter().map(|(key, json)| (&**key, &**json)).collect();
+            let bytes = encode(&key(1), &head, &written);
             let Ok(Record::Live { head: found, values }) = decode(&bytes, &key(1), LIMIT) else { panic!("{bytes:?}") };
             prop_assert_eq!(found, head);
             prop_assert_eq!(pairs(&values), json);

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::values::Values;
+use super::values::{Pair, Values};
 use crate::error::SessionError;
 
 /// An `update` closure: from the JSON that is there to the JSON that should be.
@@ -92,13 +92,13 @@ impl Changes {
     }
 
     /// The keys and values that are there once the changes are made to `base`, in the order of the keys.
-    pub(crate) fn merged<'a>(&'a self, base: &'a Values) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+    pub(crate) fn merged<'a>(&'a self, base: &'a Values) -> impl Iterator<Item = Pair<'a>> {
         let mut kept = base.iter().take(if self.clear { 0 } else { usize::MAX }).peekable();
         let mut changed = self.keys.iter().peekable();
         std::iter::from_fn(move || {
             loop {
                 let order = match (kept.peek(), changed.peek()) {
-                    (Some((old, _)), Some((new, _))) => (*old).cmp(new.as_bytes()),
+                    (Some(old), Some((new, _))) => old.key.cmp(new.as_bytes()),
                     (Some(_), None) => Ordering::Less,
                     (None, _) => Ordering::Greater,
                 };
@@ -110,7 +110,7 @@ impl Changes {
                 }
                 let (key, change) = changed.next()?;
                 if let Some(json) = change.json() {
-                    return Some((key.as_bytes(), &json[..]));
+                    return Some((key.as_bytes(), &json[..]).into());
                 }
             }
         })

@@ -9,8 +9,6 @@ use std::ops::Range;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rapidhash::v3::rapidhash_v3;
 
-use super::values::Field;
-
 /// With fewer fields, looking at each takes no longer than finding out that nobody has to.
 pub(super) const WORTH_IT: usize = 16;
 
@@ -27,13 +25,12 @@ pub(super) struct Index {
     count: usize,
 }
 
-/// Writes the index of the object from `start` to the end of `text`.
-pub(super) fn write(text: &mut Vec<u8>, start: usize, fields: &[Field]) {
+/// Writes the index of the object from `start` to the end of `text`, of whose fields the first quotation marks stand at
+/// `places`, counted from there.
+pub(super) fn write(text: &mut Vec<u8>, start: usize, places: &[u32]) {
     let length = text.len();
     text.extend_from_slice(NAME);
-    for field in fields {
-        // From the quotation mark in front of the key.
-        let at = u32::try_from(field.key_start().saturating_sub(start + 1)).unwrap_or(u32::MAX);
+    for at in places {
         let [0, place @ ..] = at.to_be_bytes() else {
             // Over 16 MiB: then it goes without.
             return text.truncate(length);
@@ -117,9 +114,9 @@ mod tests {
     use super::super::{Fields, Values, Writer};
 
     fn written(pairs: &BTreeMap<String, String>) -> Bytes {
-        let mut writer = Writer::new(b"{\"x\":1,\"data\":".to_vec(), 0);
+        let mut writer = Writer::new(b"{\"x\":1,\"data\":".to_vec());
         for (key, json) in pairs {
-            writer.field(key.as_bytes(), json.as_bytes());
+            writer.field((key.as_bytes(), json.as_bytes()).into());
         }
         writer.finish_record().text().clone()
     }
@@ -133,7 +130,7 @@ mod tests {
     }
 
     fn pairs(values: &Values) -> Vec<(&[u8], &[u8])> {
-        values.iter().collect()
+        values.iter().map(|pair| (pair.key, pair.json)).collect()
     }
 
     #[test]
@@ -150,7 +147,7 @@ mod tests {
             for key in ["", "key", "key 0 ", "zzz", "n", "at"] {
                 assert!(values.get(key).is_none(), "{key}");
             }
-            assert!(values.iter().map(|(_, json)| json).eq(pairs.values().map(String::as_bytes)));
+            assert!(values.iter().map(|pair| pair.json).eq(pairs.values().map(String::as_bytes)));
         }
     }
 

@@ -27,7 +27,7 @@ mod values;
 use self::changes::Change;
 pub(crate) use self::{
     changes::{Changes, Step},
-    values::{Fields, Values, Writer},
+    values::{Fields, Pair, Values, Writer},
 };
 use crate::error::SessionError;
 
@@ -84,7 +84,7 @@ impl Data {
         }
     }
 
-    pub(crate) fn merged(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+    pub(crate) fn merged(&self) -> impl Iterator<Item = Pair<'_>> {
         self.changes.merged(&self.base)
     }
 
@@ -174,11 +174,9 @@ impl fmt::Debug for Data {
 }
 
 /// The values as an object of their own, outside of any record.
-pub(crate) fn snapshot<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Values {
-    let mut writer = Writer::new(Vec::new(), 0);
-    for (key, value) in fields {
-        writer.field(key, value);
-    }
+pub(crate) fn snapshot<'a>(fields: impl Iterator<Item = Pair<'a>>) -> Values {
+    let mut writer = Writer::new(Vec::new());
+    fields.for_each(|pair| writer.field(pair));
     writer.finish()
 }
 

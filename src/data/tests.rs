@@ -3,17 +3,16 @@ use super::*;
 fn values(pairs: &[(&str, &str)]) -> Arc<Values> {
     let mut pairs = pairs.to_vec();
     pairs.sort_unstable();
-    Arc::new(snapshot(pairs.iter().map(|(key, json)| (key.as_bytes(), json.as_bytes()))))
+    Arc::new(snapshot(pairs.iter().map(|(key, json)| (key.as_bytes(), json.as_bytes()).into())))
 }
 
 fn json(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
-fn list<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> String {
-    let pairs =
-        fields.map(|(key, value)| format!("{}={}", String::from_utf8_lossy(key), String::from_utf8_lossy(value)));
-    pairs.collect::<Vec<_>>().join(" ")
+fn list<'a>(pairs: impl Iterator<Item = Pair<'a>>) -> String {
+    let text = |pair: Pair<'_>| format!("{}={}", String::from_utf8_lossy(pair.key), String::from_utf8_lossy(pair.json));
+    pairs.map(text).collect::<Vec<_>>().join(" ")
 }
 
 /// Adds `by` to the number that is there.
@@ -175,7 +174,7 @@ fn keys_of_every_kind_come_back() {
         data.set(key, json("1"));
     }
     let written = snapshot(data.merged());
-    let found: Vec<_> = written.iter().map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect();
+    let found: Vec<_> = written.iter().map(|pair| String::from_utf8(pair.key.to_vec()).unwrap()).collect();
     assert_eq!(found, sorted);
     for key in keys {
         assert_eq!(written.get(key), Some(json("1")), "{key:?}");

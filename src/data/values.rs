@@ -1,5 +1,5 @@
 //! The values of a stored session: one text, and where in it each value stands.
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, sync::OnceLock};
 
 use bytes::Bytes;
 use serde::{
@@ -14,11 +14,19 @@ use super::{
     scan,
 };
 
-/// Values by key, as slices of the record they came in. Nothing is decoded until somebody asks for it.
-#[derive(Default)]
+/// Values by key, as slices of the record they stand in. Nothing is decoded until somebody asks for it.
 pub(crate) struct Values {
     text: Bytes,
-    places: Places,
+    /// Where in it the object stands, with its index if it has one.
+    object: Range<usize>,
+    /// Found when somebody asks: what was only just written is seldom read again.
+    places: OnceLock<Places>,
+}
+
+impl Default for Values {
+    fn default() -> Self {
+        Self { text: Bytes::new(), object: 0..0, places: Places::default().into() }
+    }
 }
 
 /// Where the fields stand, in the order of their keys, each key once.
@@ -35,6 +43,29 @@ enum Places {
 impl Default for Places {
     fn default() -> Self {
         Self::Listed { fields: SmallVec::new(), escaped: Vec::new() }
+    }
+}
+
+/// A key, and its value as JSON.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pair<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) json: &'a [u8],
+    /// Both, as they stand in an object; empty if they stand in none.
+    written: &'a [u8],
+}
+
+impl<'a> From<(&'a [u8], &'a [u8])> for Pair<'a> {
+    fn from((key, json): (&'a [u8], &'a [u8])) -> Self {
+        Self { key, json, written: &[] }
+    }
+}
+
+impl<'a> Pair<'a> {
+    /// The key stands in `text` without escapes, and the value behind it.
+    fn within(text: &'a [u8], key: Range<usize>, value: Range<usize>) -> Option<Self> {
+        let written = text.get(key.start.checked_sub(1)?..value.end)?;
+        Some(Self { key: text.get(key)?, json: text.get(value)?, written })
     }
 }
 
@@ -77,11 +108,6 @@ impl Field {
         Some(Self { key: Place { start: ESCAPED, end: u32::try_from(at).ok()? }, value: Place::of(value)? })
     }
 
-    /// Only for a key that stands in the text.
-    pub(super) fn key_start(&self) -> usize {
-        self.key.start as usize
-    }
-
     fn key<'a>(&self, text: &'a [u8], escaped: &'a [Box<str>]) -> &'a [u8] {
         if self.key.start == ESCAPED {
             escaped.get(self.key.end as usize).map(|key| key.as_bytes()).unwrap_or_default()
@@ -91,65 +117,18 @@ impl Field {
     }
 }
 
-impl Values {
-    pub(crate) fn len(&self) -> usize {
-        match &self.places {
-            Places::Listed { fields, .. } => fields.len(),
-            Places::Indexed(index) => index.len(),
-        }
-    }
-
-    fn place(&self, key: &[u8]) -> Option<Range<usize>> {
-        match &self.places {
-            Places::Listed { fields, escaped } => {
-                let at = fields.binary_search_by(|field| field.key(&self.text, escaped).cmp(key)).ok()?;
-                fields.get(at).map(|field| field.value.range())
-            }
-            Places::Indexed(index) => index.find(&self.text, key),
-        }
-    }
-
-    pub(crate) fn contains(&self, key: &str) -> bool {
-        self.place(key.as_bytes()).is_some()
-    }
-
-    /// The JSON of a value; shares the record's memory.
-    pub(crate) fn get(&self, key: &str) -> Option<Bytes> {
-        let place = self.place(key.as_bytes())?;
-        (place.end <= self.text.len()).then(|| self.text.slice(place))
-    }
-
-    fn field(&self, at: usize) -> Option<(&[u8], &[u8])> {
-        match &self.places {
-            Places::Listed { fields, escaped } => {
-                let field = fields.get(at)?;
-                Some((field.key(&self.text, escaped), field.value.slice(&self.text)))
-            }
-            Places::Indexed(index) => {
-                let (key, value) = index.field(&self.text, at)?;
-                Some((self.text.get(key)?, self.text.get(value)?))
-            }
-        }
-    }
-
-    /// Keys and the JSON of their values, in the order of the keys.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        (0..self.len()).map_while(|at| self.field(at))
-    }
-
-    /// The values of the object that stands in `text` from `start` to `end`, with its index if it has one, in the form that
-    /// this crate writes.
-    pub(crate) fn of_object(text: &Bytes, start: usize, end: usize) -> Option<Self> {
-        let places = if text.get(end.checked_sub(1)?) == Some(&b'"') {
-            Places::Indexed(Index::read(text, start, end)?)
+impl Places {
+    /// Of the object that `text` is from `start` to `end`, in the form that this crate writes.
+    fn of_object(text: &[u8], start: usize, end: usize) -> Option<Self> {
+        Some(if text.get(end.checked_sub(1)?) == Some(&b'"') {
+            Self::Indexed(Index::read(text, start, end)?)
         } else {
-            Places::Listed { fields: scan::fields(text, start, end)?, escaped: Vec::new() }
-        };
-        Some(Self { text: text.clone(), places })
+            Self::Listed { fields: scan::fields(text, start, end)?, escaped: Vec::new() }
+        })
     }
 
-    /// Finds the places of `fields`, which were borrowed from `text`.
-    pub(crate) fn of_record(text: &Bytes, fields: Fields<'_>) -> Option<Self> {
+    /// Of `fields`, which were borrowed from `text`.
+    fn of_fields(text: &[u8], fields: Fields<'_>) -> Option<Self> {
         let start = text.as_ptr() as usize;
         let place = |part: &str| {
             let from = (part.as_ptr() as usize).checked_sub(start)?;
@@ -172,7 +151,93 @@ impl Values {
             // A key that stands there twice is nothing that this crate wrote.
             found.is_sorted_by(|a, b| a.key(text, &escaped) < b.key(text, &escaped)).then_some(())?;
         }
-        Some(Self { text: text.clone(), places: Places::Listed { fields: found, escaped } })
+        Some(Self::Listed { fields: found, escaped })
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Listed { fields, .. } => fields.len(),
+            Self::Indexed(index) => index.len(),
+        }
+    }
+}
+
+impl Values {
+    /// The values of the object that stands in `text` from `start` to `end`, with its index if it has one, in the form that
+    /// this crate writes.
+    pub(crate) fn of_object(text: &Bytes, start: usize, end: usize) -> Option<Self> {
+        let places = Places::of_object(text, start, end)?.into();
+        Some(Self { text: text.clone(), object: start..end, places })
+    }
+
+    /// Finds the places of `fields`, which were borrowed from `text`.
+    pub(crate) fn of_record(text: &Bytes, fields: Fields<'_>) -> Option<Self> {
+        let places = Places::of_fields(text, fields)?.into();
+        Some(Self { text: text.clone(), object: 0..0, places })
+    }
+
+    fn places(&self) -> &Places {
+        self.places.get_or_init(|| {
+            let Range { start, end } = self.object;
+            let slowly = || {
+                let fields = serde_json::from_slice(self.text.get(start..end)?).ok()?;
+                Places::of_fields(&self.text, fields)
+            };
+            let found = Places::of_object(&self.text, start, end).or_else(slowly);
+            debug_assert!(found.is_some(), "what was written cannot be read");
+            found.unwrap_or_default()
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.places().len()
+    }
+
+    fn place(&self, key: &[u8]) -> Option<Range<usize>> {
+        match self.places() {
+            Places::Listed { fields, escaped } => {
+                let at = fields.binary_search_by(|field| field.key(&self.text, escaped).cmp(key)).ok()?;
+                fields.get(at).map(|field| field.value.range())
+            }
+            Places::Indexed(index) => index.find(&self.text, key),
+        }
+    }
+
+    pub(crate) fn contains(&self, key: &str) -> bool {
+        self.place(key.as_bytes()).is_some()
+    }
+
+    /// The JSON of a value; shares the record's memory.
+    pub(crate) fn get(&self, key: &str) -> Option<Bytes> {
+        let place = self.place(key.as_bytes())?;
+        (place.end <= self.text.len()).then(|| self.text.slice(place))
+    }
+
+    fn pair(&self, at: usize) -> Option<Pair<'_>> {
+        let text = &self.text;
+        match self.places() {
+            Places::Listed { fields, escaped } => {
+                let field = fields.get(at)?;
+                if field.key.start == ESCAPED {
+                    return Some((field.key(text, escaped), field.value.slice(text)).into());
+                }
+                Pair::within(text, field.key.range(), field.value.range())
+            }
+            Places::Indexed(index) => {
+                let (key, value) = index.field(text, at)?;
+                Pair::within(text, key, value)
+            }
+        }
+    }
+
+    /// Keys and the JSON of their values, in the order of the keys.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Pair<'_>> {
+        (0..self.len()).map_while(|at| self.pair(at))
+    }
+
+    /// What they were read from or written to.
+    pub(crate) fn text(&self) -> &Bytes {
+        &self.text
     }
 }
 
@@ -182,74 +247,64 @@ impl fmt::Debug for Values {
     }
 }
 
-/// Writes a JSON object and remembers where in it each value went.
+/// Writes a JSON object, at the end of a text.
 pub(crate) struct Writer {
-    pub(crate) text: Vec<u8>,
+    text: Vec<u8>,
     start: usize,
-    fields: SmallVec<[Field; 4]>,
-    escaped: Vec<Box<str>>,
+    /// Where each field stands, counted from the object's start.
+    places: SmallVec<[u32; index::WORTH_IT]>,
+    /// A key had to be escaped.
+    escaped: bool,
 }
 
 impl Writer {
-    pub(crate) fn new(text: Vec<u8>, fields: usize) -> Self {
-        Self { start: text.len(), text, fields: SmallVec::with_capacity(fields), escaped: Vec::new() }
+    pub(crate) fn new(text: Vec<u8>) -> Self {
+        Self { start: text.len(), text, places: SmallVec::new(), escaped: false }
     }
 
     /// Keys have to come in their order.
-    pub(crate) fn field(&mut self, key: &[u8], value: &[u8]) {
-        self.text.push(if self.fields.is_empty() { b'{' } else { b',' });
+    pub(crate) fn field(&mut self, pair: Pair<'_>) {
+        self.text.push(if self.places.is_empty() { b'{' } else { b',' });
+        // Records are bounded far below 4 GiB: see `SessionStore::max_bytes`.
+        self.places.push(u32::try_from(self.text.len() - self.start).unwrap_or(u32::MAX));
+        if pair.written.is_empty() { self.field_anew(pair) } else { self.text.extend_from_slice(pair.written) }
+    }
+
+    fn field_anew(&mut self, Pair { key, json, .. }: Pair<'_>) {
+        self.text.reserve(key.len() + json.len() + 4);
         self.text.push(b'"');
-        let start = self.text.len();
-        let plain = key.iter().all(|byte| *byte >= 0x20 && !matches!(byte, b'"' | b'\\'));
-        if plain {
+        if key.iter().all(|byte| *byte >= 0x20 && !matches!(byte, b'"' | b'\\')) {
             self.text.extend_from_slice(key);
         } else {
-            let key = String::from_utf8_lossy(key).into_owned();
-            let quoted = serde_json::Value::from(key.as_str()).to_string();
+            self.escaped = true;
+            let quoted = serde_json::Value::from(String::from_utf8_lossy(key)).to_string();
             let escaped = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default();
             self.text.extend_from_slice(escaped.as_bytes());
-            self.escaped.push(key.into());
         }
-        let end = self.text.len();
         self.text.extend_from_slice(b"\":");
-        let from = self.text.len();
-        self.text.extend_from_slice(value);
-        let value = from..self.text.len();
-        // Records are bounded far below 4 GiB: see `SessionStore::max_bytes`.
-        let field = if plain { Field::plain(start..end, value) } else { Field::escaped(self.escaped.len() - 1, value) };
-        self.fields.extend(field);
+        self.text.extend_from_slice(json);
     }
 
     /// Closes the object.
     pub(crate) fn finish(mut self) -> Values {
         self.close();
-        self.values()
+        let object = self.start..self.text.len();
+        Values { text: self.text.into(), object, places: OnceLock::new() }
     }
 
     /// Closes the object, and the record around it.
     pub(crate) fn finish_record(mut self) -> Values {
         self.close();
-        if self.fields.len() >= index::WORTH_IT && self.escaped.is_empty() {
-            index::write(&mut self.text, self.start, &self.fields);
+        if self.places.len() >= index::WORTH_IT && !self.escaped {
+            index::write(&mut self.text, self.start, &self.places);
         }
+        let object = self.start..self.text.len();
         self.text.push(b'}');
-        self.values()
+        Values { text: self.text.into(), object, places: OnceLock::new() }
     }
 
     fn close(&mut self) {
-        self.text.extend_from_slice(if self.fields.is_empty() { b"{}" } else { b"}" });
-    }
-
-    fn values(self) -> Values {
-        let places = Places::Listed { fields: self.fields, escaped: self.escaped };
-        Values { text: self.text.into(), places }
-    }
-}
-
-impl Values {
-    /// What they were read from or written to.
-    pub(crate) fn text(&self) -> &Bytes {
-        &self.text
+        self.text.extend_from_slice(if self.places.is_empty() { b"{}" } else { b"}" });
     }
 }
 

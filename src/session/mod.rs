@@ -279,7 +279,7 @@ impl Session {
     /// The keys, sorted.
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
-        self.look().data.merged().map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect()
+        self.look().data.merged().map(|pair| String::from_utf8_lossy(pair.key).into_owned()).collect()
     }
 
     /// How many values there are.

@@ -1,5 +1,5 @@
 //! Writing: insert what is new, and what is stored by compare-and-set and replay.
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
@@ -26,17 +26,17 @@ const ID_TRIES: usize = 3;
 const LAST_ROUND: Duration = Duration::from_millis(2);
 
 impl<C: Cache> SessionStore<C> {
-    /// A record of these fields, refused if it is over the limit.
+    /// The values of a record, refused if it is over the limit.
     pub(super) fn encode(
         &self,
         key: &SessionKey,
         head: &Head,
         changes: &Changes,
         base: &Values,
-    ) -> Result<(bytes::Bytes, Values), SessionError> {
-        let (bytes, values) = record::encode(key, head, changes.merged(base));
-        let limit = self.config.max_bytes;
-        if bytes.len() > limit { Err(SessionError::TooLarge { size: bytes.len(), limit }) } else { Ok((bytes, values)) }
+    ) -> Result<Arc<Values>, SessionError> {
+        let values = record::encode(key, head, changes.merged(base));
+        let (size, limit) = (values.text().len(), self.config.max_bytes);
+        if size > limit { Err(SessionError::TooLarge { size, limit }) } else { Ok(values) }
     }
 
     /// Stores a session under a fresh ID.
@@ -49,10 +49,12 @@ impl<C: Cache> SessionStore<C> {
         for _ in 0..ID_TRIES {
             let id = self.new_id()?;
             let key = id.key();
-            let (bytes, values) = self.encode(&key, head, changes, base)?;
-            if let Some(version) = self.cache.insert(&self.cache_key(&key), bytes, self.expiry(head)).await? {
+            let values = self.encode(&key, head, changes, base)?;
+            if let Some(version) =
+                self.cache.insert(&self.cache_key(&key), values.text().clone(), self.expiry(head)).await?
+            {
                 let seen = head.created;
-                let stored = Stored { key, version, head: head.clone(), values: values.into(), seen };
+                let stored = Stored { key, version, head: head.clone(), values, seen };
                 return Ok((id, stored));
             }
         }
@@ -68,12 +70,12 @@ impl<C: Cache> SessionStore<C> {
 
     /// Writes `newest` with another head, and with changes.
     pub(super) async fn put(&self, newest: &Stored, head: Head, changes: &Changes) -> Result<Attempt, SessionError> {
-        let (bytes, values) = self.encode(&newest.key, &head, changes, &newest.values)?;
+        let values = self.encode(&newest.key, &head, changes, &newest.values)?;
         let cache_key = self.cache_key(&newest.key);
-        Ok(match self.cache.replace(&cache_key, newest.version, bytes, self.expiry(&head)).await? {
+        Ok(match self.cache.replace(&cache_key, newest.version, values.text().clone(), self.expiry(&head)).await? {
             Replaced::Done(version) => {
                 let seen = newest.seen;
-                Attempt::Done(Stored { key: newest.key, version, head, values: values.into(), seen })
+                Attempt::Done(Stored { key: newest.key, version, head, values, seen })
             }
             Replaced::Conflict(entry) => Attempt::Lost(self.read(newest.key, entry)),
             Replaced::Missing => Attempt::Lost(Look::Absent),

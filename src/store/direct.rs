@@ -67,10 +67,11 @@ impl<C: Cache> SessionStore<C> {
                 }
                 Look::Absent => {
                     let head = self.head_like(like.as_ref(), &settings);
-                    let (bytes, written) = self.encode(&key, &head, &Changes::default(), &values)?;
+                    let written = self.encode(&key, &head, &Changes::default(), &values)?;
+                    let bytes = written.text().clone();
                     if let Some(version) = self.cache.insert(&self.cache_key(&key), bytes, self.expiry(&head)).await? {
                         let seen = head.created;
-                        let stored = Stored { key, version, head, values: written.into(), seen };
+                        let stored = Stored { key, version, head, values: written, seen };
                         if let Err(error) = self.list_new(&stored, deadline).await {
                             self.discard(&stored).await;
                             return Err(error);

@@ -236,7 +236,7 @@ impl<C: Cache> SessionStore<C> {
                 if head.end <= seen {
                     return Look::Absent;
                 }
-                Look::Live(Stored { key, version: entry.version, head, values: Arc::new(values), seen })
+                Look::Live(Stored { key, version: entry.version, head, values, seen })
             }
             Ok(Record::Tombstone { successor }) => Look::Tombstone { successor, version: entry.version },
             Err(why) => {

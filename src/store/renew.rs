@@ -130,12 +130,10 @@ impl<C: Cache> SessionStore<C> {
         draft.changes.rebase(&newest.values)?;
         let head = moved(newest, draft);
         self.list_carried(successor, &head).await?;
-        let (bytes, values) = self.encode(&successor.key, &head, &draft.changes, &newest.values)?;
+        let values = self.encode(&successor.key, &head, &draft.changes, &newest.values)?;
         let cache_key = self.cache_key(&successor.key);
-        Ok(match self.cache.replace(&cache_key, successor.version, bytes, self.expiry(&head)).await? {
-            Replaced::Done(version) => {
-                Some(Stored { key: successor.key, version, head, values: values.into(), seen: newest.seen })
-            }
+        Ok(match self.cache.replace(&cache_key, successor.version, values.text().clone(), self.expiry(&head)).await? {
+            Replaced::Done(version) => Some(Stored { key: successor.key, version, head, values, seen: newest.seen }),
             Replaced::Conflict(_) | Replaced::Missing => None,
         })
     }
