@@ -88,7 +88,7 @@ impl<C: Cache> SessionStore<C> {
         let (id, stored) = self.create(&head, &draft.changes, &Values::default()).await?;
         // Nobody knows the ID yet: a session that cannot be listed is taken back as if it had never been.
         if let Err(error) = self.list_new(&stored, deadline).await {
-            self.discard(&stored).await;
+            Box::pin(self.discard(&stored)).await;
             return Err(error);
         }
         events::created(&stored.key);
@@ -123,8 +123,8 @@ impl<C: Cache> SessionStore<C> {
     pub(super) async fn write(&self, draft: &mut Draft, deadline: Deadline) -> Result<Outcome, SessionError> {
         let mut newest = match (draft.stored.clone(), &mut draft.follow) {
             (Some(stored), _) => stored,
-            (None, None) => return self.write_new(draft, deadline).await,
-            (None, Some(fate)) => match self.follow(fate, None, deadline).await? {
+            (None, None) => return Box::pin(self.write_new(draft, deadline)).await,
+            (None, Some(fate)) => match Box::pin(self.follow(fate, None, deadline)).await? {
                 Some(stored) => {
                     draft.changes.rebase(&stored.values)?;
                     stored
@@ -134,7 +134,7 @@ impl<C: Cache> SessionStore<C> {
         };
         let mut turn = None;
         if self.queues.is_busy(&newest.key) {
-            turn = self.queues.turn(newest.key, deadline).await;
+            turn = Box::pin(self.queues.turn(newest.key, deadline)).await;
             if let Some(latest) = turn.as_ref().and_then(Turn::latest) {
                 newest = latest;
                 draft.changes.rebase(&newest.values)?;
@@ -143,7 +143,7 @@ impl<C: Cache> SessionStore<C> {
         self.list_before(&newest, &draft.settings, false).await?;
         for round in 0_u32.. {
             let attempt = if newest.head.hold {
-                Attempt::Lost(self.rest(&newest, deadline).await?)
+                Attempt::Lost(Box::pin(self.rest(&newest, deadline)).await?)
             } else {
                 self.attempt(&newest, draft).await?
             };
@@ -162,7 +162,7 @@ impl<C: Cache> SessionStore<C> {
                 (Look::Live(newer), _) => newest = newer,
                 (Look::Tombstone { .. }, Some(fate)) => {
                     turn = None;
-                    match self.follow(fate, Some(newest.key), deadline).await? {
+                    match Box::pin(self.follow(fate, Some(newest.key), deadline)).await? {
                         Some(stored) => newest = stored,
                         None => return Ok(Outcome::Gone),
                     }
@@ -170,12 +170,12 @@ impl<C: Cache> SessionStore<C> {
                 _ => return Ok(Outcome::Gone),
             }
             if turn.is_none() {
-                turn = self.queues.turn(newest.key, deadline).await;
+                turn = Box::pin(self.queues.turn(newest.key, deadline)).await;
                 if let Some(latest) = turn.as_ref().and_then(Turn::latest) {
                     newest = latest;
                 }
             } else {
-                back_off(round, deadline).await;
+                Box::pin(back_off(round, deadline)).await;
             }
             if turn.is_none() || deadline.left() < LAST_ROUND {
                 break;

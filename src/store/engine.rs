@@ -152,17 +152,18 @@ impl<C: Cache> SessionStore<C> {
     }
 
     async fn commit_draft(&self, draft: &mut Draft, deadline: Deadline) -> Result<Outcome, SessionError> {
+        // What is seldom done is in boxes, here and in `write`, so that the future of a common write stays small.
         match draft.action {
-            Action::Destroy => self.destroy_draft(draft, deadline).await,
-            Action::Renew => self.renew(draft, deadline).await,
+            Action::Destroy => Box::pin(self.destroy_draft(draft, deadline)).await,
+            Action::Renew => Box::pin(self.renew(draft, deadline)).await,
             Action::Write => self.write(draft, deadline).await,
             Action::Touch if !draft.sure => {
                 let Some(stored) = &draft.stored else { return Ok(Outcome::Gone) };
                 let live = self.cache.touch(&self.cache_key(&stored.key)).await?;
                 Ok(if live { Outcome::Live } else { Outcome::Gone })
             }
-            Action::Touch => self.find_live(draft, Some(Duration::ZERO), deadline).await,
-            Action::Confirm => self.find_live(draft, None, deadline).await,
+            Action::Touch => Box::pin(self.find_live(draft, Some(Duration::ZERO), deadline)).await,
+            Action::Confirm => Box::pin(self.find_live(draft, None, deadline)).await,
         }
     }
 

@@ -410,9 +410,13 @@ impl<C: Cache> SessionStore<C> {
     /// Lists a session that was just inserted.
     pub(super) async fn list_new(&self, stored: &Stored, deadline: Deadline) -> Result<(), SessionError> {
         let Some(owner) = &stored.head.owner else { return Ok(()) };
-        self.list(owner, &stored.key, stored.head.end).await?;
-        self.refuse_listed(owner, stored).await?;
-        self.end_oldest(owner, stored, true, deadline).await
+        // In a box, as the others here: most sessions have no owner, and their commits carry a pointer in place of all this.
+        let listed = async {
+            self.list(owner, &stored.key, stored.head.end).await?;
+            self.refuse_listed(owner, stored).await?;
+            self.end_oldest(owner, stored, true, deadline).await
+        };
+        Box::pin(listed).await
     }
 
     /// Lists a session whose owner or end is about to be written over `newest`; `again` if that was tried before.
@@ -427,6 +431,10 @@ impl<C: Cache> SessionStore<C> {
         if settings.owner.is_none() && settings.lifetime.is_none() {
             return Ok(());
         }
+        Box::pin(self.list_changed(newest, settings, again)).await
+    }
+
+    async fn list_changed(&self, newest: &Stored, settings: &Settings, again: bool) -> Result<(), SessionError> {
         let mut head = newest.head.clone();
         settings.apply(&mut head);
         let Some(owner) = &head.owner else { return Ok(()) };
@@ -464,7 +472,7 @@ impl<C: Cache> SessionStore<C> {
         }
         // Nor may it use up the time that the commit needs to say that it is done.
         let half = Deadline::after(deadline.left() / 2);
-        let result = half.bound(self.end_oldest(owner, stored, false, half)).await;
+        let result = Box::pin(half.bound(self.end_oldest(owner, stored, false, half))).await;
         if let Err(error) = result.unwrap_or_else(|_| Err(timed_out())) {
             events::failed(&error);
         }

@@ -69,14 +69,14 @@ impl Cluster {
         let mut node = match self.node(slot) {
             Some(node) => node,
             None => {
-                self.refresh(Duration::ZERO).await?;
+                Box::pin(self.refresh(Duration::ZERO)).await?;
                 self.node(slot).ok_or_else(|| nobody(true, "no node of the cluster has the slot"))?
             }
         };
         let mut once = false;
         for _ in 0..REDIRECTS {
             let outcome = if once {
-                node.pair.send_asking(command, attempt).await
+                Box::pin(node.pair.send_asking(command, attempt)).await
             } else {
                 node.pair.send(command, attempt).await
             };
@@ -92,7 +92,7 @@ impl Cluster {
                 // Nobody is there: another node may be in charge by now.
                 Err(failure) if !failure.reached() => {
                     let nothing_sent = matches!(failure, Failure::Open | Failure::NotReady(_));
-                    if self.refresh(REFRESH_PAUSE).await.is_err() {
+                    if Box::pin(self.refresh(REFRESH_PAUSE)).await.is_err() {
                         return Err(failure);
                     }
                     match self.node(slot) {

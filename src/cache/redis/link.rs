@@ -133,26 +133,32 @@ impl Link {
         match admission {
             Admission::Pass => Ok(()),
             Admission::Refused => Err(Failure::Open),
-            Admission::Probe => {
-                let mut probe = Probe { link: self, answered: None };
-                let part = self.limits.part();
-                let (ping, patience) = (redis::cmd("PING"), part / 4 * 3);
-                let watched = Box::pin(self.watched(Message::One(&ping), Attempt::First, patience));
-                let answered = match timeout(part, watched).await {
-                    Ok(Ok(_)) => true,
-                    Ok(Err(failure)) => failure.reached(),
-                    Err(_) => false,
-                };
-                probe.answered = Some(answered);
-                if answered { Ok(()) } else { Err(Failure::Open) }
-            }
+            // In a box, as all here that is rare: every operation would have to carry room for it.
+            Admission::Probe => Box::pin(self.probe()).await,
         }
+    }
+
+    async fn probe(&self) -> Result<(), Failure> {
+        let mut probe = Probe { link: self, answered: None };
+        let part = self.limits.part();
+        let (ping, patience) = (redis::cmd("PING"), part / 4 * 3);
+        let answered = match timeout(part, self.watched(Message::One(&ping), Attempt::First, patience)).await {
+            Ok(Ok(_)) => true,
+            Ok(Err(failure)) => failure.reached(),
+            Err(_) => false,
+        };
+        probe.answered = Some(answered);
+        if answered { Ok(()) } else { Err(Failure::Open) }
     }
 
     /// Sends, and draws the conclusions: about the connection and about the server.
     async fn watched(&self, message: Message<'_>, attempt: Attempt, patience: Duration) -> Result<Value, Failure> {
         let mut watch = Watch { link: self, began: Instant::now(), patience, number: None };
-        let outcome = match self.connection().await {
+        let current = match self.current() {
+            Some(current) => Ok(current),
+            None => Box::pin(self.connection()).await,
+        };
+        let outcome = match current {
             Ok(current) => {
                 watch.number = Some(current.number);
                 let outcome = current.wire.send(message).await.and_then(Value::extract_error);
@@ -221,10 +227,8 @@ impl Link {
         }
     }
 
+    /// The connection, made if there is none.
     async fn connection(&self) -> Result<Current, Failure> {
-        if let Some(current) = self.current() {
-            return Ok(current);
-        }
         let mut last = self.connecting.lock().await;
         if let Some(current) = self.current() {
             return Ok(current);
@@ -234,8 +238,7 @@ impl Link {
         }
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        // In a box, as all that is rare: every operation would have to carry room for it.
-        match Box::pin(self.connect(number)).await {
+        match self.connect(number).await {
             Ok(wire) => {
                 let current = Current { wire, number, since: Instant::now() };
                 *lock(&self.current) = Some(current.clone());
@@ -303,22 +306,28 @@ impl Wire {
     async fn send(self, message: Message<'_>) -> RedisResult<Value> {
         match (self, message) {
             (Self::Own(mut wire), Message::One(command)) => wire.send_packed_command(command).await,
-            (Self::Borrowed(mut wire), Message::One(command)) => wire.send_packed_command(command).await,
-            (Self::Own(mut wire), Message::Both(both)) => wire.send_packed_commands(both, 0, 2).await.map(Value::Array),
-            (Self::Borrowed(mut wire), Message::Both(both)) => {
-                wire.send_packed_commands(both, 0, 2).await.map(Value::Array)
-            }
-            #[cfg(feature = "redis-cluster")]
-            (Self::Own(mut wire), Message::Asking(both)) => wire.send_packed_commands(both, 1, 1).await.map(last),
-            #[cfg(feature = "redis-cluster")]
-            (Self::Borrowed(mut wire), Message::Asking(both)) => wire.send_packed_commands(both, 1, 1).await.map(last),
+            (wire, message) => Box::pin(wire.send_seldom(message)).await,
         }
     }
-}
 
-#[cfg(feature = "redis-cluster")]
-fn last(mut answers: Vec<Value>) -> Value {
-    answers.pop().unwrap_or(Value::Nil)
+    async fn send_seldom(self, message: Message<'_>) -> RedisResult<Value> {
+        let (commands, skip, count) = match message {
+            Message::One(command) => {
+                return match self {
+                    Self::Own(mut wire) => wire.send_packed_command(command).await,
+                    Self::Borrowed(mut wire) => wire.send_packed_command(command).await,
+                };
+            }
+            Message::Both(both) => (both, 0, 2),
+            #[cfg(feature = "redis-cluster")]
+            Message::Asking(both) => (both, 1, 1),
+        };
+        let answers = match self {
+            Self::Own(mut wire) => wire.send_packed_commands(commands, skip, count).await,
+            Self::Borrowed(mut wire) => wire.send_packed_commands(commands, skip, count).await,
+        };
+        answers.map(|mut answers| if skip > 0 { answers.pop().unwrap_or(Value::Nil) } else { Value::Array(answers) })
+    }
 }
 
 /// Notices when an operation is dropped that waited for long: its deadline has passed.
