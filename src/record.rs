@@ -466,5 +466,52 @@ mod tests {
                 prop_assert_eq!(&data::json::decode::<String>(&values.get(k).unwrap()).unwrap(), v);
             }
         }
+
+        /// What is kept is copied as it stands, so it goes through a second and a third record, and others' blanks with it.
+        #[test]
+        fn what_is_kept_stays_what_it_is(
+            map in proptest::collection::btree_map(".{0,6}", ".{0,9}", 0..40),
+            changes in proptest::collection::vec((".{0,6}", proptest::option::of(".{0,9}")), 0..6),
+            blanks: bool,
+            picks in proptest::collection::vec(any::<proptest::sample::Index>(), 0..6),
+        ) {
+            let json = |text: &String| Bytes::from(serde_json::to_string(text).unwrap());
+            let mut model: std::collections::BTreeMap<_, _> = map.iter().map(|(k, v)| (k.clone(), json(v))).collect();
+            let written: Vec<_> = model.iter().map(|(k, v)| (&**k, std::str::from_utf8(v).unwrap())).collect();
+            let mut bytes = encode(&key(1), &head(), &written);
+            if blanks {
+                let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+                let data = serde_json::to_string_pretty(&value["data"]).unwrap();
+                bytes = format!(r#"{{"v":1,"key":"{}","created":1,"end":2,"data":{data}}}"#, key(1)).into();
+            }
+            for changes in [&changes[..], &[]] {
+                let Ok(Record::Live { head, values }) = decode(&bytes, &key(1), LIMIT) else { panic!("{bytes:?}") };
+                let mut data = data::Data::new(values);
+                let picked = picks.iter().filter(|_| !model.is_empty()).map(|at| at.get(&model.keys().collect::<Vec<_>>()).to_string());
+                for name in picked.collect::<Vec<_>>() {
+                    data.remove(&name);
+                    model.remove(&name);
+                }
+                for (name, value) in changes {
+                    match value {
+                        Some(value) => {
+                            data.set(name, json(value));
+                            model.insert(name.clone(), json(value));
+                        }
+                        None => {
+                            data.remove(name);
+                            model.remove(name);
+                        }
+                    }
+                }
+                let again = super::encode(&key(1), &head, data.merged());
+                let expected: Vec<_> =
+                    model.iter().map(|(k, v)| (k.clone(), String::from_utf8(v.to_vec()).unwrap())).collect();
+                prop_assert_eq!(pairs(&again), expected.clone());
+                bytes = again.text().clone();
+                let Ok(Record::Live { values, .. }) = decode(&bytes, &key(1), LIMIT) else { panic!("{bytes:?}") };
+                prop_assert_eq!(pairs(&values), expected);
+            }
+        }
     }
 }
