@@ -91,6 +91,30 @@ async fn a_login_whose_first_commit_failed_renews_with_the_next() {
     }
 }
 
+/// Promise 2: a cookie that a first commit called for does not go out when the session has ended since.
+#[tokio::test]
+async fn a_session_that_ends_between_two_commits_of_its_request_gets_no_cookie() {
+    for came_with_cookie in [false, true] {
+        let store = SessionStore::new(InMemoryCache::new());
+        let layer = layer(&store);
+        let cookie = if came_with_cookie { Some(start(&layer, "alice").await) } else { None };
+        let owner = store.clone();
+        let reply = send(&layer, cookie.as_deref(), move |session| {
+            let store = owner.clone();
+            async move {
+                session.renew();
+                session.set("seen", 1).unwrap();
+                session.commit().await.unwrap();
+                assert!(store.revoke(&session.key().unwrap()).await.unwrap());
+                session.set("seen", 2).unwrap();
+                200
+            }
+        })
+        .await;
+        assert_eq!((reply.status, reply.cookie()), (200, None));
+    }
+}
+
 /// Promise 2: a destroy follows the tombstone when the request had loaded the session before it was renewed.
 #[tokio::test]
 async fn a_logout_after_a_commit_that_found_the_session_renewed_ends_it() {
