@@ -13,12 +13,12 @@ use cloakroom::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-#[path = "common/cutting_proxy.rs"]
-mod cutting_proxy;
+#[path = "common/redis_proxy.rs"]
+mod redis_proxy;
 #[path = "common/redis_server.rs"]
 mod redis_server;
 
-use cutting_proxy::CuttingProxy;
+use redis_proxy::{Mode, Proxy};
 use redis_server::{RedisServer, Reply};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -290,50 +290,50 @@ async fn killed_connections_are_not_noticed() {
 #[tokio::test]
 async fn a_lost_reply_doubles_nothing() {
     let server = RedisServer::start();
-    let proxy = CuttingProxy::before(server.port()).await;
+    let proxy = Proxy::before(server.port()).await;
     let cache = RedisCache::connect(proxy.url()).await.unwrap();
     cache.insert("warm", bytes("v"), hour()).await.unwrap();
     cache.replace("warm", Version::unique(), bytes("v"), hour()).await.map(drop).unwrap();
     cache.delete("warm", Version::unique()).await.map(drop).unwrap();
 
-    proxy.lose_next_reply();
+    proxy.set(Mode::CutOnce);
     let first = cache.insert("k", bytes("first"), hour()).await.unwrap().unwrap();
-    assert_eq!((proxy.lost(), cache.get("k").await.unwrap().unwrap().version), (1, first));
+    assert_eq!((proxy.mode(), cache.get("k").await.unwrap().unwrap().version), (Mode::Pass, first));
 
-    proxy.lose_next_reply();
+    proxy.set(Mode::CutOnce);
     let second = done(cache.replace("k", first, bytes("second"), hour()).await.unwrap());
-    assert_eq!((proxy.lost(), cache.get("k").await.unwrap().unwrap().version), (2, second));
+    assert_eq!((proxy.mode(), cache.get("k").await.unwrap().unwrap().version), (Mode::Pass, second));
 
-    proxy.lose_next_reply();
+    proxy.set(Mode::CutOnce);
     assert_eq!(cache.delete("k", second).await.unwrap(), Deleted::Done);
-    assert_eq!((proxy.lost(), cache.get("k").await.unwrap()), (3, None));
+    assert_eq!((proxy.mode(), cache.get("k").await.unwrap()), (Mode::Pass, None));
 
-    proxy.lose_next_reply();
+    proxy.set(Mode::CutOnce);
     assert_eq!(cache.get("k").await.unwrap(), None);
-    assert_eq!(proxy.lost(), 4);
+    assert_eq!(proxy.mode(), Mode::Pass);
 }
 
 #[tokio::test]
 async fn a_lost_reply_that_cannot_be_told_is_a_timeout() {
     let server = RedisServer::start();
-    let proxy = CuttingProxy::before(server.port()).await;
+    let proxy = Proxy::before(server.port()).await;
     let cache = RedisCache::connect(proxy.url()).await.unwrap();
     let version = cache.insert("k", bytes("v"), hour()).await.unwrap().unwrap();
     let stale = Version::unique();
     cache.replace("k", stale, bytes("w"), hour()).await.map(drop).unwrap();
     cache.delete("k", stale).await.map(drop).unwrap();
 
-    proxy.lose_next_reply();
+    proxy.set(Mode::CutOnce);
     let error = cache.insert("k", bytes("w"), hour()).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Timeout);
-    proxy.lose_next_reply();
+    proxy.set(Mode::CutOnce);
     let error = cache.replace("k", stale, bytes("w"), hour()).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Timeout);
-    proxy.lose_next_reply();
+    proxy.set(Mode::CutOnce);
     let error = cache.delete("k", stale).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Timeout);
     assert_eq!(cache.get("k").await.unwrap().unwrap().version, version);
-    assert_eq!(proxy.lost(), 3);
+    assert_eq!(proxy.mode(), Mode::Pass);
 }
 
 #[tokio::test]

@@ -23,6 +23,8 @@ pub enum Mode {
     Drop,
     /// The connection is cut in place of each answer: what was asked has been done.
     Cut,
+    /// The same for one answer, and then nothing more.
+    CutOnce,
     /// This is the answer, whatever the server says.
     Answer(Vec<u8>),
     /// The server says that it is older than it is.
@@ -77,7 +79,7 @@ impl Proxy {
         *self.answers.lock().unwrap()
     }
 
-    fn mode(&self) -> Mode {
+    pub fn mode(&self) -> Mode {
         self.mode.lock().unwrap().clone()
     }
 
@@ -132,6 +134,10 @@ impl Proxy {
                 }
                 Mode::Swallow | Mode::Drop => Ok(()),
                 Mode::Cut => return,
+                Mode::CutOnce => {
+                    self.set(Mode::Pass);
+                    return;
+                }
                 Mode::Old => {
                     let mut answer = answer.to_vec();
                     let name = b"redis_version:";
