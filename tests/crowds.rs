@@ -14,15 +14,17 @@ use std::{
 };
 
 use cloakroom::{
-    Bytes, Cache, CacheError, CacheErrorKind, Clock, Deleted, Entry, Expiry, InMemoryCache, Replaced, Session,
-    SessionError, SessionStore, Version,
+    Cache, CacheErrorKind, Clock, Expiry, InMemoryCache, Replaced, Session, SessionError, SessionStore,
     testing::{Operation, TestCache},
 };
 use tokio::task::JoinSet;
 
+#[path = "common/six_methods.rs"]
+mod six_methods;
 #[path = "common/web.rs"]
 mod web;
 
+use six_methods::{SixMethods, Twist};
 use web::{layer, live, peek, send, start};
 
 fn id(cookie: &str) -> String {
@@ -185,8 +187,19 @@ async fn a_detached_touch_keeps_alive_what_its_request_made() {
 }
 
 /// A server some way off: two to six milliseconds there, and as many back, so that nobody is in step with anybody.
-#[derive(Clone)]
-struct Far(InMemoryCache);
+type Far = SixMethods<InMemoryCache, Way>;
+
+#[derive(Clone, Debug)]
+struct Way;
+
+impl Twist for Way {
+    async fn before(&self, _: &str) {
+        way().await;
+    }
+    async fn after(&self) {
+        way().await;
+    }
+}
 
 async fn way() {
     // The finalizer of splitmix64 over a counter.
@@ -195,45 +208,6 @@ async fn way() {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     tokio::time::sleep(Duration::from_millis(2 + (x >> 33) % 5)).await;
-}
-
-impl Cache for Far {
-    async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
-        way().await;
-        let found = self.0.get(key).await;
-        way().await;
-        found
-    }
-    async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
-        way().await;
-        let found = self.0.get_and_touch(key, after).await;
-        way().await;
-        found
-    }
-    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
-        way().await;
-        let done = self.0.insert(key, value, expiry).await;
-        way().await;
-        done
-    }
-    async fn replace(&self, key: &str, old: Version, value: Bytes, expiry: Expiry) -> Result<Replaced, CacheError> {
-        way().await;
-        let done = self.0.replace(key, old, value, expiry).await;
-        way().await;
-        done
-    }
-    async fn touch(&self, key: &str) -> Result<bool, CacheError> {
-        way().await;
-        let done = self.0.touch(key).await;
-        way().await;
-        done
-    }
-    async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
-        way().await;
-        let done = self.0.delete(key, expected).await;
-        way().await;
-        done
-    }
 }
 
 /// Requests that go on writing until they are told to stop; `apart` as if in a process of their own.
@@ -268,7 +242,7 @@ struct Stop(Arc<AtomicBool>);
 async fn against_a_crowd(size: usize, apart: bool, login: bool) -> usize {
     let mut done = 0;
     for _ in 0..10 {
-        let cache = Far(InMemoryCache::new());
+        let cache = Far { inner: InMemoryCache::new(), twist: Way };
         let store = SessionStore::new(cache.clone());
         let layer = layer(&store);
         let cookie = start(&layer, "alice").await;

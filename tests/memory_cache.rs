@@ -1,11 +1,16 @@
 //! The cache contract on the cache in memory, on a boxed one, and on one with nothing but the six methods.
 #![cfg(feature = "testing")]
-use std::time::Duration;
 
 use cloakroom::{
-    BoxedCache, Bytes, Cache, CacheError, Clock, Deleted, Entry, Expiry, InMemoryCache, Replaced, Version,
+    BoxedCache, Clock, InMemoryCache,
     testing::{TestCache, cache_contract},
 };
+
+#[allow(dead_code, unreachable_pub, reason = "other tests use more of it")]
+#[path = "common/six_methods.rs"]
+mod six_methods;
+
+use six_methods::SixMethods;
 
 #[tokio::test]
 async fn in_memory_with_a_turned_clock() {
@@ -28,37 +33,7 @@ async fn the_double() {
     cache_contract(|| async { TestCache::new(InMemoryCache::new()) }, None).await;
 }
 
-/// What somebody writes who implements the trait and no more.
-struct SixMethods(InMemoryCache);
-
-impl Cache for SixMethods {
-    async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
-        self.0.get(key).await
-    }
-    async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
-        self.0.get_and_touch(key, after).await
-    }
-    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
-        self.0.insert(key, value, expiry).await
-    }
-    async fn replace(
-        &self,
-        key: &str,
-        expected: Version,
-        value: Bytes,
-        expiry: Expiry,
-    ) -> Result<Replaced, CacheError> {
-        self.0.replace(key, expected, value, expiry).await
-    }
-    async fn touch(&self, key: &str) -> Result<bool, CacheError> {
-        self.0.touch(key).await
-    }
-    async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
-        self.0.delete(key, expected).await
-    }
-}
-
 #[tokio::test]
 async fn six_methods_are_enough() {
-    cache_contract(|| async { SixMethods(InMemoryCache::new()) }, None).await;
+    cache_contract(|| async { SixMethods::new(InMemoryCache::new()) }, None).await;
 }

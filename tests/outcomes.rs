@@ -67,7 +67,7 @@ fn write(session: &Session) {
 
 async fn informational_to_4xx_commits_and_5xx_keeps_a_destroy_only<C: Cache>(cache: C) {
     let (layer, store, _) = trial(cache);
-    for status in [101, 200, 204, 302, 304, 400, 404, 499, 500, 503, 599] {
+    for status in [101, 200, 201, 204, 302, 304, 400, 401, 404, 499, 500, 502, 503, 599] {
         let kept = status < 500;
         let anonymous = run(&layer, None, status, write).await;
         assert_eq!(anonymous.cookie().is_some(), kept, "a new session with {status}");
@@ -309,6 +309,21 @@ async fn what_was_committed_explicitly_stays_whatever_follows<C: Cache>(cache: C
             assert_eq!(peek(&layer, &cookie, "second").await, (status < 500).then_some(2));
         }
     }
+    // Nor does a failure of what follows keep its cookie back.
+    let failing = cache.clone();
+    let reply = send(&layer, None, move |session| {
+        let cache = failing.clone();
+        async move {
+            session.set("n", 1).unwrap();
+            session.commit().await.unwrap();
+            session.set("n", 2).unwrap();
+            cache.fail_once(Operation::Replace, CacheErrorKind::Unavailable);
+            200
+        }
+    })
+    .await;
+    assert_eq!(reply.status, 503);
+    assert_eq!(peek(&layer, &reply.cookie().unwrap(), "n").await, Some(1));
     // Nothing is left to commit: no operation more.
     let cookie = start(&layer, "alice").await;
     cache.reset_calls();

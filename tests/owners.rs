@@ -10,8 +10,8 @@ use std::{
 };
 
 use cloakroom::{
-    BoxedCache, Bytes, Cache, CacheError, CacheErrorKind, Clock, Deleted, Entry, Expiry, InMemoryCache, Replaced,
-    Session, SessionError, SessionKey, SessionLayer, SessionStore, Version, WhenFull,
+    BoxedCache, Bytes, Cache, CacheErrorKind, Clock, Expiry, InMemoryCache, Replaced, Session, SessionError,
+    SessionKey, SessionLayer, SessionStore, Version, WhenFull,
     testing::{Operation, TestCache},
 };
 use http::{Request, Response, StatusCode, header};
@@ -22,54 +22,19 @@ use tower::{Layer, ServiceExt, service_fn};
 #[allow(dead_code, unreachable_pub, clippy::panic, reason = "other tests use more of it")]
 #[path = "common/redis_server.rs"]
 mod redis_server;
+#[allow(dead_code, unreachable_pub, reason = "other tests use more of it")]
+#[path = "common/six_methods.rs"]
+mod six_methods;
 
-/// What somebody writes who implements the trait and no more.
-struct SixMethods<C> {
-    inner: C,
-    /// The keys that it was asked for.
-    keys: Arc<Mutex<BTreeSet<String>>>,
-}
+use six_methods::{SixMethods, Twist};
 
-impl<C: Cache> SixMethods<C> {
-    fn new(inner: C) -> Self {
-        Self { inner, keys: Arc::default() }
-    }
+/// The keys that a cache was asked for.
+#[derive(Clone, Debug, Default)]
+struct Keys(Arc<Mutex<BTreeSet<String>>>);
 
-    fn note(&self, key: &str) {
-        self.keys.lock().unwrap().insert(key.to_owned());
-    }
-}
-
-impl<C: Cache> Cache for SixMethods<C> {
-    async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
-        self.note(key);
-        self.inner.get(key).await
-    }
-    async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
-        self.note(key);
-        self.inner.get_and_touch(key, after).await
-    }
-    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
-        self.note(key);
-        self.inner.insert(key, value, expiry).await
-    }
-    async fn replace(
-        &self,
-        key: &str,
-        expected: Version,
-        value: Bytes,
-        expiry: Expiry,
-    ) -> Result<Replaced, CacheError> {
-        self.note(key);
-        self.inner.replace(key, expected, value, expiry).await
-    }
-    async fn touch(&self, key: &str) -> Result<bool, CacheError> {
-        self.note(key);
-        self.inner.touch(key).await
-    }
-    async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
-        self.note(key);
-        self.inner.delete(key, expected).await
+impl Twist for Keys {
+    async fn before(&self, key: &str) {
+        self.0.lock().unwrap().insert(key.to_owned());
     }
 }
 
@@ -78,7 +43,7 @@ struct World {
     name: &'static str,
     cache: TestCache<BoxedCache>,
     memory: Option<InMemoryCache>,
-    keys: Option<Arc<Mutex<BTreeSet<String>>>>,
+    keys: Option<Keys>,
     #[cfg(feature = "redis")]
     server: Option<redis_server::RedisServer>,
 }
@@ -105,9 +70,9 @@ impl World {
 
     fn six() -> Self {
         let memory = InMemoryCache::new();
-        let six = SixMethods::new(memory.clone());
-        let keys = Some(Arc::clone(&six.keys));
-        Self { keys, ..Self::of("six methods", six, Some(memory)) }
+        let keys = Keys::default();
+        let six = SixMethods { inner: memory.clone(), twist: keys.clone() };
+        Self { keys: Some(keys), ..Self::of("six methods", six, Some(memory)) }
     }
 
     #[cfg(feature = "redis")]
@@ -583,7 +548,7 @@ async fn no_key_in_the_cache_names_a_user_unless_it_may() {
             let renewed = renew(&store, &visitor).await;
             assert_eq!(keys(&store, "alice@example.org").await, set(&[&renewed]));
             #[allow(unused_mut, reason = "without Redis")]
-            let mut names = world.keys.as_ref().map(|keys| keys.lock().unwrap().clone()).unwrap_or_default();
+            let mut names = world.keys.as_ref().map(|keys| keys.0.lock().unwrap().clone()).unwrap_or_default();
             #[cfg(feature = "redis")]
             if let Some(server) = &world.server {
                 names = server.command(&["KEYS", "*"]).text().lines().map(ToOwned::to_owned).collect();

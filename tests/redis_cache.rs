@@ -8,18 +8,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use cloakroom::{
-    Cache, CacheError, CacheErrorKind, Deleted, Entry, Expiry, RedisCache, Replaced, Version, testing::cache_contract,
-};
+use cloakroom::{Cache, CacheErrorKind, Deleted, Expiry, RedisCache, Replaced, Version, testing::cache_contract};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[path = "common/redis_proxy.rs"]
 mod redis_proxy;
 #[path = "common/redis_server.rs"]
 mod redis_server;
+#[path = "common/six_methods.rs"]
+mod six_methods;
 
 use redis_proxy::{Mode, Proxy};
 use redis_server::{RedisServer, Reply};
+use six_methods::SixMethods;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -49,30 +50,6 @@ fn done(replaced: Replaced) -> Version {
     }
 }
 
-/// Only what the trait asks for, so that the rest is the trait's own.
-struct SixMethods(RedisCache);
-
-impl Cache for SixMethods {
-    async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
-        self.0.get(key).await
-    }
-    async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
-        self.0.get_and_touch(key, after).await
-    }
-    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
-        self.0.insert(key, value, expiry).await
-    }
-    async fn replace(&self, key: &str, old: Version, value: Bytes, expiry: Expiry) -> Result<Replaced, CacheError> {
-        self.0.replace(key, old, value, expiry).await
-    }
-    async fn touch(&self, key: &str) -> Result<bool, CacheError> {
-        self.0.touch(key).await
-    }
-    async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
-        self.0.delete(key, expected).await
-    }
-}
-
 #[tokio::test]
 async fn the_contract_holds() {
     let (_server, cache) = start().await;
@@ -82,7 +59,7 @@ async fn the_contract_holds() {
 #[tokio::test]
 async fn the_contract_holds_with_the_six_methods_alone() {
     let (_server, cache) = start().await;
-    cache_contract(|| async { SixMethods(cache.clone()) }, None).await;
+    cache_contract(|| async { SixMethods::new(cache.clone()) }, None).await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 #![cfg(all(feature = "axum", feature = "testing"))]
 #![allow(missing_docs, unreachable_pub, dead_code, dropping_copy_types)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::type_complexity)]
-use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, response::IntoResponse, routing::get};
 use cloakroom::{
@@ -13,10 +13,13 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
+#[path = "common/six_methods.rs"]
+mod six_methods;
 #[path = "common/web.rs"]
 mod web;
 
-use web::{Reply, live, peek, send, start};
+use six_methods::{SixMethods, Twist};
+use web::{Reply, peek, send};
 
 type Cache = TestCache<InMemoryCache>;
 
@@ -208,124 +211,6 @@ async fn an_unknown_id_is_never_adopted_whatever_is_called() {
 }
 
 #[tokio::test]
-async fn what_becomes_of_changes_by_status() {
-    let (layer, store, _) = trial();
-    for status in [200, 201, 204, 302, 304, 400, 401, 404, 499, 500, 502, 503, 599] {
-        let kept = status < 500;
-        let cookie = start(&layer, "alice").await;
-        let reply = send(&layer, Some(&cookie), move |session| async move {
-            session.set("n", 1).unwrap();
-            session.renew();
-            status
-        })
-        .await;
-        assert_eq!(reply.status, status);
-        assert_eq!(reply.cookie().is_some(), kept, "{status}");
-        let now = reply.cookie().unwrap_or_else(|| cookie.clone());
-        assert_eq!(peek(&layer, &now, "n").await, Some(u64::from(kept)), "{status}");
-        let reply = send(&layer, Some(&now), move |session| async move {
-            session.destroy();
-            status
-        })
-        .await;
-        assert_eq!((reply.status, reply.cookie().as_deref()), (status, Some("__Host-id=")));
-        assert_eq!(live(&store, "alice").await, 0, "{status}: a destroy is done all the same");
-    }
-    let informational = send(&layer, None, |session| async move {
-        session.set("n", 1).unwrap();
-        101
-    })
-    .await;
-    assert!(informational.cookie().is_some(), "a WebSocket keeps its session");
-}
-
-#[tokio::test]
-async fn the_services_own_error_passes_through_and_only_a_destroy_is_done() {
-    let (layer, store, _) = trial();
-    for destroy in [false, true] {
-        let cookie = start(&layer, "alice").await;
-        let inner = service_fn(move |request: Request<()>| async move {
-            let session = request.extensions().get::<LazySession>().unwrap().load().await.unwrap();
-            session.set("n", 1).unwrap();
-            if destroy {
-                session.destroy();
-            }
-            Err::<Response<String>, _>("its own")
-        });
-        let request = Request::get("/").header(header::COOKIE, &cookie).body(()).unwrap();
-        assert_eq!(layer.layer(inner).oneshot(request).await.unwrap_err(), "its own");
-        assert_eq!(peek(&layer, &cookie, "n").await, (!destroy).then_some(0));
-        store.revoke_all("alice").await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn a_panic_commits_nothing() {
-    let (layer, store, _) = trial();
-    let cookie = start(&layer, "alice").await;
-    for destroy in [false, true] {
-        let request = send(&layer, Some(&cookie), move |session| async move {
-            session.set("n", 1).unwrap();
-            if destroy {
-                session.destroy();
-            }
-            panic!("as a handler may")
-        });
-        let caught = futures_catch(request).await;
-        assert!(caught.is_err());
-        assert_eq!(peek(&layer, &cookie, "n").await, Some(0));
-    }
-    for _ in 0..1000 {
-        let reply = send(&layer, Some(&cookie), |session| async move {
-            session.update("n", |n: Option<u64>| n.unwrap_or(0) + 1).unwrap();
-            200
-        })
-        .await;
-        assert_eq!(reply.status, 200);
-    }
-    assert_eq!(live(&store, "alice").await, 1);
-}
-
-async fn futures_catch<T>(future: impl Future<Output = T>) -> Result<T, ()> {
-    let mut future = Box::pin(future);
-    std::future::poll_fn(move |cx| match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(Ok),
-        Err(_) => std::task::Poll::Ready(Err(())),
-    })
-    .await
-}
-
-#[tokio::test]
-async fn a_commit_that_fails_replaces_the_response() {
-    let (layer, _, cache) = trial();
-    let cookie = plain(&layer).await;
-    for (kind, operation) in
-        [(CacheErrorKind::Unavailable, Operation::Replace), (CacheErrorKind::Full, Operation::Insert)]
-    {
-        cache.fail_once(operation, kind);
-        let with_cookie = operation == Operation::Replace;
-        let reply = send(&layer, with_cookie.then_some(&*cookie), |session| async move {
-            session.set("n", 1).unwrap();
-            200
-        })
-        .await;
-        assert_eq!((reply.status, reply.cookie(), &*reply.body), (503, None, ""));
-        assert_eq!(reply.headers[header::CACHE_CONTROL], "no-store");
-        assert_eq!(reply.headers[header::RETRY_AFTER], "1");
-    }
-    assert_eq!(peek(&layer, &cookie, "n").await, Some(0));
-    cache.fail_once(Operation::Delete, CacheErrorKind::Unavailable);
-    let logout = |session: Session| async move {
-        session.destroy();
-        200
-    };
-    let reply = send(&layer, Some(&cookie), logout).await;
-    assert_eq!((reply.status, reply.cookie()), (503, None), "a logout that failed is no success");
-    assert_eq!(peek(&layer, &cookie, "n").await, Some(0));
-    assert_eq!(send(&layer, Some(&cookie), logout).await.status, 200);
-}
-
-#[tokio::test]
 async fn ones_own_error_response_and_a_body_without_default() {
     struct Text(&'static str);
     let cache = TestCache::new(InMemoryCache::new());
@@ -348,54 +233,6 @@ async fn ones_own_error_response_and_a_body_without_default() {
     });
     let response = layer.layer(inner).oneshot(Request::new(())).await.unwrap();
     assert_eq!((response.status(), response.body().0), (StatusCode::INSUFFICIENT_STORAGE, "sorry"));
-}
-
-#[tokio::test]
-async fn the_commit_is_done_before_the_response_goes_out() {
-    let (layer, store, cache) = trial();
-    let gate = cache.hold(Operation::Insert);
-    let request = tokio::spawn(async move {
-        send(&layer, None, |session| async move {
-            session.set_owner("alice").unwrap();
-            303
-        })
-        .await
-    });
-    gate.arrived().await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    assert!(!request.is_finished());
-    gate.open();
-    assert!(request.await.unwrap().cookie().is_some());
-    assert_eq!(live(&store, "alice").await, 1);
-}
-
-#[tokio::test]
-async fn the_cookie_of_an_explicit_commit_goes_out_with_whatever_follows() {
-    let (layer, _, cache) = trial();
-    let reply = send(&layer, None, |session| async move {
-        session.set("n", 1).unwrap();
-        session.commit().await.unwrap();
-        session.set("n", 2).unwrap();
-        500
-    })
-    .await;
-    assert_eq!(reply.status, 500);
-    let cookie = reply.cookie().unwrap();
-    assert_eq!(peek(&layer, &cookie, "n").await, Some(1));
-    let failing = cache.clone();
-    let reply = send(&layer, None, move |session| {
-        let cache = failing.clone();
-        async move {
-            session.set("n", 1).unwrap();
-            session.commit().await.unwrap();
-            session.set("n", 2).unwrap();
-            cache.fail_once(Operation::Replace, CacheErrorKind::Unavailable);
-            200
-        }
-    })
-    .await;
-    assert_eq!(reply.status, 503);
-    assert_eq!(peek(&layer, &reply.cookie().unwrap(), "n").await, Some(1));
 }
 
 #[tokio::test]
@@ -602,48 +439,10 @@ async fn a_body_that_never_ends_is_passed_on_at_once() {
 
 #[test]
 fn everything_is_send_and_sync_for_a_cache_that_is_not_clone() {
-    struct NotClone(InMemoryCache);
-    impl cloakroom::Cache for NotClone {
-        async fn get(&self, key: &str) -> Result<Option<cloakroom::Entry>, cloakroom::CacheError> {
-            self.0.get(key).await
-        }
-        async fn get_and_touch(
-            &self,
-            key: &str,
-            after: Duration,
-        ) -> Result<Option<cloakroom::Entry>, cloakroom::CacheError> {
-            self.0.get_and_touch(key, after).await
-        }
-        async fn insert(
-            &self,
-            key: &str,
-            value: cloakroom::Bytes,
-            expiry: cloakroom::Expiry,
-        ) -> Result<Option<cloakroom::Version>, cloakroom::CacheError> {
-            self.0.insert(key, value, expiry).await
-        }
-        async fn replace(
-            &self,
-            key: &str,
-            expected: cloakroom::Version,
-            value: cloakroom::Bytes,
-            expiry: cloakroom::Expiry,
-        ) -> Result<cloakroom::Replaced, cloakroom::CacheError> {
-            self.0.replace(key, expected, value, expiry).await
-        }
-        async fn touch(&self, key: &str) -> Result<bool, cloakroom::CacheError> {
-            self.0.touch(key).await
-        }
-        async fn delete(
-            &self,
-            key: &str,
-            expected: cloakroom::Version,
-        ) -> Result<cloakroom::Deleted, cloakroom::CacheError> {
-            self.0.delete(key, expected).await
-        }
-    }
+    struct NotClone;
+    impl Twist for NotClone {}
     fn free<T: Clone + Send + Sync + 'static>(_: &T) {}
-    let store = SessionStore::new(NotClone(InMemoryCache::new()));
+    let store = SessionStore::new(SixMethods { inner: InMemoryCache::new(), twist: NotClone });
     free(&store);
     let layer = SessionLayer::new(store);
     free(&layer);

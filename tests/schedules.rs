@@ -17,85 +17,49 @@ use std::{
     time::Duration,
 };
 
-use cloakroom::{
-    Bytes, Cache, CacheError, CacheErrorKind, Deleted, Entry, Expiry, InMemoryCache, Replaced, SessionError,
-    SessionStore, Value, Version,
-};
+use cloakroom::{Cache, CacheErrorKind, InMemoryCache, SessionError, SessionStore, Value};
 
+#[path = "common/six_methods.rs"]
+mod six_methods;
 #[path = "common/web.rs"]
 mod web;
 
+use six_methods::{SixMethods, Twist};
 use web::{layer, send, start};
 
 /// Yields before every operation, and remembers every key.
-#[derive(Clone)]
-struct Stage {
-    cache: InMemoryCache,
+type Stage = SixMethods<InMemoryCache, Turns>;
+
+#[derive(Clone, Debug, Default)]
+struct Turns {
     yields: Arc<AtomicBool>,
     keys: Arc<Mutex<BTreeSet<String>>>,
     operations: Arc<AtomicUsize>,
 }
 
-impl Stage {
-    fn new() -> Self {
-        Self { cache: InMemoryCache::new(), yields: Arc::default(), keys: Arc::default(), operations: Arc::default() }
-    }
-
-    async fn turn(&self, key: &str) {
+impl Twist for Turns {
+    async fn before(&self, key: &str) {
         self.operations.fetch_add(1, Ordering::Relaxed);
         self.keys.lock().unwrap().insert(key.to_owned());
         if self.yields.load(Ordering::Relaxed) {
             tokio::task::yield_now().await;
         }
     }
-
-    /// The records of all live sessions, whoever knows of them.
-    async fn live(&self) -> Vec<Value> {
-        let keys = self.keys.lock().unwrap().clone();
-        let mut live = Vec::new();
-        for key in keys {
-            if let Some(entry) = self.cache.get(&key).await.unwrap() {
-                let record: Value = serde_json::from_slice(&entry.value).unwrap();
-                if record.get("data").is_some() {
-                    live.push(record);
-                }
-            }
-        }
-        live
-    }
 }
 
-impl Cache for Stage {
-    async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
-        self.turn(key).await;
-        self.cache.get(key).await
+/// The records of all live sessions, whoever knows of them.
+async fn live(stage: &Stage) -> Vec<Value> {
+    let keys = stage.twist.keys.lock().unwrap().clone();
+    let mut live = Vec::new();
+    for key in keys {
+        if let Some(entry) = stage.inner.get(&key).await.unwrap() {
+            let record: Value = serde_json::from_slice(&entry.value).unwrap();
+            if record.get("data").is_some() {
+                live.push(record);
+            }
+        }
     }
-    async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
-        self.turn(key).await;
-        self.cache.get_and_touch(key, after).await
-    }
-    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
-        self.turn(key).await;
-        self.cache.insert(key, value, expiry).await
-    }
-    async fn replace(
-        &self,
-        key: &str,
-        expected: Version,
-        value: Bytes,
-        expiry: Expiry,
-    ) -> Result<Replaced, CacheError> {
-        self.turn(key).await;
-        self.cache.replace(key, expected, value, expiry).await
-    }
-    async fn touch(&self, key: &str) -> Result<bool, CacheError> {
-        self.turn(key).await;
-        self.cache.touch(key).await
-    }
-    async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
-        self.turn(key).await;
-        self.cache.delete(key, expected).await
-    }
+    live
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,12 +171,12 @@ async fn play(stage: &Stage, mut clients: Vec<Option<Client>>, decided: &[usize]
         let others = if may_switch { ready.iter().copied().filter(|at| *at != went).collect() } else { Vec::new() };
         interrupted += usize::from(went != current && goes_on);
         current = went;
-        let before = stage.operations.load(Ordering::Relaxed);
+        let before = stage.twist.operations.load(Ordering::Relaxed);
         let poll = clients[went].as_mut().unwrap().as_mut().poll(&mut Context::from_waker(Waker::noop()));
         if poll.is_ready() {
             clients[went] = None;
         }
-        if poll.is_ready() || stage.operations.load(Ordering::Relaxed) > before {
+        if poll.is_ready() || stage.twist.operations.load(Ordering::Relaxed) > before {
             waiting.fill(false);
         } else {
             waiting[went] = true;
@@ -230,7 +194,7 @@ async fn explore(does: &[Does], bound: usize) -> usize {
     // What is still to be tried at each decided step.
     let mut untried: Vec<Vec<usize>> = Vec::new();
     loop {
-        let stage = Stage::new();
+        let stage = Stage { inner: InMemoryCache::new(), twist: Turns::default() };
         let store = SessionStore::new(stage.clone());
         let layer = layer(&store);
         let cookie = start(&layer, "alice").await;
@@ -238,9 +202,9 @@ async fn explore(does: &[Does], bound: usize) -> usize {
         let client =
             |(number, does): (usize, &Does)| Some(client(layer.clone(), cookie.clone(), *does, number, said.clone()));
         let clients = does.iter().enumerate().map(client).collect();
-        stage.yields.store(true, Ordering::Relaxed);
+        stage.twist.yields.store(true, Ordering::Relaxed);
         let steps = play(&stage, clients, &decided, bound).await;
-        stage.yields.store(false, Ordering::Relaxed);
+        stage.twist.yields.store(false, Ordering::Relaxed);
         let said = std::mem::take(&mut *said.lock().unwrap());
         check(does, &stage, &said, &steps).await;
         count += 1;
@@ -268,7 +232,7 @@ async fn explore(does: &[Does], bound: usize) -> usize {
 async fn check(does: &[Does], stage: &Stage, said: &Said, steps: &[Step]) {
     let schedule = || format!("{does:?} {:?}", steps.iter().map(|step| step.went).collect::<Vec<_>>());
     let how_many = |what: Does| does.iter().filter(|does| **does == what).count();
-    let live = stage.live().await;
+    let live = live(stage).await;
     if how_many(Does::Destroy) > 0 {
         assert!(live.is_empty(), "resurrected: {live:?} {}", schedule());
         return;
