@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::redis_server::{RedisServer, Reply, free_port};
+use super::redis_server::{RedisServer, Reply};
 
 pub struct RedisCluster {
     /// The first three are the primaries at the start, the others their replicas in the same order.
@@ -38,9 +38,8 @@ const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
 impl RedisCluster {
     pub fn start() -> Self {
         let turn = Turn::wait();
-        let ports: Vec<u16> = (0..6).map(|_| free_port()).collect();
         let servers: Vec<_> = std::thread::scope(|scope| {
-            let starts: Vec<_> = ports.iter().map(|port| scope.spawn(move || start(&port.to_string()))).collect();
+            let starts: Vec<_> = (0..6).map(|_| scope.spawn(start)).collect();
             starts.into_iter().map(|start| start.join().expect("a node that starts")).collect()
         });
         let cluster = Self { servers, _turn: turn };
@@ -51,8 +50,7 @@ impl RedisCluster {
                 ok(server.command(&["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()]));
             }
             if index > 0 {
-                let (port, bus) = (first.port().to_string(), ports[0].to_string());
-                ok(server.command(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]));
+                ok(server.command(&["CLUSTER", "MEET", "127.0.0.1", &first.port().to_string()]));
             }
         }
         until("all nodes know each other", || {
@@ -122,12 +120,10 @@ impl RedisCluster {
     }
 }
 
-fn start(bus: &str) -> RedisServer {
+fn start() -> RedisServer {
     RedisServer::start_with(&[
         "--cluster-enabled",
         "yes",
-        "--cluster-port",
-        bus,
         "--cluster-node-timeout",
         "2000",
         "--cluster-replica-validity-factor",

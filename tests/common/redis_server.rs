@@ -1,11 +1,15 @@
 //! A Redis (or Valkey) server of a test's own, on loopback.
 use std::{
     collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
     io::{self, BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -29,9 +33,19 @@ impl RedisServer {
 
     /// With more settings, as on the command line: `&["--appendonly", "yes"]`.
     pub fn start_with(args: &[&str]) -> Self {
-        let mut server = Self::reserve_with(args);
-        server.restart();
-        server
+        Self::start_first(|| Self::reserve_with(args))
+    }
+
+    /// On another port where the first one is taken meanwhile.
+    fn start_first(reserve: impl Fn() -> Self) -> Self {
+        for _ in 0..5 {
+            let mut server = reserve();
+            match server.try_start() {
+                Ok(()) => return server,
+                Err(why) => eprintln!("{why}"),
+            }
+        }
+        panic!("no server starts, see above");
     }
 
     /// A server that does not run before `restart`.
@@ -50,15 +64,16 @@ impl RedisServer {
 
     /// A sentinel that watches the primary on this port, under the name `sessions`, and acts fast.
     pub fn sentinel(primary: u16) -> Self {
-        let mut server = Self::reserve();
-        server.sentinel = Some(format!(
-            "port {}\nbind 127.0.0.1\ndir {}\nsentinel monitor sessions 127.0.0.1 {primary} 2\n\
-             sentinel down-after-milliseconds sessions 2000\nsentinel failover-timeout sessions 4000\n",
-            server.port,
-            server.dir.display(),
-        ));
-        server.restart();
-        server
+        Self::start_first(|| {
+            let mut server = Self::reserve();
+            server.sentinel = Some(format!(
+                "port {}\nbind 127.0.0.1\ndir {}\nsentinel monitor sessions 127.0.0.1 {primary} 2\n\
+                 sentinel down-after-milliseconds sessions 2000\nsentinel failover-timeout sessions 4000\n",
+                server.port,
+                server.dir.display(),
+            ));
+            server
+        })
     }
 
     /// Where it keeps its files.
@@ -89,7 +104,7 @@ impl RedisServer {
     /// Starts it on the same port if it does not run, and waits until it answers.
     pub fn restart(&mut self) {
         self.stop();
-        self.start_again();
+        self.try_start().unwrap_or_else(|why| panic!("{why}"));
     }
 
     /// Starts it without waiting for it to answer.
@@ -98,16 +113,18 @@ impl RedisServer {
         self.spawn();
     }
 
-    fn start_again(&mut self) {
-        for _ in 0..5 {
-            self.spawn();
-            if self.answers() {
-                return;
-            }
-            // Another process took the port meanwhile.
-            self.stop();
+    fn try_start(&mut self) -> Result<(), String> {
+        self.spawn();
+        if self.answers() {
+            return Ok(());
         }
-        panic!("{} did not start on port {}", self.program.display(), self.port);
+        self.stop();
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        Err(format!("{} does not start on port {}:\n{log}", self.program.display(), self.port))
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("log")
     }
 
     fn spawn(&mut self) {
@@ -123,9 +140,10 @@ impl RedisServer {
                 .arg(&self.dir)
                 .args(&self.args);
         }
+        let log = std::fs::File::create(self.log()).expect("a file for the log");
         let child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(log)
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("{} does not start: {error}", self.program.display()));
@@ -233,9 +251,17 @@ fn program() -> PathBuf {
     found.expect("no redis-server: `apt-get install redis-server` or `brew install redis` gets it")
 }
 
+/// A port for a server, another one each time, and ten thousand above it one for the bus of a cluster. Both are below
+/// what the system gives to outgoing connections, one of which could else take the port of a server that is to come back.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("its number").port()
+    static NEXT: OnceLock<AtomicU64> = OnceLock::new();
+    let next = NEXT.get_or_init(|| AtomicU64::new(RandomState::new().hash_one(())));
+    loop {
+        let port = 10_000 + (next.fetch_add(1, Ordering::Relaxed) % 10_000) as u16;
+        if [port, port + 10_000].iter().all(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return port;
+        }
+    }
 }
 
 /// What the server answered.

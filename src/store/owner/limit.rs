@@ -16,7 +16,7 @@ const MOMENT: u64 = 10_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhenFull {
-    /// The user's oldest sessions end, by [`SessionInfo::created`]. The default.
+    /// The user's oldest sessions end, by [`SessionInfo::created`](crate::SessionInfo::created). The default.
     #[default]
     EndOldest,
     /// The new session is refused with [`SessionError::TooManySessions`]. Two that come at the same moment may both be
