@@ -163,6 +163,19 @@ mod tests {
     }
 
     #[test]
+    fn fields_with_blanks_are_written_without() {
+        let spaced: Vec<_> = (10..40).map(|n| format!("\"key {n}\" :\n {{\"n\": [{n}]}}")).collect();
+        let spaced = Bytes::from(format!("{{ {} }}", spaced.join(" , ")));
+        let fields = serde_json::from_slice::<Fields<'_>>(&spaced).unwrap();
+        let values = Values::of_record(&spaced, fields).unwrap();
+        let mut writer = Writer::new(b"{\"x\":1,\"data\":".to_vec());
+        values.iter().for_each(|pair| writer.field(pair));
+        let again = fast(writer.finish_record().text()).unwrap();
+        assert_eq!(pairs(&again), pairs(&values));
+        assert_eq!(again.get("key 12").as_deref(), Some(&br#"{"n": [12]}"#[..]));
+    }
+
+    #[test]
     fn keys_that_are_escaped_go_without() {
         let mut pairs = many(20);
         pairs.insert("a\"b".into(), "1".into());

@@ -51,7 +51,7 @@ impl Default for Places {
 pub(crate) struct Pair<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) json: &'a [u8],
-    /// Both, as they stand in an object; empty if they stand in none.
+    /// Both, as they stand in an object, with nothing but `":` in between; empty if they stand nowhere like that.
     written: &'a [u8],
 }
 
@@ -64,7 +64,8 @@ impl<'a> From<(&'a [u8], &'a [u8])> for Pair<'a> {
 impl<'a> Pair<'a> {
     /// The key stands in `text` without escapes, and the value behind it.
     fn within(text: &'a [u8], key: Range<usize>, value: Range<usize>) -> Option<Self> {
-        let written = text.get(key.start.checked_sub(1)?..value.end)?;
+        let is_tight = value.start == key.end + 2;
+        let written = if is_tight { text.get(key.start.checked_sub(1)?..value.end)? } else { &[] };
         Some(Self { key: text.get(key)?, json: text.get(value)?, written })
     }
 }
