@@ -235,6 +235,13 @@ async fn row_14_hostile_lengths() {
     }
     trial.is_a(14, format!("{}__Host-id={x}", "a=b; ".repeat(511)), 1).await;
     trial.anon(14, format!("{}__Host-id={x}", "a=b; ".repeat(512)), 0).await;
+    // 64 KiB are read: an ID that ends with them is one, and what goes on might be something longer.
+    let pad = format!("a={}; __Host-id={x}", "b".repeat(65_536 - 2 - 2 - 10 - 32));
+    assert_eq!(pad.len(), 65_536);
+    trial.is_a(14, &pad, 1).await;
+    for beyond in ["A", ";"] {
+        trial.anon(14, format!("{pad}{beyond}"), 0).await;
+    }
     let four: String = "wxyz".chars().map(|fill| format!("__Host-id={}; ", unknown(fill))).collect();
     trial.anon(14, format!("{four}__Host-id={x}"), 4).await;
     trial.both_live(14).await;

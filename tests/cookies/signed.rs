@@ -49,6 +49,7 @@ async fn a_bad_signature_costs_no_look_up() {
         format!("{id}.{signature}="),
         format!("{id}{signature}"),
         format!("{id}..{signature}"),
+        format!("{id}-{signature}"),
         format!("{}.{signature}", unknown('q')),
     ] {
         for layer in [&old, &both] {
