@@ -230,7 +230,7 @@ impl Watched {
         let fast = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"];
         let primary = RedisServer::start_with(&fast);
         let port = primary.port().to_string();
-        let replica = RedisServer::start_with(&[&fast[..], &["--replicaof", &format!("127.0.0.1 {port}")]].concat());
+        let replica = RedisServer::start_with(&[&fast[..], &["--replicaof", "127.0.0.1", &port]].concat());
         until("the replica follows", || {
             replica.command(&["INFO", "replication"]).text().contains("master_link_status:up")
         });

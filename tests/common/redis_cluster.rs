@@ -47,7 +47,9 @@ impl RedisCluster {
         for (index, server) in cluster.servers.iter().enumerate() {
             ok(server.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]));
             if let Some((from, to)) = SLOTS.get(index) {
-                ok(server.command(&["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()]));
+                let slots: Vec<_> = (*from..=*to).map(|slot| slot.to_string()).collect();
+                let add = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str));
+                ok(server.command(&add.collect::<Vec<_>>()));
             }
             if index > 0 {
                 ok(server.command(&["CLUSTER", "MEET", "127.0.0.1", &first.port().to_string()]));

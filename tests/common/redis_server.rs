@@ -93,6 +93,13 @@ impl RedisServer {
         line.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("INFO has no number {name}"))
     }
 
+    /// The first number of its version; of a Valkey, of the Redis that it says to be like.
+    pub fn major_version(&self) -> u32 {
+        let text = self.command(&["INFO", "server"]).text();
+        let version = text.lines().find_map(|line| line.strip_prefix("redis_version:")).expect("its version");
+        version.split('.').next().and_then(|number| number.parse().ok()).expect("a number")
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -141,10 +148,11 @@ impl RedisServer {
                 .args(&self.args);
         }
         let log = std::fs::File::create(self.log()).expect("a file for the log");
+        let errors = log.try_clone().expect("the same file");
         let child = command
             .stdin(Stdio::null())
             .stdout(log)
-            .stderr(Stdio::null())
+            .stderr(errors)
             .spawn()
             .unwrap_or_else(|error| panic!("{} does not start: {error}", self.program.display()));
         self.child = Some(child);

@@ -1,7 +1,7 @@
 //! What an error of Redis means. Its text is never passed on: it repeats arguments and addresses.
 use std::{error::Error, io, sync::Arc};
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError};
 
 use crate::error::{
     CacheError,
@@ -98,8 +98,7 @@ const UNREACHED_RENEW: Flags = (false, true);
 impl From<&RedisError> for Failure {
     fn from(error: &RedisError) -> Self {
         match error.kind() {
-            ErrorKind::Server(kind) => of_server(kind, error),
-            ErrorKind::Extension => of_code(error.code().unwrap_or_default()),
+            ErrorKind::Server(_) | ErrorKind::Extension => of_answer(error),
             ErrorKind::Io if error.is_connection_refusal() => not_ready(UNREACHED, "Redis cannot be reached"),
             ErrorKind::Io if error.is_timeout() => last(Timeout, UNREACHED_RENEW, "Redis did not answer in time"),
             ErrorKind::Io => Self::Lost,
@@ -114,28 +113,36 @@ impl From<&RedisError> for Failure {
     }
 }
 
-fn of_server(kind: ServerErrorKind, error: &RedisError) -> Failure {
-    match kind {
-        ServerErrorKind::NoScript => Failure::NoScript,
-        ServerErrorKind::BusyLoading => not_ready(UNREACHED, "Redis answered LOADING"),
-        ServerErrorKind::TryAgain => not_ready(REACHED, "Redis answered TRYAGAIN"),
-        ServerErrorKind::ClusterDown => not_ready(REACHED, "Redis answered CLUSTERDOWN"),
-        ServerErrorKind::MasterDown => not_ready(REACHED, "Redis answered MASTERDOWN"),
-        // A former primary, which we have to leave.
-        ServerErrorKind::ReadOnly => not_ready(REACHED_RENEW, "Redis answered READONLY"),
-        ServerErrorKind::NoPerm => denied(error),
-        ServerErrorKind::Moved | ServerErrorKind::Ask => redirect(kind == ServerErrorKind::Ask, error),
-        ServerErrorKind::CrossSlot => last(Refused, REACHED, "Redis answered CROSSSLOT"),
-        _ if error.detail().is_some_and(|text| text.starts_with("max number of clients")) => {
+fn of_answer(error: &RedisError) -> Failure {
+    let (code, text) = (error.code().unwrap_or_default(), error.detail().unwrap_or_default());
+    match code {
+        "MOVED" | "ASK" => redirect(code == "ASK", error),
+        "ERR" if text.starts_with("max number of clients") => {
             last(Unavailable, UNREACHED_RENEW, "Redis has as many clients as it allows")
         }
-        // Within a script, Redis 7 says it in this way.
-        _ if error.detail().is_some_and(|text| text.starts_with("The user executing the script")) => denied(error),
-        _ => last(Refused, REACHED_RENEW, "Redis answered ERR"),
+        // Redis 7.0, and from 7.2 on; both within a script, outside of which it is NOPERM.
+        "ERR" if text.starts_with("The user executing the script") || text.starts_with("ACL failure in script") => {
+            denied(text)
+        }
+        "ERR" if text.starts_with("Error running script") => of_script(text),
+        "@user_script:" => of_script(text),
+        _ => of_code(code, text),
     }
 }
 
-fn denied(error: &RedisError) -> Failure {
+/// What a command told a script of Redis 6, behind the place in the script: `8: -READONLY You …`.
+fn of_script(text: &str) -> Failure {
+    match text.split_once(": -") {
+        Some((_, told)) => {
+            let (code, text) = told.split_once(' ').unwrap_or((told, ""));
+            of_code(code, text)
+        }
+        None if text.contains(": The user executing the script") => denied(text),
+        None => of_code("ERR", text),
+    }
+}
+
+fn denied(text: &str) -> Failure {
     // While connecting, it may be another command than the one to be sent.
     const OURS: [&str; 10] = [
         "PING",
@@ -149,7 +156,7 @@ fn denied(error: &RedisError) -> Failure {
         "SELECT",
         "CLIENT|TRACKING",
     ];
-    let named = error.detail().and_then(|text| text.split('\'').nth(1));
+    let named = text.split('\'').nth(1);
     Failure::Denied(named.and_then(|named| OURS.into_iter().find(|ours| ours.eq_ignore_ascii_case(named))))
 }
 
@@ -161,15 +168,25 @@ fn redirect(once: bool, error: &RedisError) -> Failure {
     }
 }
 
-fn of_code(code: &str) -> Failure {
+fn of_code(code: &str, text: &str) -> Failure {
     match code {
+        "NOSCRIPT" => Failure::NoScript,
+        "LOADING" => not_ready(UNREACHED, "Redis answered LOADING"),
+        "TRYAGAIN" => not_ready(REACHED, "Redis answered TRYAGAIN"),
+        "CLUSTERDOWN" => not_ready(REACHED, "Redis answered CLUSTERDOWN"),
+        "MASTERDOWN" => not_ready(REACHED, "Redis answered MASTERDOWN"),
+        "BUSY" => not_ready(REACHED, "Redis answered BUSY: a script is running"),
+        // A former primary, which we have to leave.
+        "READONLY" => not_ready(REACHED_RENEW, "Redis answered READONLY"),
+        "NOPERM" => denied(text),
         "OOM" => last(Full, REACHED, "Redis answered OOM: its memory is full"),
         "MISCONF" => last(Unavailable, REACHED, "Redis answered MISCONF: it cannot save to disk"),
         "NOREPLICAS" => last(Unavailable, REACHED, "Redis answered NOREPLICAS"),
-        "BUSY" => not_ready(REACHED, "Redis answered BUSY: a script is running"),
         "NOAUTH" => last(Refused, REACHED_RENEW, "Redis answered NOAUTH: it asks for a password"),
         "WRONGPASS" => last(Refused, REACHED_RENEW, "Redis answered WRONGPASS"),
         "WRONGTYPE" => last(Refused, REACHED, "Redis answered WRONGTYPE: the key is in use for something else"),
+        "CROSSSLOT" => last(Refused, REACHED, "Redis answered CROSSSLOT"),
+        "ERR" => last(Refused, REACHED_RENEW, "Redis answered ERR"),
         _ => last(Refused, REACHED, "Redis answered with an error"),
     }
 }
@@ -218,6 +235,11 @@ mod tests {
             ("WRONGTYPE Operation against a key canary", Refused),
             ("ERR unknown command 'canary'", Refused),
             ("CANARY canary", Refused),
+            ("@user_script: 6: -OOM command not allowed when used memory > 'maxmemory'. canary", Full),
+            ("@user_script: 6: -MISCONF Redis is configured to save RDB snapshots, canary", Unavailable),
+            ("ERR Error running script (call to f_0): @user_script:6: @user_script: 6: -OOM canary", Full),
+            ("ERR Error running script (call to f_0): @user_script:6: canary", Refused),
+            ("@user_script: 6: canary", Refused),
         ] {
             let Failure::Final(kind, Cause { text, .. }) = failure(line) else { panic!("{line} is tried again") };
             assert_eq!(kind, should, "{line}");
@@ -233,6 +255,8 @@ mod tests {
             ("NOPERM User 'canary' has no permissions to run the 'canary' command", None),
             ("NOPERM No permissions to access a key", None),
             ("ERR The user executing the script can't run this command or subcommand", None),
+            ("@user_script: 6: The user executing the script can't run this command or subcommand", None),
+            ("ERR ACL failure in script: User canary has no permissions to run the 'set' command", Some("SET")),
         ] {
             let Failure::Denied(is) = failure(line) else { panic!("{line}") };
             assert_eq!(is, named, "{line}");
@@ -242,7 +266,11 @@ mod tests {
     #[test]
     fn what_passes_is_tried_again() {
         for code in ["LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "BUSY"] {
-            assert!(matches!(failure(&format!("{code} canary")), Failure::NotReady(_)), "{code}");
+            for told in
+                ["", "@user_script: 6: -", "ERR Error running script (call to f_0): @user_script:6: @user_script: 6: -"]
+            {
+                assert!(matches!(failure(&format!("{told}{code} canary")), Failure::NotReady(_)), "{told}{code}");
+            }
         }
         assert!(matches!(failure("NOSCRIPT No matching script."), Failure::NoScript));
     }
