@@ -86,7 +86,7 @@ pub mod testing;
 #[cfg(feature = "redis")]
 pub use self::cache::redis::{RedisCache, RedisCacheBuilder};
 pub use self::{
-    cache::{BoxedCache, Cache, Deleted, Entry, Expiry, InMemoryCache, InMemoryCacheBuilder, Replaced, Version},
+    cache::{BoxedCache, Cache, Deleted, Entry, Expiry, InMemoryCache, InMemoryCacheBuilder, ListMember, Replaced, Version},
     clock::Clock,
     cookie::SameSite,
     error::{CacheError, CacheErrorKind, ConfigError, DefaultErrorResponse, ErrorResponse, SessionError, Unfit},

@@ -6,9 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
-
-use super::{Cache, Deleted, Entry, Expiry, Replaced, Version};
+use super::{Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version};
 use crate::error::CacheError;
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, CacheError>> + Send + 'a>>;
@@ -52,13 +50,13 @@ impl fmt::Debug for BoxedCache {
 trait DynCache: Send + Sync {
     fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Entry>>;
     fn get_and_touch<'a>(&'a self, key: &'a str, after: Duration) -> Answer<'a, Option<Entry>>;
-    fn insert<'a>(&'a self, key: &'a str, value: Bytes, expiry: Expiry) -> Answer<'a, Option<Version>>;
-    fn replace<'a>(&'a self, key: &'a str, expected: Version, value: Bytes, expiry: Expiry) -> Answer<'a, Replaced>;
+    fn insert<'a>(&'a self, key: &'a str, entry: Entry, expiry: Expiry) -> Answer<'a, bool>;
+    fn replace<'a>(&'a self, key: &'a str, expected: Version, entry: Entry, expiry: Expiry) -> Answer<'a, Replaced>;
     fn touch<'a>(&'a self, key: &'a str) -> Answer<'a, bool>;
     fn delete<'a>(&'a self, key: &'a str, expected: Version) -> Answer<'a, Deleted>;
-    fn list_add<'a>(&'a self, list: &'a str, member: &'a str, end: SystemTime) -> Answer<'a, ()>;
+    fn list_add<'a>(&'a self, list: &'a str, member: &'a str, end: SystemTime) -> Answer<'a, usize>;
     fn list_remove<'a>(&'a self, list: &'a str, members: &'a [String]) -> Answer<'a, ()>;
-    fn list_members<'a>(&'a self, list: &'a str) -> Answer<'a, Vec<String>>;
+    fn list_page<'a>(&'a self, list: &'a str, after: Option<&'a ListMember>, limit: usize) -> Answer<'a, Vec<ListMember>>;
     fn ping(&self) -> Answer<'_, ()>;
 }
 
@@ -69,11 +67,11 @@ impl<C: Cache> DynCache for C {
     fn get_and_touch<'a>(&'a self, key: &'a str, after: Duration) -> Answer<'a, Option<Entry>> {
         Box::pin(Cache::get_and_touch(self, key, after))
     }
-    fn insert<'a>(&'a self, key: &'a str, value: Bytes, expiry: Expiry) -> Answer<'a, Option<Version>> {
-        Box::pin(Cache::insert(self, key, value, expiry))
+    fn insert<'a>(&'a self, key: &'a str, entry: Entry, expiry: Expiry) -> Answer<'a, bool> {
+        Box::pin(Cache::insert(self, key, entry, expiry))
     }
-    fn replace<'a>(&'a self, key: &'a str, expected: Version, value: Bytes, expiry: Expiry) -> Answer<'a, Replaced> {
-        Box::pin(Cache::replace(self, key, expected, value, expiry))
+    fn replace<'a>(&'a self, key: &'a str, expected: Version, entry: Entry, expiry: Expiry) -> Answer<'a, Replaced> {
+        Box::pin(Cache::replace(self, key, expected, entry, expiry))
     }
     fn touch<'a>(&'a self, key: &'a str) -> Answer<'a, bool> {
         Box::pin(Cache::touch(self, key))
@@ -81,14 +79,14 @@ impl<C: Cache> DynCache for C {
     fn delete<'a>(&'a self, key: &'a str, expected: Version) -> Answer<'a, Deleted> {
         Box::pin(Cache::delete(self, key, expected))
     }
-    fn list_add<'a>(&'a self, list: &'a str, member: &'a str, end: SystemTime) -> Answer<'a, ()> {
+    fn list_add<'a>(&'a self, list: &'a str, member: &'a str, end: SystemTime) -> Answer<'a, usize> {
         Box::pin(Cache::list_add(self, list, member, end))
     }
     fn list_remove<'a>(&'a self, list: &'a str, members: &'a [String]) -> Answer<'a, ()> {
         Box::pin(Cache::list_remove(self, list, members))
     }
-    fn list_members<'a>(&'a self, list: &'a str) -> Answer<'a, Vec<String>> {
-        Box::pin(Cache::list_members(self, list))
+    fn list_page<'a>(&'a self, list: &'a str, after: Option<&'a ListMember>, limit: usize) -> Answer<'a, Vec<ListMember>> {
+        Box::pin(Cache::list_page(self, list, after, limit))
     }
     fn ping(&self) -> Answer<'_, ()> {
         Box::pin(Cache::ping(self))
@@ -102,17 +100,17 @@ impl Cache for BoxedCache {
     async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
         self.inner.get_and_touch(key, after).await
     }
-    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
-        self.inner.insert(key, value, expiry).await
+    async fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> Result<bool, CacheError> {
+        self.inner.insert(key, entry, expiry).await
     }
     async fn replace(
         &self,
         key: &str,
         expected: Version,
-        value: Bytes,
+        entry: Entry,
         expiry: Expiry,
     ) -> Result<Replaced, CacheError> {
-        self.inner.replace(key, expected, value, expiry).await
+        self.inner.replace(key, expected, entry, expiry).await
     }
     async fn touch(&self, key: &str) -> Result<bool, CacheError> {
         self.inner.touch(key).await
@@ -120,14 +118,14 @@ impl Cache for BoxedCache {
     async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
         self.inner.delete(key, expected).await
     }
-    async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<(), CacheError> {
+    async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<usize, CacheError> {
         self.inner.list_add(list, member, end).await
     }
     async fn list_remove(&self, list: &str, members: &[String]) -> Result<(), CacheError> {
         self.inner.list_remove(list, members).await
     }
-    async fn list_members(&self, list: &str) -> Result<Vec<String>, CacheError> {
-        self.inner.list_members(list).await
+    async fn list_page(&self, list: &str, after: Option<&ListMember>, limit: usize) -> Result<Vec<ListMember>, CacheError> {
+        self.inner.list_page(list, after, limit).await
     }
     async fn ping(&self) -> Result<(), CacheError> {
         self.inner.ping().await

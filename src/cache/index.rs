@@ -4,9 +4,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
-
-use super::{Cache, Entry, Expiry, Replaced, Version};
+use super::{Cache, Entry, Expiry, ListMember, Replaced, Version};
 use crate::{
     clock::{Clock, millis_since_epoch, time_of},
     error::{CacheError, CacheErrorKind},
@@ -27,9 +25,11 @@ pub(super) async fn add<C: Cache + ?Sized>(
     list: &str,
     member: &str,
     end: SystemTime,
-) -> Result<(), CacheError> {
+) -> Result<usize, CacheError> {
+    let end = millis_since_epoch(end);
     edit(cache, clock, list, true, |members| {
-        members.insert(member.to_owned(), millis_since_epoch(end));
+        let known = members.entry(member.to_owned()).or_insert(end);
+        *known = end.max(*known);
     })
     .await
 }
@@ -44,18 +44,23 @@ pub(super) async fn remove<C: Cache + ?Sized>(
         return Ok(());
     }
     let gone: HashSet<_> = gone.iter().collect();
-    edit(cache, clock, list, false, |members| members.retain(|member, _| !gone.contains(member))).await
+    edit(cache, clock, list, false, |members| members.retain(|member, _| !gone.contains(member))).await?;
+    Ok(())
 }
 
-pub(super) async fn members<C: Cache + ?Sized>(
+pub(super) async fn page<C: Cache + ?Sized>(
     cache: &C,
     clock: &Clock,
     list: &str,
-) -> Result<Vec<String>, CacheError> {
+    after: Option<&ListMember>,
+    limit: usize,
+) -> Result<Vec<ListMember>, CacheError> {
     let Some(entry) = cache.get(list).await? else { return Ok(Vec::new()) };
-    let mut members: Vec<_> = live(&entry, clock)?.into_iter().collect();
-    members.sort_by_key(|(_, end)| *end);
-    Ok(members.into_iter().map(|(member, _)| member).collect())
+    let members = live(&entry, clock)?.into_iter().map(|(name, end)| ListMember::new(name, time_of(end)));
+    let mut members: Vec<_> = members.filter(|member| after.is_none_or(|after| member > after)).collect();
+    members.sort();
+    members.truncate(limit);
+    Ok(members)
 }
 
 async fn edit<C: Cache + ?Sized>(
@@ -64,16 +69,16 @@ async fn edit<C: Cache + ?Sized>(
     list: &str,
     create: bool,
     change: impl Fn(&mut Members) + Send + Sync,
-) -> Result<(), CacheError> {
+) -> Result<usize, CacheError> {
     let mut found = cache.get(list).await?;
     for _ in 0..TRIES {
         match found {
-            None if !create => return Ok(()),
+            None if !create => return Ok(0),
             None => {
                 let mut members = Members::new();
                 change(&mut members);
-                if cache.insert(list, encode(&members)?, expiry(&members, clock)).await?.is_some() {
-                    return Ok(());
+                if cache.insert(list, encode(&members)?, expiry(&members, clock)).await? {
+                    return Ok(members.len());
                 }
                 found = cache.get(list).await?;
             }
@@ -85,10 +90,10 @@ async fn edit<C: Cache + ?Sized>(
                     return Err(CacheError::new(CacheErrorKind::Full, "a list of sessions has 4096 members"));
                 }
                 if !create && members.len() == before {
-                    return Ok(());
+                    return Ok(before);
                 }
                 match write(cache, clock, list, entry.version, &members).await? {
-                    Replaced::Done(_) => return Ok(()),
+                    Replaced::Done => return Ok(members.len()),
                     Replaced::Conflict(newer) => found = Some(newer),
                     Replaced::Missing => found = None,
                 }
@@ -110,7 +115,7 @@ async fn write<C: Cache + ?Sized>(
     use super::Deleted;
     if members.is_empty() {
         return Ok(match cache.delete(list, version).await? {
-            Deleted::Done | Deleted::Missing => Replaced::Done(version),
+            Deleted::Done | Deleted::Missing => Replaced::Done,
             Deleted::Conflict(newer) => Replaced::Conflict(newer),
         });
     }
@@ -125,10 +130,10 @@ fn live(entry: &Entry, clock: &Clock) -> Result<Members, CacheError> {
     Ok(members)
 }
 
-fn encode(members: &Members) -> Result<Bytes, CacheError> {
+fn encode(members: &Members) -> Result<Entry, CacheError> {
     let text = serde_json::to_vec(members)
         .map_err(|_| CacheError::new(CacheErrorKind::Other, "a list of sessions does not encode"))?;
-    Ok(text.into())
+    Ok(Entry::new(text.into(), Version::unique()))
 }
 
 /// The list lives as long as its longest-lived member.

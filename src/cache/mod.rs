@@ -39,7 +39,8 @@ pub use self::{
 ///    [`CacheErrorKind::Full`](crate::CacheErrorKind::Full).
 /// 4. Each method takes effect as a whole or not at all, also against the others at the same time.
 /// 5. Value, version and expiry are written together: no reader sees one without the others.
-/// 6. A version is used for one write of a key and never again for that key, even after the entry is gone.
+/// 6. The writer draws the version ([`Version::unique`]) and hands it in with the bytes, as an [`Entry`]; the cache stores
+///    it as it is. A version stands for one write: a later write never has it, so that a write is recognised by it.
 /// 7. Every method ends within a bounded time.
 /// 8. Bytes come back as they were given: any bytes, any length, empty ones too.
 ///
@@ -70,29 +71,34 @@ pub trait Cache: Send + Sync + 'static {
         after: Duration,
     ) -> impl Future<Output = Result<Option<Entry>, CacheError>> + Send;
 
-    /// Writes an entry where there is none, and returns its version.
+    /// Writes an entry where there is none. `false`: another live entry is there, and stays as it was.
     ///
-    /// `None` if a live entry is there: it stays as it was. An expiry that is over already writes nothing
-    /// that anybody could read, and is no error.
+    /// A live entry with the version of `entry` was written by an earlier try of the same call: that is `true`, and
+    /// changes nothing. An expiry that is over already writes nothing that can be read, and is no error.
     ///
     /// # Errors
     /// [`Full`](crate::CacheErrorKind::Full) when there is no room; others when the cache cannot do it.
     fn insert(
         &self,
         key: &str,
-        value: Bytes,
+        entry: Entry,
         expiry: Expiry,
-    ) -> impl Future<Output = Result<Option<Version>, CacheError>> + Send;
+    ) -> impl Future<Output = Result<bool, CacheError>> + Send;
 
-    /// Writes value and expiry over the entry whose version is `expected`, and over no other.
+    /// Writes `entry` and its expiry over the entry whose version is `expected`, and over no other.
+    ///
+    /// If an entry with the version of `entry` is there, an earlier try of the same call wrote it: the answer is
+    /// [`Replaced::Done`], and nothing changes. A write whose answer was lost can be repeated for that reason.
     ///
     /// # Errors
-    /// When the cache cannot do it. The entry is then either as it was or as it should become.
+    /// When the cache cannot do it. [`Timeout`](crate::CacheErrorKind::Timeout) and
+    /// [`Other`](crate::CacheErrorKind::Other) leave open whether the entry was, or will be, written; with every other
+    /// kind it was not.
     fn replace(
         &self,
         key: &str,
         expected: Version,
-        value: Bytes,
+        entry: Entry,
         expiry: Expiry,
     ) -> impl Future<Output = Result<Replaced, CacheError>> + Send;
 
@@ -110,11 +116,12 @@ pub trait Cache: Send + Sync + 'static {
     /// When the cache cannot do it. The entry is then either there or gone.
     fn delete(&self, key: &str, expected: Version) -> impl Future<Output = Result<Deleted, CacheError>> + Send;
 
-    /// Adds `member` to the list under `list`, or moves its end if it is there.
+    /// Adds `member` to the list under `list`, or moves its end to a later time if it is there; an end is never moved
+    /// to an earlier one. Returns how many members the list then has.
     ///
     /// Lists hold the keys of a user's sessions. A list lives as long as its longest-lived member; a member whose
     /// end has passed is no longer in it. The default keeps the list as an entry like any other, written by
-    /// compare-and-set; a cache with sets of its own does better.
+    /// compare-and-set, with room for 4,096 members; a cache with sets of its own has no such limit.
     ///
     /// # Errors
     /// When the cache cannot do it.
@@ -123,7 +130,7 @@ pub trait Cache: Send + Sync + 'static {
         list: &str,
         member: &str,
         end: SystemTime,
-    ) -> impl Future<Output = Result<(), CacheError>> + Send {
+    ) -> impl Future<Output = Result<usize, CacheError>> + Send {
         index::add(self, &SYSTEM, list, member, end)
     }
 
@@ -135,12 +142,21 @@ pub trait Cache: Send + Sync + 'static {
         index::remove(self, &SYSTEM, list, members)
     }
 
-    /// The members of the list under `list`, those that end first in front; empty if there is no such list.
+    /// A part of the list under `list`: up to `limit` members behind `after`, or the first ones without it.
+    ///
+    /// Members are in the order of their ends, and of their names where ends are equal, so that a list is read in parts
+    /// while others change it: what is on it all the time is read. `after` need not be on the list any more. Empty if
+    /// there is no such list, or none behind `after`.
     ///
     /// # Errors
     /// When the cache cannot find out.
-    fn list_members(&self, list: &str) -> impl Future<Output = Result<Vec<String>, CacheError>> + Send {
-        index::members(self, &SYSTEM, list)
+    fn list_page(
+        &self,
+        list: &str,
+        after: Option<&ListMember>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<ListMember>, CacheError>> + Send {
+        index::page(self, &SYSTEM, list, after, limit)
     }
 
     /// Finds out whether the cache answers, for readiness probes. The default reads a key that nobody writes.
@@ -172,19 +188,19 @@ impl<C: Cache> Cache for Arc<C> {
     fn insert(
         &self,
         key: &str,
-        value: Bytes,
+        entry: Entry,
         expiry: Expiry,
-    ) -> impl Future<Output = Result<Option<Version>, CacheError>> + Send {
-        (**self).insert(key, value, expiry)
+    ) -> impl Future<Output = Result<bool, CacheError>> + Send {
+        (**self).insert(key, entry, expiry)
     }
     fn replace(
         &self,
         key: &str,
         expected: Version,
-        value: Bytes,
+        entry: Entry,
         expiry: Expiry,
     ) -> impl Future<Output = Result<Replaced, CacheError>> + Send {
-        (**self).replace(key, expected, value, expiry)
+        (**self).replace(key, expected, entry, expiry)
     }
     fn touch(&self, key: &str) -> impl Future<Output = Result<bool, CacheError>> + Send {
         (**self).touch(key)
@@ -197,14 +213,19 @@ impl<C: Cache> Cache for Arc<C> {
         list: &str,
         member: &str,
         end: SystemTime,
-    ) -> impl Future<Output = Result<(), CacheError>> + Send {
+    ) -> impl Future<Output = Result<usize, CacheError>> + Send {
         (**self).list_add(list, member, end)
     }
     fn list_remove(&self, list: &str, members: &[String]) -> impl Future<Output = Result<(), CacheError>> + Send {
         (**self).list_remove(list, members)
     }
-    fn list_members(&self, list: &str) -> impl Future<Output = Result<Vec<String>, CacheError>> + Send {
-        (**self).list_members(list)
+    fn list_page(
+        &self,
+        list: &str,
+        after: Option<&ListMember>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<ListMember>, CacheError>> + Send {
+        (**self).list_page(list, after, limit)
     }
     fn ping(&self) -> impl Future<Output = Result<(), CacheError>> + Send {
         (**self).ping()
@@ -218,6 +239,14 @@ pub struct Entry {
     pub value: Bytes,
     /// Changes with every write.
     pub version: Version,
+}
+
+impl Entry {
+    /// These bytes, to be written under this version: one of [`Version::unique`].
+    #[must_use]
+    pub const fn new(value: Bytes, version: Version) -> Self {
+        Self { value, version }
+    }
 }
 
 impl fmt::Debug for Entry {
@@ -236,12 +265,37 @@ pub struct Expiry {
     pub end: SystemTime,
 }
 
+impl Expiry {
+    /// Gone `idle` after the last write or touch, and at `end` at the latest.
+    #[must_use]
+    pub const fn new(idle: Duration, end: SystemTime) -> Self {
+        Self { idle, end }
+    }
+}
+
+/// A member of a list: see [`Cache::list_page`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListMember {
+    /// When it leaves the list by itself.
+    pub end: SystemTime,
+    /// Its name: the text of a session key.
+    pub name: String,
+}
+
+impl ListMember {
+    /// A member of this name, until `end`.
+    #[must_use]
+    pub fn new(name: impl Into<String>, end: SystemTime) -> Self {
+        Self { end, name: name.into() }
+    }
+}
+
 /// What came of a [`Cache::replace`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "only `Done` means that the value was written"]
 pub enum Replaced {
-    /// Written, under this new version.
-    Done(Version),
+    /// Written.
+    Done,
     /// Another version is there: this one. It stays as it was.
     Conflict(Entry),
     /// Nothing is there, and nothing was written.

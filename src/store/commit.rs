@@ -10,7 +10,7 @@ use super::{
     timed_out,
 };
 use crate::{
-    cache::{Cache, Replaced},
+    cache::{Cache, Entry, Replaced, Version},
     data::{Changes, Values},
     deadline::{Deadline, at_once},
     error::SessionError,
@@ -50,9 +50,9 @@ impl<C: Cache> SessionStore<C> {
             let id = self.new_id()?;
             let key = id.key();
             let values = self.encode(&key, head, changes, base)?;
-            if let Some(version) =
-                self.cache.insert(&self.cache_key(&key), values.text().clone(), self.expiry(head)).await?
-            {
+            let version = Version::unique();
+            let entry = Entry::new(values.text().clone(), version);
+            if self.cache.insert(&self.cache_key(&key), entry, self.expiry(head)).await? {
                 let seen = head.created;
                 let stored = Stored { key, version, head: head.clone(), values, seen };
                 return Ok((id, stored));
@@ -72,8 +72,10 @@ impl<C: Cache> SessionStore<C> {
     pub(super) async fn put(&self, newest: &Stored, head: Head, changes: &Changes) -> Result<Attempt, SessionError> {
         let values = self.encode(&newest.key, &head, changes, &newest.values)?;
         let cache_key = self.cache_key(&newest.key);
-        Ok(match self.cache.replace(&cache_key, newest.version, values.text().clone(), self.expiry(&head)).await? {
-            Replaced::Done(version) => {
+        let version = Version::unique();
+        let entry = Entry::new(values.text().clone(), version);
+        Ok(match self.cache.replace(&cache_key, newest.version, entry, self.expiry(&head)).await? {
+            Replaced::Done => {
                 let seen = newest.seen;
                 Attempt::Done(Stored { key: newest.key, version, head, values, seen })
             }

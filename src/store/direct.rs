@@ -7,7 +7,7 @@ use super::{
     engine::{Action, Draft},
 };
 use crate::{
-    cache::Cache,
+    cache::{Cache, Entry, Version},
     data::{Changes, Values},
     deadline::Deadline,
     error::SessionError,
@@ -69,7 +69,8 @@ impl<C: Cache> SessionStore<C> {
                     let head = self.head_like(like.as_ref(), &settings);
                     let written = self.encode(&key, &head, &Changes::default(), &values)?;
                     let bytes = written.text().clone();
-                    if let Some(version) = self.cache.insert(&self.cache_key(&key), bytes, self.expiry(&head)).await? {
+                    let version = Version::unique();
+                    if self.cache.insert(&self.cache_key(&key), Entry::new(bytes, version), self.expiry(&head)).await? {
                         let seen = head.created;
                         let stored = Stored { key, version, head, values: written, seen };
                         if let Err(error) = self.list_new(&stored, deadline).await {

@@ -10,7 +10,7 @@ use super::{
     timed_out,
 };
 use crate::{
-    cache::{Cache, Deleted, Expiry, Replaced},
+    cache::{Cache, Deleted, Entry, Expiry, Replaced, Version},
     clock::{later, time_of},
     deadline::Deadline,
     error::{CacheErrorKind, SessionError},
@@ -45,7 +45,7 @@ impl<C: Cache> SessionStore<C> {
         }
         for round in 0_u32.. {
             let found = match self.bury(&newest, &successor).await {
-                Ok(Replaced::Done(_)) => {
+                Ok(Replaced::Done) => {
                     self.list_after(&successor, &newest.head, &draft.settings, deadline).await;
                     return Ok(renewed(&newest, successor, id));
                 }
@@ -117,7 +117,7 @@ impl<C: Cache> SessionStore<C> {
         let now = self.now();
         let expiry = Expiry { idle: TOMBSTONE, end: time_of(later(now, TOMBSTONE).min(successor.head.end)) };
         let tombstone = record::encode_tombstone(&old.key, &successor.key);
-        Ok(self.cache.replace(&self.cache_key(&old.key), old.version, tombstone, expiry).await?)
+        Ok(self.cache.replace(&self.cache_key(&old.key), old.version, Entry::new(tombstone, Version::unique()), expiry).await?)
     }
 
     /// Takes what others wrote to the old session meanwhile over into the successor. `None`: it is not there any more.
@@ -132,8 +132,10 @@ impl<C: Cache> SessionStore<C> {
         self.list_carried(successor, &head).await?;
         let values = self.encode(&successor.key, &head, &draft.changes, &newest.values)?;
         let cache_key = self.cache_key(&successor.key);
-        Ok(match self.cache.replace(&cache_key, successor.version, values.text().clone(), self.expiry(&head)).await? {
-            Replaced::Done(version) => Some(Stored { key: successor.key, version, head, values, seen: newest.seen }),
+        let version = Version::unique();
+        let entry = Entry::new(values.text().clone(), version);
+        Ok(match self.cache.replace(&cache_key, successor.version, entry, self.expiry(&head)).await? {
+            Replaced::Done => Some(Stored { key: successor.key, version, head, values, seen: newest.seen }),
             Replaced::Conflict(_) | Replaced::Missing => None,
         })
     }

@@ -68,7 +68,8 @@ where
         writes::insert_leaves_a_live_entry_as_it_is,
         writes::replace_writes_over_the_expected_version_only,
         writes::delete_removes_the_expected_version_only,
-        writes::versions_are_never_used_again,
+        writes::a_repeated_insert_is_done,
+        writes::a_repeated_replace_is_done_and_changes_nothing,
         writes::one_of_many_inserts_wins,
         writes::no_increment_is_lost,
         writes::one_of_many_deletes_wins,
@@ -94,7 +95,10 @@ where
         time::replace_writes_the_expiry,
         lists::an_absent_list_is_empty,
         lists::members_are_sorted_by_their_end,
-        lists::a_member_is_moved_by_adding_it_again,
+        lists::adding_a_member_again_moves_its_end_later_only,
+        lists::adding_returns_how_many_members_there_are,
+        lists::pages_have_every_member_once,
+        lists::a_page_begins_behind_a_member_that_is_gone,
         lists::removed_members_are_gone,
         lists::members_end,
         lists::a_list_lives_as_long_as_its_longest_member,
@@ -175,8 +179,19 @@ impl<C: Cache> Trial<C> {
     /// A new entry under a new key.
     async fn entry(&self, value: &'static [u8], expiry: Expiry) -> (String, Version) {
         let key = self.key();
-        let version = ok(self.cache.insert(&key, Bytes::from_static(value), expiry).await);
-        (key, must(version, "`insert` writes an entry where there is none, and returns its version"))
+        let version = self.insert(&key, Bytes::from_static(value), expiry).await;
+        (key, must(version, "`insert` writes an entry where there is none"))
+    }
+
+    /// Inserts under a new version, and returns that if it was written.
+    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Option<Version> {
+        let version = Version::unique();
+        ok(self.cache.insert(key, Entry::new(value, version), expiry).await).then_some(version)
+    }
+
+    /// Replaces by an entry with a new version.
+    async fn replace(&self, key: &str, expected: Version, value: Bytes, expiry: Expiry) -> Replaced {
+        ok(self.cache.replace(key, expected, Entry::new(value, Version::unique()), expiry).await)
     }
 
     async fn get(&self, key: &str) -> Option<Entry> {

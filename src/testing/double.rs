@@ -5,11 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::{
-    cache::{Cache, Deleted, Entry, Expiry, Replaced, Version},
+    cache::{Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version},
     error::{CacheError, CacheErrorKind},
 };
 
@@ -29,7 +28,7 @@ pub enum Operation {
     Touch,
     /// [`Cache::delete`]
     Delete,
-    /// [`Cache::list_add`], [`Cache::list_remove`] and [`Cache::list_members`]
+    /// [`Cache::list_add`], [`Cache::list_remove`] and [`Cache::list_page`]
     List,
     /// [`Cache::ping`]
     Ping,
@@ -229,17 +228,17 @@ impl<C: Cache> Cache for TestCache<C> {
     async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
         self.run(Operation::GetAndTouch, self.inner.get_and_touch(key, after)).await
     }
-    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
-        self.run(Operation::Insert, self.inner.insert(key, value, expiry)).await
+    async fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> Result<bool, CacheError> {
+        self.run(Operation::Insert, self.inner.insert(key, entry, expiry)).await
     }
     async fn replace(
         &self,
         key: &str,
         expected: Version,
-        value: Bytes,
+        entry: Entry,
         expiry: Expiry,
     ) -> Result<Replaced, CacheError> {
-        self.run(Operation::Replace, self.inner.replace(key, expected, value, expiry)).await
+        self.run(Operation::Replace, self.inner.replace(key, expected, entry, expiry)).await
     }
     async fn touch(&self, key: &str) -> Result<bool, CacheError> {
         self.run(Operation::Touch, self.inner.touch(key)).await
@@ -247,14 +246,14 @@ impl<C: Cache> Cache for TestCache<C> {
     async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
         self.run(Operation::Delete, self.inner.delete(key, expected)).await
     }
-    async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<(), CacheError> {
+    async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<usize, CacheError> {
         self.run(Operation::List, self.inner.list_add(list, member, end)).await
     }
     async fn list_remove(&self, list: &str, members: &[String]) -> Result<(), CacheError> {
         self.run(Operation::List, self.inner.list_remove(list, members)).await
     }
-    async fn list_members(&self, list: &str) -> Result<Vec<String>, CacheError> {
-        self.run(Operation::List, self.inner.list_members(list)).await
+    async fn list_page(&self, list: &str, after: Option<&ListMember>, limit: usize) -> Result<Vec<ListMember>, CacheError> {
+        self.run(Operation::List, self.inner.list_page(list, after, limit)).await
     }
     async fn ping(&self) -> Result<(), CacheError> {
         self.run(Operation::Ping, self.inner.ping()).await

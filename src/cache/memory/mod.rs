@@ -5,8 +5,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
-
 mod builder;
 mod payload;
 mod queue;
@@ -20,7 +18,7 @@ mod usage;
 
 pub use self::builder::InMemoryCacheBuilder;
 use self::shards::Shards;
-use super::{Cache, Deleted, Entry, Expiry, Replaced, Version, index};
+use super::{Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version, index};
 use crate::error::CacheError;
 
 /// A cache in the memory of one process: for one instance of an application, for development and for tests.
@@ -94,18 +92,18 @@ impl Cache for InMemoryCache {
         Ok(self.shards.get_and_touch(key, after))
     }
 
-    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
-        self.shards.insert(key, &value, expiry)
+    async fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> Result<bool, CacheError> {
+        self.shards.insert(key, &entry, expiry)
     }
 
     async fn replace(
         &self,
         key: &str,
         expected: Version,
-        value: Bytes,
+        entry: Entry,
         expiry: Expiry,
     ) -> Result<Replaced, CacheError> {
-        self.shards.replace(key, expected, &value, expiry)
+        self.shards.replace(key, expected, &entry, expiry)
     }
 
     async fn touch(&self, key: &str) -> Result<bool, CacheError> {
@@ -116,7 +114,7 @@ impl Cache for InMemoryCache {
         Ok(self.shards.delete(key, expected))
     }
 
-    async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<(), CacheError> {
+    async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<usize, CacheError> {
         index::add(self, &self.shards.clock, list, member, end).await
     }
 
@@ -124,8 +122,13 @@ impl Cache for InMemoryCache {
         index::remove(self, &self.shards.clock, list, members).await
     }
 
-    async fn list_members(&self, list: &str) -> Result<Vec<String>, CacheError> {
-        index::members(self, &self.shards.clock, list).await
+    async fn list_page(
+        &self,
+        list: &str,
+        after: Option<&ListMember>,
+        limit: usize,
+    ) -> Result<Vec<ListMember>, CacheError> {
+        index::page(self, &self.shards.clock, list, after, limit).await
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     payload::Payload,
     shard::Shard,
     slot::{Slot, cost},
-    table::{At, Table},
+    table::{At, Inserted, Table},
     usage::Usage,
 };
 use crate::{
@@ -67,19 +67,19 @@ impl Shards {
         self.with(at, |table| table.touch(at, 0, &self.usage, |_| ())).is_some()
     }
 
-    pub(super) fn insert(&self, key: &str, value: &[u8], expiry: Expiry) -> Result<Option<Version>, CacheError> {
+    pub(super) fn insert(&self, key: &str, entry: &Entry, expiry: Expiry) -> Result<bool, CacheError> {
         let at = self.at(key);
-        let payload = Payload::new(key, value, expiry.into()).ok_or_else(full)?;
+        let payload = Payload::new(key, &entry.value, expiry.into()).ok_or_else(full)?;
         let bytes = cost(&payload);
-        match self.with(at, |table| table.insert(at, payload, false, &self.usage)) {
-            Ok(done) => Ok(done),
+        match self.with(at, |table| table.insert(at, entry.version, payload, false, &self.usage)) {
+            Ok(done) => Ok(done.is_there()),
             Err(payload) => {
                 self.make_room(1, bytes, at.now)?;
-                let inserted = self.with(at, |table| table.insert(at, payload, true, &self.usage));
-                if !matches!(inserted, Ok(Some(_))) {
+                let inserted = self.with(at, |table| table.insert(at, entry.version, payload, true, &self.usage));
+                if !matches!(inserted, Ok(Inserted::Written)) {
                     self.usage.release(1, bytes);
                 }
-                inserted.map_err(|_| full())
+                inserted.map(Inserted::is_there).map_err(|_| full())
             }
         }
     }
@@ -88,18 +88,18 @@ impl Shards {
         &self,
         key: &str,
         expected: Version,
-        value: &[u8],
+        entry: &Entry,
         expiry: Expiry,
     ) -> Result<Replaced, CacheError> {
         let at = self.at(key);
-        let mut payload = Payload::new(key, value, expiry.into()).ok_or_else(full)?;
-        match self.with(at, |table| table.replace(at, expected, &mut payload, 0, &self.usage)) {
+        let mut payload = Payload::new(key, &entry.value, expiry.into()).ok_or_else(full)?;
+        match self.with(at, |table| table.replace(at, expected, entry.version, &mut payload, 0, &self.usage)) {
             Ok(done) => Ok(done),
             Err(more) => {
                 self.make_room(0, more, at.now)?;
                 // If it is still the version that was too small, it still lacks just as much.
-                let replaced = self.with(at, |table| table.replace(at, expected, &mut payload, more, &self.usage));
-                if !matches!(replaced, Ok(Replaced::Done(_))) {
+                let replaced = self.with(at, |table| table.replace(at, expected, entry.version, &mut payload, more, &self.usage));
+                if !matches!(replaced, Ok(Replaced::Done)) {
                     self.usage.release(0, more);
                 }
                 replaced.map_err(|_| full())

@@ -20,13 +20,26 @@ pub(super) struct At<'a> {
 pub(super) struct Table {
     slots: HashTable<Slot>,
     queue: Queue,
-    /// Counts the writes. A key never changes its shard, so a count never comes twice for a key.
-    versions: u64,
+}
+
+/// What came of an insert.
+#[derive(Clone, Copy)]
+pub(super) enum Inserted {
+    Written,
+    /// Nothing was written: an earlier try of the same write is there, or its time is over already.
+    Done,
+    Taken,
+}
+
+impl Inserted {
+    pub(super) fn is_there(self) -> bool {
+        !matches!(self, Self::Taken)
+    }
 }
 
 impl Table {
     pub(super) const fn new() -> Self {
-        Self { slots: HashTable::new(), queue: Queue::new(), versions: 0 }
+        Self { slots: HashTable::new(), queue: Queue::new() }
     }
 
     /// When the next slot is to be looked at.
@@ -54,17 +67,17 @@ impl Table {
     pub(super) fn insert(
         &mut self,
         at: At<'_>,
+        version: Version,
         payload: Payload,
         reserved: bool,
         usage: &Usage,
-    ) -> Result<Option<Version>, Payload> {
-        if self.live(at, usage).is_some() {
-            return Ok(None);
+    ) -> Result<Inserted, Payload> {
+        if let Some(found) = self.live(at, usage) {
+            return Ok(if found.get().version == version { Inserted::Done } else { Inserted::Taken });
         }
-        let version = self.next_version();
         let queued = payload.lease().deadline(at.now);
         if queued <= at.now {
-            return Ok(Some(version));
+            return Ok(Inserted::Done);
         }
         if !reserved && !usage.reserve(1, cost(&payload)) {
             return Err(payload);
@@ -73,7 +86,7 @@ impl Table {
         self.queue.push(Due { at: queued, hash: at.hash });
         self.slots.insert_unique(at.hash, slot, |slot| slot.hash);
         self.tidy();
-        Ok(Some(version))
+        Ok(Inserted::Written)
     }
 
     /// `Err` is how many bytes are lacking. What was there is left in `payload`, to be freed outside of the lock.
@@ -81,19 +94,22 @@ impl Table {
         &mut self,
         at: At<'_>,
         expected: Version,
+        version: Version,
         payload: &mut Payload,
         reserved: usize,
         usage: &Usage,
     ) -> Result<Replaced, usize> {
-        let version = self.next_version();
         let Some(found) = live(&mut self.slots, at, usage) else { return Ok(Replaced::Missing) };
+        if found.get().version == version {
+            return Ok(Replaced::Done);
+        }
         if found.get().version != expected {
             return Ok(Replaced::Conflict(found.get().entry()));
         }
         if payload.lease().deadline(at.now) <= at.now {
             release(found, usage);
             self.tidy();
-            return Ok(Replaced::Done(version));
+            return Ok(Replaced::Done);
         }
         let slot = found.into_mut();
         let (old, new) = (cost(&slot.payload), cost(payload));
@@ -106,7 +122,7 @@ impl Table {
         cover(slot, &mut self.queue);
         usage.release(0, old.saturating_sub(new));
         self.tidy();
-        Ok(Replaced::Done(version))
+        Ok(Replaced::Done)
     }
 
     pub(super) fn delete(&mut self, at: At<'_>, expected: Version, usage: &Usage) -> Deleted {
@@ -142,11 +158,6 @@ impl Table {
 
     fn live(&mut self, at: At<'_>, usage: &Usage) -> Option<OccupiedEntry<'_, Slot>> {
         live(&mut self.slots, at, usage)
-    }
-
-    fn next_version(&mut self) -> Version {
-        self.versions += 1;
-        self.versions.into()
     }
 
     /// Keeps what is left over in the queue, and empty memory, in proportion to the slots.

@@ -8,7 +8,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
 use redis::{Cmd, Value, aio::ConnectionManager};
 use tokio::time::Instant;
 
@@ -20,9 +19,9 @@ use self::{
     near::{Changing, Found, Look, Near, Ticket},
     scripts::{Script, Scripts},
 };
-use super::{Cache, Deleted, Entry, Expiry, Replaced, Version};
+use super::{Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version};
 use crate::{
-    clock::{millis, millis_since_epoch},
+    clock::{millis, millis_since_epoch, time_of},
     error::{CacheError, CacheErrorKind},
     events,
 };
@@ -316,23 +315,23 @@ impl Cache for RedisCache {
         self.look(key, after, deadline).await
     }
 
-    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
+    async fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> Result<bool, CacheError> {
         let _changing = self.changing(key);
-        let version = Version::unique();
-        let (raw, ttl) = layout::encode(version, &value, expiry, now());
+        let version = entry.version;
+        let (raw, ttl) = layout::encode(version, &entry.value, expiry, now());
         let deadline = self.caller.deadline();
         match self.try_insert(key, &raw, ttl, deadline).await? {
-            Tried::Done => Ok(Some(version)),
+            Tried::Done => Ok(true),
             Tried::TakenAgain => match self.look(key, layout::NEVER, deadline).await {
-                Ok(Some(entry)) if entry.version == version => Ok(Some(version)),
+                Ok(Some(entry)) if entry.version == version => Ok(true),
                 _ => Err(errors::unknown_outcome()),
             },
             // What is there may be past its end and kept by Redis all the same: then it is gone after a look.
             Tried::Taken => match self.look(key, layout::NEVER, deadline).await? {
-                Some(_) => Ok(None),
+                Some(entry) => Ok(entry.version == version),
                 None => match self.try_insert(key, &raw, ttl, deadline).await? {
-                    Tried::Done => Ok(Some(version)),
-                    Tried::Taken => Ok(None),
+                    Tried::Done => Ok(true),
+                    Tried::Taken => Ok(false),
                     Tried::TakenAgain => Err(errors::unknown_outcome()),
                 },
             },
@@ -343,20 +342,20 @@ impl Cache for RedisCache {
         &self,
         key: &str,
         expected: Version,
-        value: Bytes,
+        entry: Entry,
         expiry: Expiry,
     ) -> Result<Replaced, CacheError> {
         let _changing = self.changing(key);
-        let (version, now) = (Version::unique(), now());
-        let (raw, ttl) = layout::encode(version, &value, expiry, now);
+        let (version, now) = (entry.version, now());
+        let (raw, ttl) = layout::encode(version, &entry.value, expiry, now);
         let expected = u64::from(expected).to_be_bytes();
         let (now, ttl) = (now.to_string(), ttl.to_string());
         let args: [&[u8]; 4] = [now.as_bytes(), &expected, &raw, ttl.as_bytes()];
         let Answer { value, again } = self.script(&self.scripts.replace, Effect::Once, key, &args).await?;
         match value {
-            Value::Int(1) => Ok(Replaced::Done(version)),
+            Value::Int(1) => Ok(Replaced::Done),
             value => match self.entry_in(value)? {
-                Some(entry) if again && entry.version == version => Ok(Replaced::Done(version)),
+                Some(entry) if entry.version == version => Ok(Replaced::Done),
                 _ if again => Err(errors::unknown_outcome()),
                 Some(entry) => Ok(Replaced::Conflict(entry)),
                 None => Ok(Replaced::Missing),
@@ -389,10 +388,13 @@ impl Cache for RedisCache {
         }
     }
 
-    async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<(), CacheError> {
+    async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<usize, CacheError> {
         let (now, end) = (now().to_string(), millis_since_epoch(end).to_string());
         let args = [now.as_bytes(), end.as_bytes(), member.as_bytes()];
-        self.script(&self.scripts.list_add, Effect::Repeatable, list, &args).await.map(drop)
+        match self.script(&self.scripts.list_add, Effect::Repeatable, list, &args).await?.value {
+            Value::Int(members) => Ok(usize::try_from(members).unwrap_or_default()),
+            _ => Err(self.caller.unexpected()),
+        }
     }
 
     async fn list_remove(&self, list: &str, members: &[String]) -> Result<(), CacheError> {
@@ -404,11 +406,19 @@ impl Cache for RedisCache {
         self.script(&self.scripts.list_remove, Effect::Repeatable, list, &args).await.map(drop)
     }
 
-    async fn list_members(&self, list: &str) -> Result<Vec<String>, CacheError> {
-        let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(list).arg(format!("({}", now())).arg("+inf");
-        let answer = self.command(command, Effect::Repeatable).await?;
-        redis::from_redis_value(answer.value).map_err(|_| self.caller.unexpected())
+    async fn list_page(
+        &self,
+        list: &str,
+        after: Option<&ListMember>,
+        limit: usize,
+    ) -> Result<Vec<ListMember>, CacheError> {
+        let (now, limit) = (now().to_string(), limit.to_string());
+        let end = after.map_or(0, |after| millis_since_epoch(after.end)).to_string();
+        let name = after.map_or("", |after| after.name.as_str());
+        let args = [now.as_bytes(), end.as_bytes(), name.as_bytes(), limit.as_bytes()];
+        let answer = self.script(&self.scripts.list_page, Effect::Repeatable, list, &args).await?;
+        let members: Vec<(String, u64)> = redis::from_redis_value(answer.value).map_err(|_| self.caller.unexpected())?;
+        Ok(members.into_iter().map(|(name, end)| ListMember::new(name, time_of(end))).collect())
     }
 
     async fn ping(&self) -> Result<(), CacheError> {

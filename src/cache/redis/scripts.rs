@@ -57,12 +57,12 @@ const LIST_END: &str = r"
 redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
 local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
 if last[2] then redis.call('PEXPIRE', key, tonumber(last[2]) - now) end
-return 1
+return redis.call('ZCARD', key)
 ";
 
 /// The write that memory may be lacking for goes first: after another one Redis would not look.
 const LIST_ADD: &str = r"
-local added = redis.pcall('ZADD', key, ARGV[2], ARGV[3])
+local added = redis.pcall('ZADD', key, 'GT', ARGV[2], ARGV[3])
 if type(added) ~= 'number' then return added end
 ";
 
@@ -73,6 +73,21 @@ for i = 2, #ARGV do
 end
 ";
 
+/// Where a page begins is found by halves among the members that end at the same time: the one before it may be gone.
+const LIST_PAGE: &str = r"
+local finish, name, limit = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local first = redis.pcall('ZCOUNT', key, '-inf', math.max(now, finish - 1))
+if type(first) ~= 'number' then return first end
+if finish > now then
+  local last = redis.call('ZCOUNT', key, '-inf', finish)
+  while first < last do
+    local middle = math.floor((first + last) / 2)
+    if redis.call('ZRANGE', key, middle, middle)[1] <= name then first = middle + 1 else last = middle end
+  end
+end
+return redis.call('ZRANGE', key, first, first + limit - 1, 'WITHSCORES')
+";
+
 pub(super) struct Scripts {
     pub(super) get_and_touch: Script,
     pub(super) touch: Script,
@@ -80,6 +95,7 @@ pub(super) struct Scripts {
     pub(super) delete: Script,
     pub(super) list_add: Script,
     pub(super) list_remove: Script,
+    pub(super) list_page: Script,
 }
 
 impl Scripts {
@@ -91,6 +107,7 @@ impl Scripts {
             delete: Script::new(&[ARGS, DELETE]),
             list_add: Script::new(&[ARGS, LIST_ADD, LIST_END]),
             list_remove: Script::new(&[ARGS, LIST_REMOVE, LIST_END]),
+            list_page: Script::new(&[ARGS, LIST_PAGE]),
         });
         &ALL
     }

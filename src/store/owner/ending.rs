@@ -18,7 +18,7 @@ impl<C: Cache> SessionStore<C> {
         deadline: Deadline,
     ) -> Result<usize, SessionError> {
         let list = self.list_key(owner);
-        let members = self.cache.list_members(&list).await?;
+        let members = self.members(&list).await?;
         let mut found = self.survey(&list, &members).await?;
         // Live ones first: what a tombstone leads to is then mostly dead.
         found.sort_by_key(|(_, look)| !matches!(look, Look::Live(_)));

@@ -28,7 +28,7 @@ impl<C: Cache> SessionStore<C> {
     /// The user's live sessions beside this one, the oldest first; not looked for where the list is too short to
     /// matter.
     async fn others(&self, owner: &str, own: &Stored, limit: NonZeroUsize) -> Result<Vec<Stored>, SessionError> {
-        let members = self.cache.list_members(&self.list_key(owner)).await?;
+        let members = self.members(&self.list_key(owner)).await?;
         if members.iter().filter(|member| *member != own.key.as_str()).count() < limit.get() {
             return Ok(Vec::new());
         }

@@ -23,6 +23,8 @@ const DOMAIN: &[u8] = b"cloakroom owner 1\0";
 /// Members of a list that are looked up, or ended, at the same time.
 pub(super) const AT_ONCE: usize = 32;
 
+const PAGE: usize = 4096;
+
 /// Members that are taken off a list together.
 const HEALED: usize = 512;
 
@@ -36,6 +38,19 @@ impl<C: Cache> SessionStore<C> {
             URL_SAFE_NO_PAD.encode(digest.finalize())
         };
         [&*self.config.prefix, "owner:", &name].concat()
+    }
+
+    pub(super) async fn members(&self, list: &str) -> Result<Vec<String>, SessionError> {
+        let (mut members, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.cache.list_page(list, after.as_ref(), PAGE).await?;
+            after = page.last().cloned();
+            let is_last = page.len() < PAGE;
+            members.extend(page.into_iter().map(|member| member.name));
+            if is_last {
+                return Ok(members);
+            }
+        }
     }
 
     /// What stands under the members of a list; takes off the list what is gone, part by part, so that a list too long
@@ -71,11 +86,11 @@ impl<C: Cache> SessionStore<C> {
         match self.cache.list_add(&list, key.as_str(), end).await {
             Err(error) if error.kind() == CacheErrorKind::Full => {
                 // What is gone makes room.
-                let members = self.cache.list_members(&list).await?;
+                let members = self.members(&list).await?;
                 self.survey(&list, &members).await?;
-                Ok(self.cache.list_add(&list, key.as_str(), end).await?)
+                Ok(self.cache.list_add(&list, key.as_str(), end).await.map(drop)?)
             }
-            other => Ok(other?),
+            other => Ok(other.map(drop)?),
         }
     }
 

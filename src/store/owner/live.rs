@@ -15,7 +15,7 @@ impl<C: Cache> SessionStore<C> {
     /// Those of other owners stay on it, unseen: they may be about to become this owner's.
     pub(super) async fn live_of(&self, owner: &str) -> Result<Vec<Stored>, SessionError> {
         let list = self.list_key(owner);
-        let members = self.cache.list_members(&list).await?;
+        let members = self.members(&list).await?;
         let found = self.survey(&list, &members).await?;
         let (mut live, mut buried) = (Vec::new(), HashMap::new());
         for (key, look) in found {

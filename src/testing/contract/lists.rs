@@ -6,12 +6,13 @@ fn end_in(millis: u64) -> SystemTime {
 }
 
 impl<C: Cache> Trial<C> {
-    async fn add(&self, list: &str, member: &str, end: SystemTime) {
-        ok(self.cache.list_add(list, member, end).await);
+    async fn add(&self, list: &str, member: &str, end: SystemTime) -> usize {
+        ok(self.cache.list_add(list, member, end).await)
     }
 
     async fn members(&self, list: &str) -> Vec<String> {
-        ok(self.cache.list_members(list).await)
+        let page = ok(self.cache.list_page(list, None, 100).await);
+        page.into_iter().map(|member| member.name).collect()
     }
 }
 
@@ -37,14 +38,59 @@ pub(super) async fn members_are_sorted_by_their_end<C: Cache>(t: &Trial<C>) {
     same("the members that end first are in front", &t.members(&list).await, &sorted);
 }
 
-pub(super) async fn a_member_is_moved_by_adding_it_again<C: Cache>(t: &Trial<C>) {
+pub(super) async fn adding_a_member_again_moves_its_end_later_only<C: Cache>(t: &Trial<C>) {
     let list = t.key();
     t.add(&list, "a", end_in(30_000)).await;
     t.add(&list, "b", end_in(60_000)).await;
     t.add(&list, "a", end_in(90_000)).await;
     same("adding a member again moves its end later", &t.members(&list).await, &names(&["b", "a"]));
     t.add(&list, "a", end_in(30_000)).await;
-    same("adding a member again moves its end earlier", &t.members(&list).await, &names(&["a", "b"]));
+    same("adding a member again never moves its end earlier", &t.members(&list).await, &names(&["b", "a"]));
+}
+
+pub(super) async fn adding_returns_how_many_members_there_are<C: Cache>(t: &Trial<C>) {
+    let sentence = "`list_add` returns how many members the list then has";
+    let list = t.key();
+    for (member, count) in [("a", 1), ("b", 2), ("a", 2), ("c", 3)] {
+        same(sentence, &t.add(&list, member, end_in(30_000)).await, &count);
+    }
+    ok(t.cache.list_remove(&list, &names(&["a", "b"])).await);
+    same(sentence, &t.add(&list, "d", end_in(30_000)).await, &2);
+}
+
+pub(super) async fn pages_have_every_member_once<C: Cache>(t: &Trial<C>) {
+    let (list, end, later) = (t.key(), end_in(30_000), end_in(60_000));
+    // Names that sort differently by bytes and by letters.
+    let all = ["-", "0", "A", "B", "Z", "_", "a", "b", "z"];
+    for name in all {
+        t.add(&list, name, end).await;
+        t.add(&list, &format!("{name}{name}"), later).await;
+    }
+    let expected: Vec<_> =
+        all.iter().map(|name| (*name).to_owned()).chain(all.iter().map(|name| format!("{name}{name}"))).collect();
+    for limit in [1, 2, 5, 18, 19] {
+        let (mut read, mut after) = (Vec::new(), None);
+        loop {
+            let page = ok(t.cache.list_page(&list, after.as_ref(), limit).await);
+            holds("a page has no more members than asked for", page.len() <= limit);
+            let Some(last) = page.last().cloned() else { break };
+            read.extend(page.into_iter().map(|member| member.name));
+            after = Some(last);
+        }
+        same("pages have every member once, in the order of ends and names", &read, &expected);
+    }
+}
+
+pub(super) async fn a_page_begins_behind_a_member_that_is_gone<C: Cache>(t: &Trial<C>) {
+    let (list, end) = (t.key(), end_in(30_000));
+    for name in ["a", "b", "c", "d", "e"] {
+        t.add(&list, name, end).await;
+    }
+    let page = ok(t.cache.list_page(&list, None, 2).await);
+    ok(t.cache.list_remove(&list, &names(&["a", "b"])).await);
+    let next = ok(t.cache.list_page(&list, page.last(), 2).await);
+    let next: Vec<_> = next.into_iter().map(|member| member.name).collect();
+    same("a page begins behind a member that is gone", &next, &names(&["c", "d"]));
 }
 
 pub(super) async fn removed_members_are_gone<C: Cache>(t: &Trial<C>) {

@@ -30,19 +30,19 @@ pub(super) async fn a_time_that_is_over_writes_nothing_readable<C: Cache>(t: &Tr
     ];
     for expiry in over {
         let key = t.key();
-        ok(t.cache.insert(&key, Bytes::from_static(b"value"), expiry).await);
+        t.insert(&key, Bytes::from_static(b"value"), expiry).await;
         same(sentence, &t.get(&key).await, &None);
         same(sentence, &ok(t.cache.touch(&key).await), &false);
         same(sentence, &ok(t.cache.get_and_touch(&key, Duration::ZERO).await), &None);
 
         let (key, version) = t.entry(b"value", t.long()).await;
-        let replaced = ok(t.cache.replace(&key, version, Bytes::from_static(b"over"), expiry).await);
-        holds(sentence, matches!(replaced, Replaced::Done(_)));
+        let replaced = t.replace(&key, version, Bytes::from_static(b"over"), expiry).await;
+        holds(sentence, matches!(replaced, Replaced::Done));
         same(sentence, &t.get(&key).await, &None);
 
         let (key, version) = t.entry(b"value", t.long()).await;
-        let taken = ok(t.cache.insert(&key, Bytes::from_static(b"over"), expiry).await);
-        same("`insert` returns `None` if a live entry is there, whatever the expiry", &taken, &None);
+        let taken = t.insert(&key, Bytes::from_static(b"over"), expiry).await;
+        same("`insert` returns `false` if another live entry is there, whatever the expiry", &taken, &None);
         let there = t.get(&key).await.map(|entry| entry.version);
         same("`insert` leaves a live entry as it was, whatever the expiry", &there, &Some(version));
     }
@@ -64,13 +64,12 @@ pub(super) async fn an_ended_entry_is_absent_for_every_method<C: Cache>(t: &Tria
             1 => same(sentence, &ok(t.cache.touch(key).await), &false),
             2 => same(sentence, &ok(t.cache.delete(key, version).await), &Deleted::Missing),
             3 => {
-                let replaced = ok(t.cache.replace(key, version, Bytes::new(), t.long()).await);
+                let replaced = t.replace(key, version, Bytes::new(), t.long()).await;
                 same(sentence, &replaced, &Replaced::Missing);
             }
             _ => {
-                let again = ok(t.cache.insert(key, Bytes::from_static(b"again"), t.long()).await);
-                let again = must(again, "an ended entry does not keep its key");
-                holds("a version is never used again for the same key", again != version);
+                let again = t.insert(key, Bytes::from_static(b"again"), t.long()).await;
+                must(again, "an ended entry does not keep its key");
                 continue;
             }
         }
@@ -90,8 +89,8 @@ pub(super) async fn extreme_times_are_no_error<C: Cache>(t: &Trial<C>) {
         holds(sentence, t.get(&key).await.is_some());
         holds(sentence, ok(t.cache.touch(&key).await));
         holds(sentence, ok(t.cache.get_and_touch(&key, Duration::MAX).await).is_some());
-        let replaced = ok(t.cache.replace(&key, version, Bytes::new(), expiry).await);
-        holds(sentence, matches!(replaced, Replaced::Done(_)));
+        let replaced = t.replace(&key, version, Bytes::new(), expiry).await;
+        holds(sentence, matches!(replaced, Replaced::Done));
         holds(sentence, t.get(&key).await.is_some());
     }
 }
@@ -124,8 +123,8 @@ pub(super) async fn touch_changes_neither_data_nor_version<C: Cache>(t: &Trial<C
     ok(t.cache.get_and_touch(&key, Duration::ZERO).await);
     let entry = Some(Entry { value: Bytes::from_static(b"value"), version });
     same("a touch changes neither data nor version", &t.get(&key).await, &entry);
-    let replaced = ok(t.cache.replace(&key, version, Bytes::new(), t.long()).await);
-    holds("a touch changes neither data nor version", matches!(replaced, Replaced::Done(_)));
+    let replaced = t.replace(&key, version, Bytes::new(), t.long()).await;
+    holds("a touch changes neither data nor version", matches!(replaced, Replaced::Done));
 }
 
 pub(super) async fn get_and_touch_restarts_the_idle_time<C: Cache>(t: &Trial<C>) {
@@ -168,8 +167,8 @@ pub(super) async fn a_read_restarts_nothing<C: Cache>(t: &Trial<C>) {
     let (key, _) = t.entry(b"value", t.short()).await;
     t.pass(MOST_OF_IDLE).await;
     ok(t.cache.get(&key).await);
-    ok(t.cache.insert(&key, Bytes::new(), t.long()).await);
-    let _ = ok(t.cache.replace(&key, Version::unique(), Bytes::new(), t.long()).await);
+    t.insert(&key, Bytes::new(), t.long()).await;
+    let _ = t.replace(&key, Version::unique(), Bytes::new(), t.long()).await;
     let _ = ok(t.cache.delete(&key, Version::unique()).await);
     t.pass(MOST_OF_IDLE).await;
     same("a `get`, and a write that was not done, restart nothing", &t.get(&key).await, &None);
@@ -178,9 +177,9 @@ pub(super) async fn a_read_restarts_nothing<C: Cache>(t: &Trial<C>) {
 pub(super) async fn replace_writes_the_expiry<C: Cache>(t: &Trial<C>) {
     let sentence = "`replace` writes the expiry with the value";
     let (longer, version) = t.entry(b"value", t.short()).await;
-    holds(sentence, matches!(ok(t.cache.replace(&longer, version, Bytes::new(), t.long()).await), Replaced::Done(_)));
+    holds(sentence, matches!(t.replace(&longer, version, Bytes::new(), t.long()).await, Replaced::Done));
     let (shorter, version) = t.entry(b"value", t.long()).await;
-    holds(sentence, matches!(ok(t.cache.replace(&shorter, version, Bytes::new(), t.short()).await), Replaced::Done(_)));
+    holds(sentence, matches!(t.replace(&shorter, version, Bytes::new(), t.short()).await, Replaced::Done));
     t.pass(PAST_IDLE).await;
     holds(sentence, t.get(&longer).await.is_some());
     same(sentence, &t.get(&shorter).await, &None);

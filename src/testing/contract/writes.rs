@@ -9,7 +9,7 @@ pub(super) async fn an_absent_key_is_no_error<C: Cache>(t: &Trial<C>) {
     same(sentence, &t.get(&key).await, &None);
     same(sentence, &ok(t.cache.get_and_touch(&key, Duration::ZERO).await), &None);
     same(sentence, &ok(t.cache.touch(&key).await), &false);
-    let replaced = ok(t.cache.replace(&key, Version::unique(), Bytes::new(), t.long()).await);
+    let replaced = t.replace(&key, Version::unique(), Bytes::new(), t.long()).await;
     same(sentence, &replaced, &Replaced::Missing);
     same(sentence, &ok(t.cache.delete(&key, Version::unique()).await), &Deleted::Missing);
     same("`touch` and `replace` create no entry", &t.get(&key).await, &None);
@@ -37,17 +37,17 @@ pub(super) async fn any_bytes_come_back<C: Cache>(t: &Trial<C>) {
     for bytes in samples {
         let (sentence, length) = ("bytes come back as they were given", bytes.len());
         let (key, value) = (t.key(), Bytes::from(bytes));
-        let version = must(ok(t.cache.insert(&key, value.clone(), t.long()).await), sentence);
+        let version = must(t.insert(&key, value.clone(), t.long()).await, sentence);
         let read = must(t.get(&key).await, sentence);
         holds(&format!("{sentence}: {length} bytes, inserted"), read.value == value);
         let read = must(ok(t.cache.get_and_touch(&key, Duration::ZERO).await), sentence);
         holds(&format!("{sentence}: {length} bytes, touched"), read.value == value);
-        let conflict = ok(t.cache.replace(&key, Version::unique(), Bytes::new(), t.long()).await);
+        let conflict = t.replace(&key, Version::unique(), Bytes::new(), t.long()).await;
         holds(
             &format!("{sentence}: {length} bytes, in a conflict"),
             conflict == Replaced::Conflict(Entry { value: value.clone(), version }),
         );
-        holds(sentence, matches!(ok(t.cache.replace(&key, version, value.clone(), t.long()).await), Replaced::Done(_)));
+        holds(sentence, matches!(t.replace(&key, version, value.clone(), t.long()).await, Replaced::Done));
         let read = must(t.get(&key).await, sentence);
         holds(&format!("{sentence}: {length} bytes, replaced"), read.value == value);
     }
@@ -59,7 +59,7 @@ pub(super) async fn any_key_is_a_key_of_its_own<C: Cache>(t: &Trial<C>) {
     let keys: Vec<_> =
         ["", " ", "*", "\0", "{a}", "\r\n", "é", "Upper", "upper"].map(|end| format!("{base}{end}")).into();
     for key in &keys {
-        holds(sentence, ok(t.cache.insert(key, Bytes::from(key.clone()), t.long()).await).is_some());
+        holds(sentence, t.insert(key, Bytes::from(key.clone()), t.long()).await.is_some());
     }
     for key in &keys {
         same(sentence, &t.get(key).await.map(|entry| entry.value), &Some(Bytes::from(key.clone())));
@@ -68,7 +68,7 @@ pub(super) async fn any_key_is_a_key_of_its_own<C: Cache>(t: &Trial<C>) {
 
 pub(super) async fn insert_leaves_a_live_entry_as_it_is<C: Cache>(t: &Trial<C>) {
     let (key, version) = t.entry(b"first", t.long()).await;
-    let second = ok(t.cache.insert(&key, Bytes::from_static(b"second"), t.long()).await);
+    let second = t.insert(&key, Bytes::from_static(b"second"), t.long()).await;
     same("`insert` returns `None` if a live entry is there", &second, &None);
     let entry = Some(Entry { value: Bytes::from_static(b"first"), version });
     same("`insert` leaves a live entry as it was", &t.get(&key).await, &entry);
@@ -76,16 +76,36 @@ pub(super) async fn insert_leaves_a_live_entry_as_it_is<C: Cache>(t: &Trial<C>) 
 
 pub(super) async fn replace_writes_over_the_expected_version_only<C: Cache>(t: &Trial<C>) {
     let (key, first) = t.entry(b"first", t.long()).await;
-    let second = match ok(t.cache.replace(&key, first, Bytes::from_static(b"second"), t.long()).await) {
-        Replaced::Done(version) => version,
-        other => panic!("broken: `replace` writes over the entry whose version is expected: {other:?}"),
-    };
-    holds("every write has a version of its own", first != second);
-    let entry = Entry { value: Bytes::from_static(b"second"), version: second };
-    same("`replace` writes the value, under the version it returns", &t.get(&key).await, &Some(entry.clone()));
-    let late = ok(t.cache.replace(&key, first, Bytes::from_static(b"late"), t.long()).await);
-    same("a conflict brings what is there now", &late, &Replaced::Conflict(entry.clone()));
-    same("`replace` writes over no other version", &t.get(&key).await, &Some(entry));
+    let second = Entry::new(Bytes::from_static(b"second"), Version::unique());
+    let replaced = ok(t.cache.replace(&key, first, second.clone(), t.long()).await);
+    same("`replace` writes over the entry whose version is expected", &replaced, &Replaced::Done);
+    same("`replace` writes the value and the version that it is given", &t.get(&key).await, &Some(second.clone()));
+    let late = t.replace(&key, first, Bytes::from_static(b"late"), t.long()).await;
+    same("a conflict brings the entry that is there now", &late, &Replaced::Conflict(second.clone()));
+    same("`replace` writes over no other version", &t.get(&key).await, &Some(second));
+}
+
+pub(super) async fn a_repeated_insert_is_done<C: Cache>(t: &Trial<C>) {
+    let sentence = "an `insert` of an entry whose version is there already is done, and changes nothing";
+    let (key, entry) = (t.key(), Entry::new(Bytes::from_static(b"value"), Version::unique()));
+    for _ in 0..2 {
+        same(sentence, &ok(t.cache.insert(&key, entry.clone(), t.long()).await), &true);
+        same(sentence, &t.get(&key).await, &Some(entry.clone()));
+    }
+}
+
+pub(super) async fn a_repeated_replace_is_done_and_changes_nothing<C: Cache>(t: &Trial<C>) {
+    let sentence = "a `replace` by an entry whose version is there already is done, and changes nothing";
+    let (key, first) = t.entry(b"first", t.long()).await;
+    let second = Entry::new(Bytes::from_static(b"second"), Version::unique());
+    for _ in 0..2 {
+        same(sentence, &ok(t.cache.replace(&key, first, second.clone(), t.long()).await), &Replaced::Done);
+        same(sentence, &t.get(&key).await, &Some(second.clone()));
+    }
+    let third = Entry::new(Bytes::from_static(b"third"), Version::unique());
+    same(sentence, &ok(t.cache.replace(&key, second.version, third.clone(), t.long()).await), &Replaced::Done);
+    let late = ok(t.cache.replace(&key, first, second, t.long()).await);
+    same("a repeated `replace` does not undo a later one", &late, &Replaced::Conflict(third));
 }
 
 pub(super) async fn delete_removes_the_expected_version_only<C: Cache>(t: &Trial<C>) {
@@ -98,31 +118,16 @@ pub(super) async fn delete_removes_the_expected_version_only<C: Cache>(t: &Trial
     same("what was deleted is absent", &t.get(&key).await, &None);
     same("a second `delete` finds nothing", &ok(t.cache.delete(&key, version).await), &Deleted::Missing);
     same("`touch` brings nothing back", &ok(t.cache.touch(&key).await), &false);
-    let replaced = ok(t.cache.replace(&key, version, Bytes::new(), t.long()).await);
+    let replaced = t.replace(&key, version, Bytes::new(), t.long()).await;
     same("`replace` brings nothing back", &replaced, &Replaced::Missing);
-}
-
-pub(super) async fn versions_are_never_used_again<C: Cache>(t: &Trial<C>) {
-    let sentence = "a version is never used again for the same key, even after the entry is gone";
-    let key = t.key();
-    let mut seen = HashSet::new();
-    for _ in 0..50 {
-        let inserted = must(ok(t.cache.insert(&key, Bytes::from_static(b"same"), t.long()).await), sentence);
-        holds(sentence, seen.insert(inserted));
-        let Replaced::Done(replaced) = ok(t.cache.replace(&key, inserted, Bytes::from_static(b"same"), t.long()).await)
-        else {
-            panic!("broken: `replace` writes over the entry whose version is expected")
-        };
-        holds(sentence, seen.insert(replaced));
-        same("`delete` removes the expected version", &ok(t.cache.delete(&key, replaced).await), &Deleted::Done);
-    }
 }
 
 pub(super) async fn one_of_many_inserts_wins<C: Cache>(t: &Trial<C>) {
     let (key, expiry) = (t.key(), t.long());
     let versions = together(64, |number| {
         let (cache, key) = (Arc::clone(&t.cache), key.clone());
-        async move { ok(cache.insert(&key, Bytes::from(number.to_string()), expiry).await) }
+        let entry = Entry::new(Bytes::from(number.to_string()), Version::unique());
+        async move { ok(cache.insert(&key, entry.clone(), expiry).await).then_some(entry.version) }
     });
     let winners: Vec<_> = versions.await.into_iter().flatten().collect();
     same("of many inserts at the same time one writes", &winners.len(), &1);
@@ -139,8 +144,9 @@ pub(super) async fn no_increment_is_lost<C: Cache>(t: &Trial<C>) {
             let mut found = must(ok(cache.get(&key).await), "a live entry is found");
             loop {
                 let more = Bytes::from((number(&found) + 1).to_string());
-                match ok(cache.replace(&key, found.version, more, expiry).await) {
-                    Replaced::Done(_) => return,
+                let entry = Entry::new(more, Version::unique());
+                match ok(cache.replace(&key, found.version, entry, expiry).await) {
+                    Replaced::Done => return,
                     Replaced::Conflict(newer) => found = newer,
                     Replaced::Missing => panic!("broken: a live entry is never thrown out"),
                 }
@@ -177,8 +183,10 @@ pub(super) async fn readers_see_value_and_version_together<C: Cache>(t: &Trial<C
             let (mut seen, mut version) = (Vec::new(), first);
             for round in 1..=50_u64 {
                 if task == 0 {
-                    let replaced = ok(cache.replace(&key, version, Bytes::from(round.to_string()), expiry).await);
-                    let Replaced::Done(next) = replaced else { panic!("broken: the only writer meets no conflict") };
+                    let entry = Entry::new(Bytes::from(round.to_string()), Version::unique());
+                    let (expected, next) = (version, entry.version);
+                    let replaced = ok(cache.replace(&key, expected, entry, expiry).await);
+                    same("the only writer meets no conflict", &replaced, &Replaced::Done);
                     version = next;
                     seen.push((version, round));
                 } else if let Some(entry) = ok(cache.get(&key).await) {
