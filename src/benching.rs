@@ -7,9 +7,8 @@ use http::HeaderMap;
 
 use crate::{
     cookie::CookiePolicy,
-    data::json,
     id::SessionKey,
-    record::{self, Head, Record},
+    record::{self, Decoded, Head, json},
 };
 
 pub struct Cookies(CookiePolicy);
@@ -35,7 +34,7 @@ pub struct Records {
 impl Records {
     #[must_use]
     pub fn of_one_key() -> Self {
-        let head = record::new_head(1_780_000_000_000, Duration::from_secs(1_000_000));
+        let head = Head::new(1_780_000_000_000, Duration::from_secs(1_000_000));
         Self { key: SessionKey::of_digest(&[7; 32]), head }
     }
 
@@ -43,13 +42,17 @@ impl Records {
     #[must_use]
     pub fn encode(&self, fields: &[(String, String)]) -> Bytes {
         let fields = fields.iter().map(|(key, json)| (key.as_bytes(), json.as_bytes()).into());
-        record::encode(&self.key, &self.head, fields).text().clone()
+        record::encode(&self.key, &self.head, fields, usize::MAX)
+            .map(|record| record.values.text().clone())
+            .unwrap_or_default()
     }
 
     /// How many values there are, and the one under `name`.
     #[must_use]
     pub fn decode(&self, bytes: &Bytes, name: Option<&str>) -> Option<(usize, Option<u64>)> {
-        let Ok(Record::Live { values, .. }) = record::decode(bytes, &self.key, usize::MAX) else { return None };
+        let Ok(Decoded::Live(record::Record { values, .. })) = record::decode(bytes, &self.key, usize::MAX) else {
+            return None;
+        };
         let value = name.and_then(|name| values.get(name)).and_then(|text| json::decode(&text).ok());
         Some((values.len(), value))
     }

@@ -101,10 +101,23 @@ pub enum SessionError {
         limit: usize,
     },
     /// The value cannot be kept: it would not come back as it is.
-    Encode(Unfit),
+    Encode(EncodeError),
     /// What is stored under the key is not of the type that was asked for. It is left as it is. The inner error may quote the
     /// value, so neither `Debug` nor `Display` of this one shows it.
     Decode(Arc<serde_json::Error>),
+    /// A session keeps the closures of 1,000 calls of [`update`](crate::Session::update) at most until its commit.
+    TooManyUpdates {
+        /// How many it keeps.
+        limit: usize,
+    },
+    /// The closure of an [`update`](crate::Session::update) panicked when it ran again on a newer value. Its changes are kept,
+    /// and the next commit runs it again.
+    Panicked,
+    /// There was more to do than the deadline allowed. This much is done; the call is to be repeated.
+    Incomplete {
+        /// Sessions that were ended.
+        ended: usize,
+    },
     /// A key is longer than 256 bytes.
     KeyTooLong {
         /// Its length in bytes.
@@ -129,13 +142,15 @@ pub enum SessionError {
 /// Why a value cannot be kept.
 #[derive(Clone)]
 #[non_exhaustive]
-pub enum Unfit {
+pub enum EncodeError {
     /// Arrays and objects nested deeper than 64 levels.
     Depth,
     /// Not a number, or infinite: JSON has no such numbers.
     NonFinite,
     /// A whole number outside of the range of 64 bits, which readers of JSON round.
     Range,
+    /// `Some(None)` or `Some(())`: JSON writes `null`, which comes back as `None`.
+    NestedOption,
     /// Its `Serialize` failed, or it has no form in JSON (a map with keys that are no strings, say).
     Other(Arc<serde_json::Error>),
 }
@@ -154,7 +169,7 @@ impl SessionError {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Cache(_) | Self::Conflict | Self::Random => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Cache(_) | Self::Conflict | Self::Random | Self::Incomplete { .. } => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -192,8 +207,11 @@ impl fmt::Debug for SessionError {
                 return f.debug_struct("TooLarge").field("size", size).field("limit", limit).finish();
             }
             Self::KeyTooLong { length } => return f.debug_struct("KeyTooLong").field("length", length).finish(),
-            Self::Encode(unfit) => return f.debug_tuple("Encode").field(unfit).finish(),
+            Self::Encode(refused) => return f.debug_tuple("Encode").field(refused).finish(),
             Self::Setting(what) => return f.debug_tuple("Setting").field(what).finish(),
+            Self::TooManyUpdates { limit } => return f.debug_struct("TooManyUpdates").field("limit", limit).finish(),
+            Self::Incomplete { ended } => return f.debug_struct("Incomplete").field("ended", ended).finish(),
+            Self::Panicked => "Panicked",
             Self::Conflict => "Conflict",
             Self::Closed => "Closed",
             Self::Gone => "Gone",
@@ -210,12 +228,13 @@ impl fmt::Debug for SessionError {
 }
 
 /// Shows no value.
-impl fmt::Debug for Unfit {
+impl fmt::Debug for EncodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Depth => "Depth",
             Self::NonFinite => "NonFinite",
             Self::Range => "Range",
+            Self::NestedOption => "NestedOption",
             Self::Other(_) => "Other",
         })
     }
@@ -229,10 +248,14 @@ impl fmt::Display for SessionError {
             Self::Closed => f.write_str("the response has been sent: take `detach()` to write later"),
             Self::Gone => f.write_str("the session ended meanwhile, the changes were dropped"),
             Self::TooLarge { size, limit } => write!(f, "{size} bytes of session data, {limit} are allowed"),
-            Self::Encode(Unfit::Depth) => f.write_str("the value is nested deeper than 64 levels"),
-            Self::Encode(Unfit::NonFinite) => f.write_str("the value contains a number that is not finite"),
-            Self::Encode(Unfit::Range) => f.write_str("the value contains a whole number of more than 64 bits"),
-            Self::Encode(Unfit::Other(_)) => f.write_str("the value has no form in JSON"),
+            Self::Encode(EncodeError::Depth) => f.write_str("the value is nested deeper than 64 levels"),
+            Self::Encode(EncodeError::NonFinite) => f.write_str("the value contains a number that is not finite"),
+            Self::Encode(EncodeError::Range) => f.write_str("the value contains a whole number of more than 64 bits"),
+            Self::Encode(EncodeError::NestedOption) => f.write_str("the value contains an option that JSON would lose"),
+            Self::TooManyUpdates { limit } => write!(f, "more than {limit} updates before a commit"),
+            Self::Panicked => f.write_str("the closure of an update panicked when it ran again"),
+            Self::Incomplete { ended } => write!(f, "{ended} sessions ended before the deadline: repeat the call"),
+            Self::Encode(EncodeError::Other(_)) => f.write_str("the value has no form in JSON"),
             Self::Decode(_) => f.write_str("the value in the session is of another type"),
             Self::KeyTooLong { length } => write!(f, "a key of {length} bytes, 256 are allowed"),
             Self::Setting(what) => f.write_str(what),

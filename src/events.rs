@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    error::{CacheErrorKind, SessionError},
+    error::{CacheErrorKind, ConfigError, SessionError},
     id::SessionKey,
 };
 
@@ -45,6 +45,21 @@ pub(crate) fn gone(key: &SessionKey) {
 pub(crate) fn conflict(key: &SessionKey) {
     count("conflict");
     tracing::warn!(session = key.short(), "the session kept changing until the deadline, nothing was written");
+}
+
+/// A write of unknown outcome turned out not to have taken effect.
+pub(crate) fn dropped_by_error(key: &SessionKey) {
+    count("dropped_by_error");
+    tracing::warn!(session = key.short(), "a write that failed was not stored: its changes were dropped");
+}
+
+/// A setting that cannot work, where no builder could return the error.
+pub(crate) fn setting(error: &ConfigError) {
+    count("setting");
+    static LIMIT: Limit = Limit::new();
+    if LIMIT.allows() {
+        tracing::error!(%error, "a setting cannot work: sessions fail until it is changed");
+    }
 }
 
 pub(crate) fn unreadable(key: &SessionKey, reason: &str) {

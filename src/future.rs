@@ -12,8 +12,8 @@ use tower_service::Service;
 
 use crate::{
     error::{ErrorResponse, SessionError},
-    finish::RunToEnd,
-    service::{Commit, Exchange},
+    run_to_end::RunToEnd,
+    service::Exchange,
     session::Session,
 };
 
@@ -75,12 +75,11 @@ where
                 }
                 StateProjection::Running { response } => {
                     let result = ready!(response.poll(cx));
+                    // The handler's future is dropped before anything is decided: it may hold a handle of the session.
+                    this.state.set(State::Done);
                     match this.exchange.commit(&result) {
-                        Commit::UnderWay(commit) => State::Committing { commit, result: Some(result) },
-                        Commit::Done(committed) => {
-                            this.state.set(State::Done);
-                            return Poll::Ready(this.exchange.respond(result, committed));
-                        }
+                        Some(commit) => State::Committing { commit, result: Some(result) },
+                        None => return Poll::Ready(this.exchange.respond(result, Ok(()))),
                     }
                 }
                 StateProjection::Committing { commit, result } => {

@@ -9,8 +9,9 @@ use crate::{
     cookie::{CookiePolicy, CookieSettings, SameSite},
     error::{ConfigError, DefaultErrorResponse, SessionError},
     events,
+    engine::SessionEngine,
     service::SessionService,
-    store::{Engine, SessionStore},
+    store::SessionStore,
 };
 
 /// When a session's idle time starts again.
@@ -75,7 +76,7 @@ pub struct SessionLayer<C, E = DefaultErrorResponse> {
 
 /// What all services of a layer share.
 pub(crate) struct Shared<E> {
-    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) engine: Arc<dyn SessionEngine>,
     pub(crate) policy: CookiePolicy,
     pub(crate) refresh: Option<Duration>,
     pub(crate) lazy: bool,
@@ -85,7 +86,12 @@ pub(crate) struct Shared<E> {
 
 impl<C: Cache> SessionLayer<C> {
     /// A layer with the default settings: see [`SessionLayerBuilder`].
+    ///
+    /// Settings of the store that cannot work are logged, once; [`builder`](Self::builder) returns them as an error.
     pub fn new(store: SessionStore<C>) -> Self {
+        if let Err(error) = store.check() {
+            events::setting(&error);
+        }
         let settings = Settings::default();
         Self::of(store, CookiePolicy::default(), settings, DefaultErrorResponse)
     }

@@ -61,22 +61,21 @@ mod cache;
 mod caching;
 mod clock;
 mod cookie;
-mod data;
 mod deadline;
+mod engine;
 mod error;
 mod events;
 #[cfg(feature = "axum")]
 mod extract;
-mod finish;
 mod future;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
 mod id;
-mod key;
 mod layer;
 mod random;
 mod record;
+mod run_to_end;
 mod service;
 mod session;
 mod store;
@@ -89,14 +88,14 @@ pub use self::{
     cache::{BoxedCache, Cache, Deleted, Entry, Expiry, InMemoryCache, InMemoryCacheBuilder, ListMember, Replaced, Version},
     clock::Clock,
     cookie::SameSite,
-    error::{CacheError, CacheErrorKind, ConfigError, DefaultErrorResponse, ErrorResponse, SessionError, Unfit},
+    engine::SessionLimitPolicy,
+    error::{CacheError, CacheErrorKind, ConfigError, DefaultErrorResponse, ErrorResponse, SessionError, EncodeError},
     future::ResponseFuture,
     id::{ParseKeyError, SessionId, SessionKey},
-    key::{IntoKey, Key},
     layer::{Refresh, SessionLayer, SessionLayerBuilder},
     service::SessionService,
-    session::{LazySession, Session},
-    store::{SessionInfo, SessionStore, WhenFull},
+    session::{IntoKey, Key, LazySession, Session, SessionInfo},
+    store::SessionStore,
 };
 /// The bytes of an [`Entry`].
 pub use bytes::Bytes;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use tower_service::Service;
 
 use crate::{
@@ -15,10 +15,10 @@ use crate::{
     caching::{self, Seen},
     error::{DefaultErrorResponse, ErrorResponse, SessionError},
     events,
-    finish::RunToEnd,
     future::ResponseFuture,
     layer::Shared,
-    session::{CookieDue, LazySession, Scope, Session},
+    run_to_end::RunToEnd,
+    session::{CookieDue, LazySession, Order, Scope, Session},
 };
 
 /// A service with sessions. See [`SessionLayer`](crate::SessionLayer).
@@ -78,13 +78,15 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let (exchange, lazy) = Exchange::begin(&self.shared, &request);
         let eager = !self.shared.lazy;
+        // An outer layer's session is not this layer's.
+        request.extensions_mut().remove::<Session>();
         request.extensions_mut().insert(lazy.clone());
         if eager {
             match lazy.load_at_once() {
                 Some(Ok(session)) => {
                     request.extensions_mut().insert(session);
                 }
-                // Whoever asks for the session gets the error; routes that do not ask are served.
+                // An extractor answers with the error; routes without a session are served.
                 Some(Err(_)) => {}
                 None => {
                     let load = Box::pin(async move { lazy.load_unasked().await });
@@ -100,16 +102,17 @@ where
     }
 }
 
-/// A commit that is done, or has to be waited for.
-pub(crate) enum Commit {
-    Done(Result<(), SessionError>),
-    UnderWay(RunToEnd<Result<(), SessionError>>),
-}
-
 /// One request and its response, as far as the session goes.
 pub(crate) struct Exchange<E> {
     shared: Arc<Shared<E>>,
     lazy: LazySession,
+}
+
+pub(crate) type Committing = RunToEnd<Result<(), SessionError>>;
+
+/// Whether a response with this status means that the handler did what it was to do. A 408 cut it off half-way.
+fn commits(status: StatusCode) -> bool {
+    !status.is_server_error() && status != StatusCode::REQUEST_TIMEOUT
 }
 
 impl<E> Exchange<E> {
@@ -122,18 +125,18 @@ impl<E> Exchange<E> {
         (Self { shared: Arc::clone(shared), lazy: lazy.clone() }, lazy)
     }
 
-    /// What there is to commit, once the handler is done.
-    pub(crate) fn commit<B, Error>(&self, result: &Result<Response<B>, Error>) -> Commit {
-        let failed = result.as_ref().map_or(true, |response| response.status().is_server_error());
-        let scope = if failed { Scope::DestroyOnly } else { Scope::All };
-        let Some(session) = self.lazy.loaded() else { return Commit::Done(Ok(())) };
+    /// What there is to commit, once the handler is done. `None`: nothing.
+    pub(crate) fn commit<B, Error>(&self, result: &Result<Response<B>, Error>) -> Option<Committing> {
+        let scope = if result.as_ref().is_ok_and(|response| commits(response.status())) {
+            Scope::All
+        } else {
+            Scope::DestroyOnly
+        };
+        let session = self.lazy.close()?;
         if !session.close(scope) {
-            return Commit::Done(Ok(()));
+            return None;
         }
-        match session.commit_at_once(scope) {
-            Some(done) => Commit::Done(done),
-            None => Commit::UnderWay(RunToEnd::new(session.clone().run_commit(scope, self.lazy.deadline()))),
-        }
+        Some(RunToEnd::new(session.clone().run_commit(Order::Response(scope), self.lazy.deadline())))
     }
 
     /// The response that goes out.
@@ -189,7 +192,7 @@ impl<E> Exchange<E> {
 }
 
 impl<E> Drop for Exchange<E> {
-    /// Whether it was answered, failed or was dropped: nobody commits for this request any more.
+    /// Answered, failed or dropped: this request commits no more.
     fn drop(&mut self) {
         self.lazy.finish();
     }

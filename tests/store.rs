@@ -11,7 +11,7 @@ use std::{
 };
 
 use cloakroom::{
-    Bytes, Cache, CacheErrorKind, Expiry, InMemoryCache, Session, SessionError, SessionLayer, SessionStore, Unfit,
+    Bytes, Cache, CacheErrorKind, Expiry, InMemoryCache, Session, SessionError, SessionLayer, SessionStore, EncodeError,
     testing::{Operation, TestCache},
 };
 use tracing_subscriber::{layer::SubscriberExt, registry::LookupSpan};
@@ -204,10 +204,10 @@ async fn values_that_would_not_come_back_are_refused<C: Cache>(cache: C) {
     let id = store.save(&Session::new()).await.unwrap();
     let session = store.load(&id).await.unwrap().unwrap();
     session.set("n", 1.5).unwrap();
-    assert!(matches!(session.set("n", f64::NAN), Err(SessionError::Encode(Unfit::NonFinite))));
-    assert!(matches!(session.set("n", u128::MAX), Err(SessionError::Encode(Unfit::Range))));
+    assert!(matches!(session.set("n", f64::NAN), Err(SessionError::Encode(EncodeError::NonFinite))));
+    assert!(matches!(session.set("n", u128::MAX), Err(SessionError::Encode(EncodeError::Range))));
     let tuples = std::collections::BTreeMap::from([((1, 2), 3)]);
-    assert!(matches!(session.set("n", tuples), Err(SessionError::Encode(Unfit::Other(_)))));
+    assert!(matches!(session.set("n", tuples), Err(SessionError::Encode(EncodeError::Other(_)))));
     assert!(matches!(session.set("n", "x".repeat(70_000)), Err(SessionError::TooLarge { .. })));
     assert!(matches!(session.set("k".repeat(257), 1), Err(SessionError::KeyTooLong { length: 257 })));
     assert!(matches!(session.try_get::<String>("n"), Err(SessionError::Decode(_))));

@@ -1,4 +1,4 @@
-//! A session that is loaded when somebody asks for it.
+//! A session that is loaded when it is asked for.
 use std::{
     fmt, slice,
     sync::{
@@ -14,10 +14,10 @@ use super::Session;
 use crate::{
     cookie::Candidates,
     deadline::Deadline,
+    engine::{Found, SessionEngine, timed_out},
     error::SessionError,
     events,
     id::SessionId,
-    store::{Engine, Found, timed_out},
 };
 
 /// A request's session before it is loaded: in the extensions of every request that went through the layer.
@@ -37,22 +37,26 @@ pub struct LazySession {
 }
 
 struct Visit {
-    engine: Arc<dyn Engine>,
+    engine: Arc<dyn SessionEngine>,
     /// The IDs that the browser sent.
     candidates: Candidates,
     refresh: Option<Duration>,
     loaded: OnceLock<Result<Session, SessionError>>,
-    /// One look at the cache, however many ask.
+    /// One look at the cache, however many calls there are.
     loading: AsyncMutex<()>,
     asked: AtomicBool,
-    /// The response is out.
-    finished: AtomicBool,
+    /// The response's commit has begun: a session that is loaded now is closed from the start.
+    closed: AtomicBool,
     /// Of the store's deadline, in microseconds.
     spent: AtomicU64,
 }
 
 impl LazySession {
-    pub(crate) fn new(engine: Arc<dyn Engine>, candidates: Candidates, refresh: Option<Duration>) -> Self {
+    pub(crate) fn new(
+        engine: Arc<dyn SessionEngine>,
+        candidates: Candidates,
+        refresh: Option<Duration>,
+    ) -> Self {
         let visit = Visit {
             engine,
             candidates,
@@ -60,7 +64,7 @@ impl LazySession {
             loaded: OnceLock::new(),
             loading: AsyncMutex::new(()),
             asked: AtomicBool::new(false),
-            finished: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             spent: AtomicU64::new(0),
         };
         Self { visit: Arc::new(visit) }
@@ -85,7 +89,7 @@ impl LazySession {
             return loaded.clone();
         }
         let found = self.visit.find().await;
-        self.visit.loaded.get_or_init(|| found).clone()
+        self.visit.keep(found)
     }
 
     /// The session, where nothing has to be waited for: it is loaded already, there is no ID to look up, or the cache answers
@@ -95,26 +99,33 @@ impl LazySession {
             return Some(loaded.clone());
         }
         let found = self.visit.find_at_once()?;
-        // Whoever was faster has loaded the same session.
-        Some(self.visit.loaded.get_or_init(|| found).clone())
+        Some(self.visit.keep(found))
     }
 
-    /// The session, if somebody had it loaded.
+    /// The session, if it was loaded.
     pub(crate) fn loaded(&self) -> Option<&Session> {
         self.visit.loaded.get()?.as_ref().ok()
     }
 
-    /// The request is over: nobody commits for it any more.
+    /// The response's commit begins. The session, if it was loaded before.
+    pub(crate) fn close(&self) -> Option<&Session> {
+        self.visit.closed.store(true, Ordering::SeqCst);
+        self.loaded()
+    }
+
+    /// The request is over: it will not commit any more.
     pub(crate) fn finish(&self) {
-        self.visit.finished.store(true, Ordering::Release);
-        if let Some(session) = self.loaded() {
+        if let Some(session) = self.close() {
             session.abandon();
         }
     }
 
-    /// Whether the response depends on the session.
+    /// Whether the response depends on the session: it was asked for, or a handle is left that may still be read.
     pub(crate) fn was_looked_at(&self) -> bool {
-        self.visit.asked.load(Ordering::Relaxed) || self.loaded().is_some_and(Session::was_looked_at)
+        // The layer itself holds one.
+        Arc::strong_count(&self.visit) > 1
+            || self.visit.asked.load(Ordering::Relaxed)
+            || self.loaded().is_some_and(|session| session.was_looked_at() || session.has_other_handles(1))
     }
 
     /// When the commit has to be done: what loading left of the store's deadline.
@@ -138,32 +149,35 @@ impl Visit {
         }
     }
 
-    fn find_at_once(&self) -> Option<Result<Session, SessionError>> {
+    fn find_at_once(&self) -> Option<Result<Found, SessionError>> {
         if self.candidates.is_empty() {
-            return Some(self.session(Ok(Found::default())));
+            return Some(Ok(Found::default()));
         }
-        let found = self.with_ids(|ids| self.engine.load_at_once(ids, self.refresh))?;
-        Some(self.session(found))
+        self.with_ids(|ids| self.engine.load_at_once(ids, self.refresh))
     }
 
-    async fn find(&self) -> Result<Session, SessionError> {
+    async fn find(&self) -> Result<Found, SessionError> {
         let ids = self.with_ids(<[SessionId]>::to_vec);
         let limit = self.engine.config().deadline;
         let start = Instant::now();
         let found = Deadline::after(limit).bound(self.engine.load(&ids, self.refresh)).await;
         let spent = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.spent.store(spent, Ordering::Relaxed);
-        self.session(found.unwrap_or_else(|_| Err(timed_out())))
+        found.unwrap_or_else(|_| Err(timed_out()))
     }
 
-    fn session(&self, found: Result<Found, SessionError>) -> Result<Session, SessionError> {
-        let found = found.inspect_err(events::failed)?;
-        let resign = |id: &SessionId| self.candidates.iter().any(|candidate| candidate.resign && candidate.id == *id);
-        let session = Session::of_request(Arc::clone(&self.engine), found, resign);
-        if self.finished.load(Ordering::Acquire) {
+    /// Makes the session of what was found. A caller that was faster has made the same.
+    fn keep(&self, found: Result<Found, SessionError>) -> Result<Session, SessionError> {
+        let loaded = self.loaded.get_or_init(|| {
+            let found = found.inspect_err(events::failed)?;
+            let resign = |id: &SessionId| self.candidates.iter().any(|candidate| candidate.resign && candidate.id == *id);
+            Ok(Session::of_request(Arc::clone(&self.engine), found, resign))
+        });
+        // Either this sees that the response's commit has begun, or that commit sees the session.
+        if let (Ok(session), true) = (loaded, self.closed.load(Ordering::SeqCst)) {
             session.abandon();
         }
-        Ok(session)
+        loaded.clone()
     }
 }
 

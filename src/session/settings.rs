@@ -1,11 +1,21 @@
-//! What one session decides for itself.
-use std::{sync::Arc, time::Duration};
+//! The settings of one session, and who it belongs to.
+use std::{
+    fmt::Display,
+    time::{Duration, SystemTime},
+};
 
-use super::{Session, check_duration};
-use crate::{error::SessionError, record::ttl_of};
+use super::{Session, Wish};
+use crate::{
+    cache::Version,
+    clock::{millis, time_of},
+    error::SessionError,
+    record::{HeadChanges, Owner, Stamp},
+};
 
-/// The longest that browsers keep a cookie (RFC 6265bis, section 5.5).
+/// Browsers keep no cookie for longer (RFC 6265bis, section 5.5).
 const MAX_COOKIE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+
+const MAX_OWNER: usize = 256;
 
 impl Session {
     /// This session ends when it goes this long without being written or refreshed, in place of
@@ -14,23 +24,23 @@ impl Session {
     /// # Errors
     /// [`Setting`](SessionError::Setting) for zero, [`Closed`](SessionError::Closed) after the response's commit.
     pub fn set_ttl(&self, idle: Duration) -> Result<(), SessionError> {
-        check_duration(idle, "set_ttl: a session that ends at once is none, use `destroy`")?;
-        self.open()?.settings.ttl = Some(ttl_of(idle));
+        check_duration(idle, "set_ttl: must be greater than zero; `destroy` ends a session at once")?;
+        self.open()?.change_head(HeadChanges { idle: Some(millis(idle)), ..HeadChanges::default() });
         Ok(())
     }
 
-    /// This session ends this long after it was created, in place of
+    /// This session ends this long after its login, or after its creation if there was no login, in place of
     /// [`SessionStore::max_lifetime`](crate::SessionStore::max_lifetime). Kept in the record.
     ///
     /// # Errors
     /// [`Setting`](SessionError::Setting) for zero and for more than 400 days, which is as long as browsers keep a cookie
     /// (RFC 6265bis, section 5.5); [`Closed`](SessionError::Closed) after the response's commit.
     pub fn set_lifetime(&self, lifetime: Duration) -> Result<(), SessionError> {
-        check_duration(lifetime, "set_lifetime: a session that ends at once is none, use `destroy`")?;
+        check_duration(lifetime, "set_lifetime: must be greater than zero; `destroy` ends a session at once")?;
         if lifetime > MAX_COOKIE {
             return Err(SessionError::Setting("set_lifetime: browsers keep no cookie for more than 400 days"));
         }
-        self.open()?.settings.lifetime = Some(lifetime);
+        self.open()?.change_head(HeadChanges { lifetime: Some(lifetime), ..HeadChanges::default() });
         Ok(())
     }
 
@@ -52,58 +62,131 @@ impl Session {
     /// # remember_me(&Session::new()).unwrap();
     /// ```
     pub fn set_persistent(&self, persistent: bool) -> Result<(), SessionError> {
-        self.open()?.settings.persistent = Some(persistent);
+        self.open()?.change_head(HeadChanges { persistent: Some(persistent), ..HeadChanges::default() });
         Ok(())
     }
 
-    /// Says whose session this is, so that [`SessionStore::sessions_of`](crate::SessionStore::sessions_of) lists it and
-    /// [`revoke_all`](crate::SessionStore::revoke_all) ends it: at login, with the user's ID. Kept in the record.
+    /// Logs a user in: gives the session a new ID as [`renew`](Self::renew) does, sets its owner, starts its lifetime anew
+    /// and notes the time of the authentication (OWASP ASVS 5.0, 7.2.4). The data stays, unless the session belonged to
+    /// another owner: then it goes first.
     ///
     /// # Errors
-    /// [`TooLarge`](SessionError::TooLarge) for a name over 256 bytes, [`Closed`](SessionError::Closed) after the
-    /// response's commit. The commit may find that the user has
+    /// [`Setting`](SessionError::Setting) for an empty owner, [`TooLarge`](SessionError::TooLarge) for one of more than
+    /// 256 bytes, [`Closed`](SessionError::Closed) after the response's commit,
+    /// [`RenewDetached`](SessionError::RenewDetached) on a detached handle. The commit may find that the user has
     /// [too many sessions](SessionError::TooManySessions).
-    pub fn set_owner(&self, owner: impl Into<String>) -> Result<(), SessionError> {
-        let owner = owner.into();
-        if owner.len() > 256 {
-            return Err(SessionError::TooLarge { size: owner.len(), limit: 256 });
-        }
-        let owner = Some(Arc::from(owner));
+    ///
+    /// # Example
+    /// ```
+    /// # use cloakroom::{Session, SessionError};
+    /// fn after_the_password_was_checked(session: &Session, user: u64) -> Result<(), SessionError> {
+    ///     session.log_in(user)
+    /// }
+    /// # after_the_password_was_checked(&Session::new(), 42).unwrap();
+    /// ```
+    pub fn log_in(&self, owner: impl Display) -> Result<(), SessionError> {
+        let owner = self.owner_of("log_in: the owner must not be empty", &owner)?;
         let mut state = self.open()?;
-        let stored = state.stored.as_ref().map(|stored| &stored.head.owner);
-        state.settings.owner = if stored == Some(&owner) { None } else { Some(owner) };
+        if state.detached && self.inner.engine.is_some() {
+            return Err(SessionError::RenewDetached);
+        }
+        let present = state.owner();
+        state.change(|changes| changes.log_in(owner, present.as_deref()));
+        state.wish(Wish::Renew);
         Ok(())
     }
 
-    /// Takes the owner away: the session stays, but is nobody's.
+    /// Notes that the user has just proved again who they are, and gives the session a new ID (OWASP ASVS 5.0, 7.2.4):
+    /// before a sensitive action, for [`authenticated_within`](Self::authenticated_within). The lifetime stays.
+    ///
+    /// # Errors
+    /// [`Closed`](SessionError::Closed) after the response's commit, [`RenewDetached`](SessionError::RenewDetached) on a
+    /// detached handle.
+    pub fn reauthenticated(&self) -> Result<(), SessionError> {
+        let now = self.now();
+        let mut state = self.open()?;
+        if state.detached && self.inner.engine.is_some() {
+            return Err(SessionError::RenewDetached);
+        }
+        state.change_head(HeadChanges { authenticated: Some(now), ..HeadChanges::default() });
+        state.wish(Wish::Renew);
+        Ok(())
+    }
+
+    /// When the user proved last who they are: by [`log_in`](Self::log_in) or [`reauthenticated`](Self::reauthenticated).
+    #[must_use]
+    pub fn authenticated_at(&self) -> Option<SystemTime> {
+        let changed = |head: &HeadChanges| head.authenticated.map(Some);
+        let at = self.look().setting(changed, |record| record.head.authenticated()).flatten()?;
+        Some(time_of(at))
+    }
+
+    /// Whether the user proved who they are within this time: what a sensitive action asks for (OWASP ASVS 5.0, 7.5).
+    #[must_use]
+    pub fn authenticated_within(&self, time: Duration) -> bool {
+        let at = self.authenticated_at().map(crate::clock::millis_since_epoch);
+        at.is_some_and(|at| self.now().saturating_sub(at) <= millis(time))
+    }
+
+    /// When the session was created; `None` for one that is not stored yet. A renewal keeps it.
+    #[must_use]
+    pub fn created_at(&self) -> Option<SystemTime> {
+        self.look().stored().map(|stored| time_of(stored.record.head.created))
+    }
+
+    /// When the session's lifetime is over; `None` for one that is not stored yet. It ends sooner if it is idle for too
+    /// long.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        let lifetime = self.lifetime();
+        let state = self.look();
+        state.stored()?;
+        drop(state);
+        Some(time_of(self.look().view(self.fresh(), lifetime).head.end))
+    }
+
+    /// Gives the session to a user, so that [`SessionStore::sessions_of`](crate::SessionStore::sessions_of) lists it and
+    /// [`revoke_all`](crate::SessionStore::revoke_all) ends it. Kept in the record. At a login, [`log_in`](Self::log_in)
+    /// does this and more.
+    ///
+    /// # Errors
+    /// [`Setting`](SessionError::Setting) for an empty owner, [`TooLarge`](SessionError::TooLarge) for one of more than
+    /// 256 bytes, [`Closed`](SessionError::Closed) after the response's commit. The commit may find that the user has
+    /// [too many sessions](SessionError::TooManySessions).
+    pub fn set_owner(&self, owner: impl Display) -> Result<(), SessionError> {
+        let owner = self.owner_of("set_owner: the owner must not be empty; `clear_owner` takes it away", &owner)?;
+        self.open()?.change_head(HeadChanges { owner: Some(Some(owner)), ..HeadChanges::default() });
+        Ok(())
+    }
+
+    fn owner_of(&self, empty: &'static str, owner: &impl Display) -> Result<Owner, SessionError> {
+        let name = owner.to_string();
+        if name.is_empty() {
+            return Err(SessionError::Setting(empty));
+        }
+        if name.len() > MAX_OWNER {
+            return Err(SessionError::TooLarge { size: name.len(), limit: MAX_OWNER });
+        }
+        let stamp = Stamp { at: self.now(), nonce: Version::unique().into() };
+        Ok(Owner { name: name.into(), stamp })
+    }
+
+    /// Takes the owner away: the session stays, and belongs to no user.
     ///
     /// # Errors
     /// [`Closed`](SessionError::Closed) after the response's commit.
     pub fn clear_owner(&self) -> Result<(), SessionError> {
-        let mut state = self.open()?;
-        let owned = state.stored.as_ref().is_some_and(|stored| stored.head.owner.is_some());
-        state.settings.owner = owned.then_some(None);
+        self.open()?.change_head(HeadChanges { owner: Some(None), ..HeadChanges::default() });
         Ok(())
     }
 
-    /// Whose session this is.
+    /// The user that the session belongs to.
     #[must_use]
     pub fn owner(&self) -> Option<String> {
-        let state = self.look();
-        let stored = || state.stored.as_ref()?.head.owner.as_ref();
-        let owner = state.settings.owner.as_ref().map_or_else(stored, Option::as_ref);
-        owner.map(ToString::to_string)
+        self.look().owner()
     }
+}
 
-    /// Ends all other sessions of this session's owner, at once, and returns how many: "log out all other devices", and
-    /// after a change of password. Without an owner there are none.
-    ///
-    /// # Errors
-    /// When the cache fails; [`Gone`](SessionError::Gone) if this session has ended itself meanwhile: then it ends no others;
-    /// [`NoStore`](SessionError::NoStore) for a session made with [`Session::new`].
-    pub async fn revoke_others(&self) -> Result<usize, SessionError> {
-        let Some(engine) = &self.inner.engine else { return Err(SessionError::NoStore) };
-        let Some(owner) = self.owner() else { return Ok(0) };
-        engine.revoke_others(&owner, self.key()).await
-    }
+fn check_duration(duration: Duration, zero: &'static str) -> Result<(), SessionError> {
+    if duration.is_zero() { Err(SessionError::Setting(zero)) } else { Ok(()) }
 }

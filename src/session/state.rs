@@ -1,16 +1,22 @@
-//! What a handle knows, and what is to be done about it.
-use std::{sync::Arc, time::Duration};
+//! What a handle knows, what it wants, and what becomes of both. Pure: no cache, no waiting, no closure of the user.
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use bytes::Bytes;
 
 use crate::{
-    data::{Changes, Data, Values, snapshot},
+    cache::Version,
+    engine::{Action, Base, Commit, Committed, Config, Found, Stored},
     error::SessionError,
     events,
     id::{SessionId, SessionKey},
-    record::Settings,
-    store::{Action, Draft, Fate, Outcome, Stored},
+    record::{Changes, Discarded, Effect, HeadChanges, Pair, Record, Values, unknown},
 };
+
+/// A request that comes with the old ID this soon after a renewal was sent before the browser had the new one.
+const YOUNG_TOMBSTONE: u64 = 60_000;
+
+/// What was read longer ago than this is read again before a commit decides that there is nothing to write.
+const LONG_AGO: u64 = 10_000;
 
 /// The cookie that the browser is owed.
 #[derive(Clone, Debug, Default)]
@@ -28,255 +34,561 @@ pub(crate) enum CookieDue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
     All,
-    /// The request failed.
+    /// The request failed: a destroy, and a renewal whose outcome is open.
     DestroyOnly,
 }
 
-/// Who holds the handle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Holder {
-    /// A request: the layer commits.
-    Request,
-    /// Somebody who commits on their own: `detach`, `SessionStore::load`.
-    Detached,
+/// What the handler asked for beside its changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wish {
+    #[default]
+    Keep,
+    Renew,
+    Destroy,
 }
 
-/// How a handle's session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum Ended {
     /// By this handle.
     Destroyed,
     /// It was found gone: destroyed, expired, or renewed away, and then a destroy still has something to end.
     Gone,
 }
 
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) holder: Holder,
-    /// The ID in the browser's cookie, or on its way there.
-    pub(super) id: Option<SessionId>,
-    /// The browser sent a cookie of this session, or of one that was renewed.
-    pub(super) came_with_cookie: bool,
-    pub(super) stored: Option<Stored>,
-    pub(super) tombstone: Option<SessionKey>,
-    /// When the session, or the tombstone, was found.
-    pub(super) seen: u64,
-    pub(super) data: Data,
-    pub(super) settings: Settings,
-    pub(super) touch: bool,
-    pub(super) renew: bool,
-    pub(super) destroy: bool,
-    /// Commits that have begun and not ended.
-    pub(super) commits: usize,
-    /// The response's commit has begun.
-    pub(super) closed: bool,
-    pub(super) ended: Option<End>,
-    /// The browser's cookie was signed with an old key, and is due again if the session lives.
-    pub(super) resign: bool,
-    pub(super) cookie: CookieDue,
-    /// Tells detached handles where this request's session is; made by the first of them.
-    pub(super) fate: Option<watch::Sender<Fate>>,
-    pub(super) follow: Option<watch::Receiver<Fate>>,
+/// A commit that has begun.
+enum UnderWay {
+    /// What it is going to write, for those who read meanwhile.
+    Running(Arc<Effect>),
+    /// It ended with a write of unknown outcome.
+    Unknown(Box<Commit>),
 }
 
-/// What has to be put back if a commit fails.
-pub(super) struct Taken {
-    base: Arc<Values>,
-    renew: bool,
+/// The visitor's side: what the browser has, and what it is owed.
+#[derive(Default)]
+pub(super) struct Browser {
+    pub(super) id: Option<SessionId>,
+    /// It sent a cookie of this session, or of one that was renewed.
+    has_cookie: bool,
+    /// Its cookie was signed with an old key, and is due again if the session lives.
+    resign: bool,
+    due: CookieDue,
+}
+
+pub(super) struct State {
+    base: Base,
+    /// When the base was found, by the store's clock.
+    found_at: u64,
+    under_way: Option<UnderWay>,
+    pending: Changes,
+    wish: Wish,
     touch: bool,
+    /// The response's commit has begun.
+    closed: bool,
+    ended: Option<Ended>,
+    browser: Browser,
+    /// The handle commits by itself; a request's handle is committed by the layer.
+    pub(super) detached: bool,
+    /// Closures to be dropped once the state is unlocked.
+    discarded: Vec<Discarded>,
+}
+
+/// What a commit has to do next.
+pub(super) enum Next {
+    Commit(Box<Commit>),
+    Done(Result<(), SessionError>),
 }
 
 impl State {
-    pub(super) fn new(holder: Holder, stored: Option<Stored>) -> Self {
-        let seen = stored.as_ref().map_or(0, |stored| stored.seen);
-        let data = stored.as_ref().map_or_else(Data::default, |stored| Data::new(Arc::clone(&stored.values)));
+    pub(super) fn new(base: Base, found_at: u64, detached: bool) -> Self {
         Self {
-            holder,
-            id: None,
-            came_with_cookie: false,
-            stored,
-            tombstone: None,
-            seen,
-            data,
-            settings: Settings::default(),
+            base,
+            found_at,
+            under_way: None,
+            pending: Changes::default(),
+            wish: Wish::Keep,
             touch: false,
-            renew: false,
-            destroy: false,
-            commits: 0,
             closed: false,
             ended: None,
-            resign: false,
-            cookie: CookieDue::Nothing,
-            fate: None,
-            follow: None,
+            browser: Browser::default(),
+            detached,
+            discarded: Vec::new(),
         }
     }
 
-    pub(super) fn is_dirty(&self) -> bool {
-        self.data.is_dirty() || !self.settings.is_empty()
+    /// The state of a request's handle.
+    pub(super) fn of_request(found: Found, now: u64, resign: impl FnOnce(&SessionId) -> bool) -> Self {
+        let has_cookie = found.session.is_some() || found.tombstone.is_some();
+        let (id, base, found_at) = match (found.session, found.tombstone) {
+            (Some((id, stored)), _) => {
+                let at = stored.at;
+                (Some(id), Base::Stored(stored), at)
+            }
+            (None, Some((key, at))) => (None, Base::Renewed { key, at }, now),
+            (None, None) => (None, Base::New(None), now),
+        };
+        let resign = id.as_ref().is_some_and(resign);
+        let browser = Browser { id, has_cookie, resign, due: CookieDue::Nothing };
+        Self { browser, ..Self::new(base, found_at, false) }
     }
 
-    fn owner_is_set(&self) -> bool {
-        matches!(self.settings.owner, Some(Some(_)))
+    // What a handler sees: the record, then the changes under way, then the pending ones.
+
+    fn under_way(&self) -> Option<&Effect> {
+        match &self.under_way {
+            Some(UnderWay::Running(effect)) => Some(effect),
+            Some(UnderWay::Unknown(commit)) => Some(commit.changes.effect()),
+            None => None,
+        }
     }
 
-    /// What a commit has to do, the first that applies: destroy, renew, write, touch.
-    pub(super) fn action(&self, scope: Scope) -> Option<Action> {
-        let known = self.stored.is_some() || self.follow.is_some();
-        if self.destroy && self.ended != Some(End::Destroyed) {
-            return (known || self.tombstone.is_some()).then_some(Action::Destroy);
+    fn record(&self) -> Option<&Record> {
+        match &self.base {
+            Base::Stored(stored) => Some(&stored.record),
+            Base::New(view) => view.as_deref(),
+            Base::Renewed { .. } => None,
         }
-        if scope == Scope::DestroyOnly || (self.ended.is_some() && !self.is_dirty()) {
-            return None;
+    }
+
+    pub(super) fn stored(&self) -> Option<&Stored> {
+        match &self.base {
+            Base::Stored(stored) => Some(stored),
+            _ => None,
         }
-        if self.renew && self.stored.is_some() {
+    }
+
+    pub(super) fn key(&self) -> Option<SessionKey> {
+        self.stored().map(|stored| stored.key)
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<Bytes> {
+        let changed = self.pending.effect().get(key).or_else(|| self.under_way()?.get(key));
+        match changed {
+            Some(json) => json.cloned(),
+            None => self.record()?.values.get(key),
+        }
+    }
+
+    fn effect(&self) -> Cow<'_, Effect> {
+        match self.under_way() {
+            Some(effect) if self.pending.is_empty() => Cow::Borrowed(effect),
+            Some(effect) => Cow::Owned(effect.followed_by(self.pending.effect())),
+            None => Cow::Borrowed(self.pending.effect()),
+        }
+    }
+
+    /// Runs `f` on the values in the order of their keys.
+    pub(super) fn with_values<T>(&self, f: impl FnOnce(&mut dyn Iterator<Item = Pair<'_>>) -> T) -> T {
+        let effect = self.effect();
+        match self.record() {
+            Some(record) => f(&mut effect.merged(&record.values)),
+            None => f(&mut effect.merged(&Values::empty())),
+        }
+    }
+
+    /// A setting as the handler sees it.
+    pub(super) fn setting<T>(
+        &self,
+        changed: impl Fn(&HeadChanges) -> Option<T>,
+        stored: impl Fn(&Record) -> T,
+    ) -> Option<T> {
+        let under_way = || self.under_way().and_then(|effect| changed(effect.head()));
+        changed(self.pending.effect().head()).or_else(under_way).or_else(|| self.record().map(stored))
+    }
+
+    pub(super) fn owner(&self) -> Option<String> {
+        let changed = |head: &HeadChanges| head.owner.as_ref().map(|owner| owner.as_ref().map(|owner| owner.name.to_string()));
+        self.setting(changed, |record| record.head.owner().map(str::to_owned)).flatten()
+    }
+
+    /// The record as the handler sees it; `fresh` is the head of a session that is not stored.
+    pub(super) fn view(&self, fresh: Record, lifetime: Duration) -> Record {
+        let effect = self.effect();
+        let base = self.record().cloned().unwrap_or(fresh);
+        let head = base.head.changed(effect.head(), lifetime);
+        let values = if effect.is_empty() { base.values } else { Arc::new(Values::of_pairs(effect.merged(&base.values))) };
+        Record { head, values }
+    }
+
+    pub(super) fn is_dirty(&self, lifetime: Duration) -> bool {
+        if self.under_way.is_some() {
+            return true;
+        }
+        match self.record() {
+            Some(record) => self.pending.effect().alters(record, lifetime),
+            None => self.stores_something(),
+        }
+    }
+
+    /// Whether a session that is not stored has anything worth it.
+    fn stores_something(&self) -> bool {
+        let has_owner = matches!(self.pending.effect().head().owner, Some(Some(_)));
+        has_owner || self.with_values(|values| values.next().is_some())
+    }
+
+    pub(super) const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub(super) const fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    pub(super) fn wants_renewal(&self) -> bool {
+        self.wish == Wish::Renew
+    }
+
+    // Changes.
+
+    /// The list of pending changes, for one more.
+    fn list(&mut self) -> &mut Changes {
+        if self.pending.is_empty() {
+            self.pending.on = match self.under_way {
+                None => self.stored().and_then(Stored::identity),
+                Some(_) => unknown(),
+            };
+        }
+        &mut self.pending
+    }
+
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Changes) -> Discarded) {
+        let discarded = change(self.list());
+        self.discarded.push(discarded);
+    }
+
+    pub(super) fn try_change(
+        &mut self,
+        change: impl FnOnce(&mut Changes) -> Result<Discarded, SessionError>,
+    ) -> Result<(), SessionError> {
+        let discarded = change(self.list())?;
+        self.discarded.push(discarded);
+        Ok(())
+    }
+
+    pub(super) fn change_head(&mut self, changes: HeadChanges) {
+        self.list().change_head(changes);
+    }
+
+    pub(super) fn wish(&mut self, wish: Wish) {
+        self.wish = self.wish.max(wish);
+    }
+
+    pub(super) const fn touch(&mut self) {
+        self.touch = true;
+    }
+
+    pub(super) fn take_discarded(&mut self) -> Vec<Discarded> {
+        std::mem::take(&mut self.discarded)
+    }
+
+    // Commits.
+
+    /// Closes the handle for the response's commit. `false`: there is nothing to commit, nor a commit under way.
+    pub(super) fn close(&mut self, scope: Scope, config: &Config) -> bool {
+        self.closed = true;
+        if scope == Scope::DestroyOnly && (!self.pending.is_empty() || self.wish == Wish::Renew) {
+            events::dropped_by_status(self.key().as_ref());
+            self.drop_pending();
+        }
+        // Looking at an old record first is decided at the commit.
+        self.under_way.is_some() || self.action(!self.pending.is_empty(), config).is_some()
+    }
+
+    /// The handle takes no more changes, and its closures go: they may hold the handle.
+    pub(super) fn abandon(&mut self) {
+        self.closed = true;
+        self.drop_pending();
+        if matches!(self.under_way, Some(UnderWay::Unknown(_))) {
+            self.drop_under_way();
+        }
+    }
+
+    pub(super) const fn is_committing(&self) -> bool {
+        matches!(self.under_way, Some(UnderWay::Running(_)))
+    }
+
+    fn drop_pending(&mut self) {
+        let discarded = std::mem::take(&mut self.pending).discard();
+        self.discarded.push(discarded);
+        if self.wish == Wish::Renew {
+            self.wish = Wish::Keep;
+        }
+        self.touch = false;
+    }
+
+    fn drop_under_way(&mut self) {
+        if let Some(UnderWay::Unknown(commit)) = self.under_way.take() {
+            self.discarded.push(commit.changes.discard());
+        }
+    }
+
+    /// What there is to commit: the first that applies.
+    fn action(&self, look_first: bool, config: &Config) -> Option<Action> {
+        let is_known = self.stored().is_some() || self.detached;
+        if self.wish == Wish::Destroy {
+            let is_known = is_known || matches!(self.base, Base::Renewed { .. });
+            return (is_known && self.ended != Some(Ended::Destroyed)).then_some(Action::Destroy);
+        }
+        if self.wish == Wish::Renew && self.stored().is_some() {
             return Some(Action::Renew);
         }
-        if self.is_dirty() {
-            // An empty new session is not stored.
-            let worth_it = known || self.ended.is_some() || !self.data.is_empty() || self.owner_is_set();
-            return worth_it.then_some(Action::Write);
+        let has_changes = !self.pending.is_empty()
+            && match &self.base {
+                Base::Stored(stored) => {
+                    look_first
+                        || self.pending.on != stored.identity()
+                        || self.pending.effect().alters(&stored.record, config.max_lifetime)
+                }
+                _ => self.detached || self.stores_something(),
+            };
+        if has_changes {
+            return Some(Action::Write);
         }
-        if self.touch && known {
+        if self.touch && is_known {
             return Some(Action::Touch);
         }
-        (self.resign && self.closed && self.stored.is_some()).then_some(Action::Confirm)
+        (self.browser.resign && self.closed && self.stored().is_some()).then_some(Action::Confirm)
     }
 
-    /// Whether what it was made from is gone for good.
-    pub(super) fn is_lost(&self) -> bool {
-        self.ended.is_some() || (self.holder == Holder::Detached && self.stored.is_none() && self.follow.is_none())
-    }
-
-    /// Takes the changes out to commit them, while others go on reading and changing.
-    pub(super) fn draft(&mut self, action: Action, now: u64) -> (Draft, Taken) {
-        let view =
-            if self.data.is_dirty() { Arc::new(snapshot(self.data.merged())) } else { Arc::clone(self.data.base()) };
-        self.draft_behind(action, now, view)
-    }
-
-    /// Takes the changes out to write them before anybody else gets at the state.
-    pub(super) fn draft_at_once(&mut self) -> (Draft, Taken) {
-        let view = Arc::clone(self.data.base());
-        self.draft_behind(Action::Write, self.seen, view)
-    }
-
-    fn draft_behind(&mut self, action: Action, now: u64, view: Arc<Values>) -> (Draft, Taken) {
-        let (base, changes) = self.data.take_changes(view);
-        // Taken as well: what is asked for while this commit is under way is for the next one.
-        let taken = Taken { base, renew: std::mem::take(&mut self.renew), touch: std::mem::take(&mut self.touch) };
-        let draft = Draft {
-            action,
-            stored: self.stored.clone(),
-            tombstone: self.tombstone,
-            changes,
-            settings: std::mem::take(&mut self.settings),
-            follow: self.follow.clone(),
-            sure: self.follow.is_some() || self.resign,
-            age: Duration::from_millis(now.saturating_sub(self.seen)),
+    /// Takes the next thing to do out of the state.
+    pub(super) fn begin(&mut self, scope: Scope, look_first: bool, config: &Config) -> Next {
+        let unknown = match self.under_way.take() {
+            Some(UnderWay::Unknown(commit)) => Some(commit),
+            _ => None,
         };
-        (draft, taken)
+        if let Some(commit) = unknown {
+            if self.wish == Wish::Destroy {
+                let (tried, found_at) = (commit.tried, self.found_at);
+                self.discarded.push(commit.changes.discard());
+                let commit = Commit { tried, ..self.commit(Action::Destroy, false, found_at) };
+                return Next::Commit(Box::new(commit));
+            }
+            if scope == Scope::All || commit.action == Action::Renew {
+                self.under_way = Some(UnderWay::Running(Arc::clone(commit.changes.effect())));
+                return Next::Commit(commit);
+            }
+            self.discarded.push(commit.changes.discard());
+        }
+        if scope == Scope::DestroyOnly && self.wish != Wish::Destroy {
+            return Next::Done(Ok(()));
+        }
+        let is_old = |stored: &Stored| config.clock.now_ms().saturating_sub(stored.at) > LONG_AGO;
+        let look_first = self.stored().is_some_and(|stored| look_first || is_old(stored));
+        let action = self.action(look_first, config);
+        if action != Some(Action::Destroy) && self.is_lost() {
+            return Next::Done(self.lose(action.is_some()));
+        }
+        let Some(action) = action else {
+            // The list changes nothing of the record.
+            let had_none = self.pending.is_empty();
+            if !had_none {
+                self.drop_pending();
+            }
+            return Next::Done(Ok(()));
+        };
+        let found_at = self.found_at;
+        let look_first = look_first && action == Action::Write;
+        let mut commit = self.commit(action, look_first, found_at);
+        if matches!(action, Action::Write | Action::Renew) {
+            commit.changes = std::mem::take(&mut self.pending);
+            self.under_way = Some(UnderWay::Running(Arc::clone(commit.changes.effect())));
+            self.touch = false;
+        }
+        match action {
+            Action::Renew => self.wish = Wish::Keep,
+            Action::Touch => self.touch = false,
+            _ => {}
+        }
+        Next::Commit(Box::new(commit))
     }
 
-    /// Takes in what came of a commit.
+    fn commit(&self, action: Action, look_first: bool, found_at: u64) -> Commit {
+        let (base, detached) = (self.base.clone(), self.detached);
+        Commit { action, base, changes: Changes::default(), look_first, detached, found_at, tried: None }
+    }
+
+    /// Whether nothing can be written any more.
+    fn is_lost(&self) -> bool {
+        if self.ended.is_some() {
+            return true;
+        }
+        match self.base {
+            // The request was sent before the browser had the new ID; a login starts a session of its own there.
+            Base::Renewed { at, .. } if self.found_at.saturating_sub(at) < YOUNG_TOMBSTONE => {
+                !self.pending.is_empty() && self.pending.effect().head().login.is_none()
+            }
+            _ => false,
+        }
+    }
+
+    fn lose(&mut self, has_changes: bool) -> Result<(), SessionError> {
+        if has_changes || !self.pending.is_empty() {
+            let key = match &self.base {
+                Base::Renewed { key, .. } => Some(*key),
+                _ => self.key(),
+            };
+            if let Some(key) = key {
+                events::gone(&key);
+            }
+            self.drop_pending();
+            self.ended.get_or_insert(Ended::Gone);
+            return Err(SessionError::Gone);
+        }
+        self.drop_pending();
+        if self.ended == Some(Ended::Gone) { Err(SessionError::Gone) } else { Ok(()) }
+    }
+
+    /// Takes in what came of a commit. `None`: there may be more to do.
     pub(super) fn settle(
         &mut self,
-        draft: Draft,
-        taken: Taken,
-        result: Result<Outcome, SessionError>,
-    ) -> Result<(), SessionError> {
-        let Draft { action, stored: before, changes, settings, .. } = draft;
+        mut commit: Commit,
+        was_unknown: bool,
+        result: Result<Committed, SessionError>,
+    ) -> Option<Result<(), SessionError>> {
+        let action = commit.action;
         match result {
-            Ok(Outcome::Stored { stored, id }) => {
-                self.note_cookie(before.as_ref(), &stored, id);
-                self.data.settle(Arc::clone(&stored.values));
-                if let Some(fate) = &self.fate {
-                    fate.send_replace(Some(stored.key));
+            Ok(Committed::Stored { stored, id }) => {
+                self.under_way = None;
+                let before = match &self.base {
+                    Base::Stored(before) => Some(before),
+                    _ => None,
+                };
+                self.browser.note_stored(before, &stored, id);
+                if self.closed {
+                    self.browser.note_live();
                 }
-                self.stored = Some(stored);
-                self.note_live();
-                Ok(())
+                self.found_at = stored.at;
+                self.base = Base::Stored(stored);
+                self.discarded.push(commit.changes.discard());
+                (!was_unknown).then_some(Ok(()))
             }
-            Ok(Outcome::Live) => {
-                self.data.restore(taken.base, changes);
-                self.note_live();
-                Ok(())
-            }
-            Ok(Outcome::Destroyed) => {
-                self.end(taken, End::Destroyed);
-                self.cookie = if self.came_with_cookie { CookieDue::Remove } else { CookieDue::Nothing };
-                Ok(())
-            }
-            Ok(Outcome::Gone) => {
-                if let (Some(stored), false) = (&before, matches!(action, Action::Touch | Action::Confirm)) {
-                    events::gone(&stored.key);
+            Ok(Committed::Live) => {
+                if self.closed {
+                    self.browser.note_live();
                 }
-                self.end(taken, End::Gone);
-                self.cookie = CookieDue::Nothing;
-                Err(SessionError::Gone)
+                Some(Ok(()))
+            }
+            Ok(Committed::Destroyed) => {
+                self.end(commit, Ended::Destroyed);
+                self.browser.due = if self.browser.has_cookie { CookieDue::Remove } else { CookieDue::Nothing };
+                Some(Ok(()))
+            }
+            Ok(Committed::Gone) => {
+                if matches!(action, Action::Write | Action::Renew)
+                    && let Some(key) = self.key()
+                {
+                    events::gone(&key);
+                }
+                self.end(commit, Ended::Gone);
+                self.browser.due = CookieDue::Nothing;
+                // The handler's answer does not depend on whether a cookie could be signed anew.
+                Some(if action == Action::Confirm { Ok(()) } else { Err(SessionError::Gone) })
+            }
+            Ok(Committed::Dropped) => {
+                self.under_way = None;
+                if let Some(key) = self.key() {
+                    events::dropped_by_error(&key);
+                }
+                self.discarded.push(commit.changes.discard());
+                None
             }
             Err(error) => {
-                self.put_back(changes, settings, taken);
-                Err(error)
+                self.put_back(&mut commit);
+                if commit.tried.is_some() {
+                    self.under_way = Some(UnderWay::Unknown(Box::new(commit)));
+                }
+                Some(if action == Action::Confirm { Ok(()) } else { Err(error) })
             }
         }
     }
 
-    /// Nothing came of a draft.
-    pub(super) fn put_back(&mut self, changes: Changes, mut settings: Settings, taken: Taken) {
-        self.data.restore(taken.base, changes);
-        self.renew |= taken.renew;
-        self.touch |= taken.touch;
-        settings.then(std::mem::take(&mut self.settings));
-        self.settings = settings;
+    /// Nothing came of a commit, as far as that is known.
+    fn put_back(&mut self, commit: &mut Commit) {
+        self.under_way = None;
+        match commit.action {
+            Action::Touch => self.touch = true,
+            Action::Write | Action::Renew if commit.tried.is_none() => {
+                let mut list = std::mem::take(&mut commit.changes);
+                let discarded = list.then(std::mem::take(&mut self.pending));
+                self.discarded.push(discarded);
+                self.pending = list;
+                if commit.action == Action::Renew {
+                    self.wish(Wish::Renew);
+                }
+            }
+            _ => {}
+        }
     }
 
-    fn end(&mut self, taken: Taken, how: End) {
-        self.data.restore(taken.base, Changes::default());
-        self.data.drop_changes();
-        self.settings = Settings::default();
-        (self.renew, self.touch) = (false, false);
+    /// One `update` of a list that was put back is not to be tried again.
+    pub(super) fn withdraw(&mut self, tag: crate::record::Tag) {
+        let discarded = self.pending.withdraw(tag);
+        self.discarded.push(discarded);
+    }
+
+    fn end(&mut self, commit: Commit, how: Ended) {
+        self.under_way = None;
+        self.discarded.push(commit.changes.discard());
+        self.drop_pending();
         self.ended = Some(how);
-        self.fate = None;
     }
 
+    /// The session was looked up again.
+    pub(super) fn reloaded(&mut self, found: Option<Stored>) -> Result<(), SessionError> {
+        match found {
+            Some(stored) => {
+                self.found_at = stored.at;
+                self.base = Base::Stored(stored);
+                Ok(())
+            }
+            None => {
+                self.ended.get_or_insert(Ended::Gone);
+                self.lose(false)
+            }
+        }
+    }
+
+    /// A handle with a list of changes of its own. What it sees may never be stored, so that its first commit replays its
+    /// list on the record that is.
+    pub(super) fn detach(&self, fresh: Record, lifetime: Duration) -> Self {
+        let view = self.view(fresh, lifetime);
+        let base = match &self.base {
+            Base::Stored(stored) => {
+                Base::Stored(Stored { key: stored.key, version: Version::unique(), record: view, at: 0 })
+            }
+            Base::New(_) | Base::Renewed { .. } => Base::New(Some(Box::new(view))),
+        };
+        let mut detached = Self::new(base, self.found_at, true);
+        detached.ended = self.ended;
+        detached
+    }
+
+    /// The cookie that is owed, and what decides its lifetime: the session's end and whether it is persistent.
+    pub(super) fn cookie_due(&self) -> (CookieDue, Option<(u64, Option<bool>)>) {
+        let head = self.stored().map(|stored| (stored.record.head.end, stored.record.head.persistent()));
+        (self.browser.due.clone(), head)
+    }
+}
+
+impl Browser {
     /// The session lives as the response goes out.
     fn note_live(&mut self) {
-        if self.closed
-            && std::mem::take(&mut self.resign)
+        if std::mem::take(&mut self.resign)
             && let Some(id) = &self.id
         {
-            self.cookie = CookieDue::Issue(id.clone());
+            self.due = CookieDue::Issue(id.clone());
         }
     }
 
-    fn note_cookie(&mut self, before: Option<&Stored>, stored: &Stored, new: Option<SessionId>) {
+    fn note_stored(&mut self, before: Option<&Stored>, stored: &Stored, new: Option<SessionId>) {
         if let Some(id) = new {
             self.id = Some(id.clone());
-            self.cookie = CookieDue::Issue(id);
+            self.due = CookieDue::Issue(id);
         } else if let (Some(before), Some(id)) = (before, &self.id) {
-            if before.head.persistent != stored.head.persistent {
-                self.cookie = CookieDue::Issue(id.clone());
-            } else if before.head.end != stored.head.end && !matches!(self.cookie, CookieDue::Issue(_)) {
-                self.cookie = CookieDue::Moved(id.clone());
+            if before.record.head.persistent() != stored.record.head.persistent() {
+                self.due = CookieDue::Issue(id.clone());
+            } else if before.record.head.end != stored.record.head.end && !matches!(self.due, CookieDue::Issue(_)) {
+                self.due = CookieDue::Moved(id.clone());
             }
         }
-    }
-
-    /// A handle with a list of changes of its own.
-    pub(super) fn detach(&mut self) -> Self {
-        let mut detached = Self::new(Holder::Detached, self.stored.clone());
-        detached.ended = self.ended;
-        detached.follow = match (&self.follow, self.closed || self.holder == Holder::Detached) {
-            (follow, true) => follow.clone(),
-            (_, false) => {
-                let known = self.stored.as_ref().map(|stored| stored.key);
-                let fate = self.fate.get_or_insert_with(|| watch::Sender::new(known));
-                Some(fate.subscribe())
-            }
-        };
-        let view = Arc::new(snapshot(self.data.merged()));
-        detached.data = Data::tentative(view);
-        detached
     }
 }

@@ -1,5 +1,9 @@
 //! The values of a stored session: one text, and where in it each value stands.
-use std::{fmt, ops::Range, sync::OnceLock};
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, LazyLock, OnceLock},
+};
 
 use bytes::Bytes;
 use serde::{
@@ -9,17 +13,14 @@ use serde::{
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
-use super::{
-    index::{self, Index},
-    scan,
-};
+use super::scan;
 
-/// Values by key, as slices of the record they stand in. Nothing is decoded until somebody asks for it.
+/// Values by key, as slices of the record they stand in. A value is decoded when it is asked for, not before.
 pub(crate) struct Values {
     text: Bytes,
-    /// Where in it the object stands, with its index if it has one.
+    /// Where in the text the object stands.
     object: Range<usize>,
-    /// Found when somebody asks: what was only just written is seldom read again.
+    /// Found at the first look-up: a record that was just written is seldom read again.
     places: OnceLock<Places>,
 }
 
@@ -30,20 +31,11 @@ impl Default for Values {
 }
 
 /// Where the fields stand, in the order of their keys, each key once.
-enum Places {
-    Listed {
-        fields: SmallVec<[Field; 4]>,
-        /// The keys in which JSON had to escape something: most sessions have none.
-        escaped: Vec<Box<str>>,
-    },
-    /// As the record says.
-    Indexed(Index),
-}
-
-impl Default for Places {
-    fn default() -> Self {
-        Self::Listed { fields: SmallVec::new(), escaped: Vec::new() }
-    }
+#[derive(Default)]
+struct Places {
+    fields: SmallVec<[Field; 4]>,
+    /// The keys in which JSON had to escape something: most sessions have none.
+    escaped: Vec<Box<str>>,
 }
 
 /// A key, and its value as JSON.
@@ -121,11 +113,7 @@ impl Field {
 impl Places {
     /// Of the object that `text` is from `start` to `end`, in the form that this crate writes.
     fn of_object(text: &[u8], start: usize, end: usize) -> Option<Self> {
-        Some(if text.get(end.checked_sub(1)?) == Some(&b'"') {
-            Self::Indexed(Index::read(text, start, end)?)
-        } else {
-            Self::Listed { fields: scan::fields(text, start, end)?, escaped: Vec::new() }
-        })
+        Some(Self { fields: scan::fields(text, start, end)?, escaped: Vec::new() })
     }
 
     /// Of `fields`, which were borrowed from `text`.
@@ -149,32 +137,38 @@ impl Places {
         let key = |field: &Field| field.key(text, &escaped).to_vec();
         if !found.is_sorted_by(|a: &Field, b| a.key(text, &escaped) < b.key(text, &escaped)) {
             found.sort_by_cached_key(key);
-            // A key that stands there twice is nothing that this crate wrote.
+            // This crate writes no key twice.
             found.is_sorted_by(|a, b| a.key(text, &escaped) < b.key(text, &escaped)).then_some(())?;
         }
-        Some(Self::Listed { fields: found, escaped })
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Listed { fields, .. } => fields.len(),
-            Self::Indexed(index) => index.len(),
-        }
+        Some(Self { fields: found, escaped })
     }
 }
 
 impl Values {
-    /// The values of the object that stands in `text` from `start` to `end`, with its index if it has one, in the form that
-    /// this crate writes.
+    /// No values.
+    pub(crate) fn empty() -> Arc<Self> {
+        static EMPTY: LazyLock<Arc<Values>> = LazyLock::new(Arc::default);
+        Arc::clone(&EMPTY)
+    }
+
+    /// These pairs, in the order of their keys, as an object outside of any record.
+    pub(crate) fn of_pairs<'a>(pairs: impl Iterator<Item = Pair<'a>>) -> Self {
+        let mut writer = Writer::new(Vec::new());
+        pairs.for_each(|pair| writer.field(pair));
+        writer.finish("")
+    }
+
+    /// The values of the object that stands in `text` from `start` to `end`, in the form that this crate writes.
     pub(crate) fn of_object(text: &Bytes, start: usize, end: usize) -> Option<Self> {
         let places = Places::of_object(text, start, end)?.into();
         Some(Self { text: text.clone(), object: start..end, places })
     }
 
-    /// Finds the places of `fields`, which were borrowed from `text`.
-    pub(crate) fn of_record(text: &Bytes, fields: Fields<'_>) -> Option<Self> {
-        let places = Places::of_fields(text, fields)?.into();
-        Some(Self { text: text.clone(), object: 0..0, places })
+    /// The values of `object`, which was borrowed from `text`, in any form that JSON has.
+    pub(crate) fn of_raw(text: &Bytes, object: &str) -> Option<Self> {
+        let start = (object.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
+        let places = Places::of_fields(text, serde_json::from_str(object).ok()?)?.into();
+        Some(Self { text: text.clone(), object: start..start.checked_add(object.len())?, places })
     }
 
     fn places(&self) -> &Places {
@@ -185,27 +179,19 @@ impl Values {
                 Places::of_fields(&self.text, fields)
             };
             let found = Places::of_object(&self.text, start, end).or_else(slowly);
-            debug_assert!(found.is_some(), "what was written cannot be read");
+            debug_assert!(found.is_some(), "a record that was written cannot be read");
             found.unwrap_or_default()
         })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.places().len()
+        self.places().fields.len()
     }
 
     fn place(&self, key: &[u8]) -> Option<Range<usize>> {
-        match self.places() {
-            Places::Listed { fields, escaped } => {
-                let at = fields.binary_search_by(|field| field.key(&self.text, escaped).cmp(key)).ok()?;
-                fields.get(at).map(|field| field.value.range())
-            }
-            Places::Indexed(index) => index.find(&self.text, key),
-        }
-    }
-
-    pub(crate) fn contains(&self, key: &str) -> bool {
-        self.place(key.as_bytes()).is_some()
+        let Places { fields, escaped } = self.places();
+        let at = fields.binary_search_by(|field| field.key(&self.text, escaped).cmp(key)).ok()?;
+        fields.get(at).map(|field| field.value.range())
     }
 
     /// The JSON of a value; shares the record's memory.
@@ -215,20 +201,12 @@ impl Values {
     }
 
     fn pair(&self, at: usize) -> Option<Pair<'_>> {
-        let text = &self.text;
-        match self.places() {
-            Places::Listed { fields, escaped } => {
-                let field = fields.get(at)?;
-                if field.key.start == ESCAPED {
-                    return Some((field.key(text, escaped), field.value.slice(text)).into());
-                }
-                Pair::within(text, field.key.range(), field.value.range())
-            }
-            Places::Indexed(index) => {
-                let (key, value) = index.field(text, at)?;
-                Pair::within(text, key, value)
-            }
+        let (text, Places { fields, escaped }) = (&self.text, self.places());
+        let field = fields.get(at)?;
+        if field.key.start == ESCAPED {
+            return Some((field.key(text, escaped), field.value.slice(text)).into());
         }
+        Pair::within(text, field.key.range(), field.value.range())
     }
 
     /// Keys and the JSON of their values, in the order of the keys.
@@ -236,9 +214,14 @@ impl Values {
         (0..self.len()).map_while(|at| self.pair(at))
     }
 
-    /// What they were read from or written to.
+    /// The record that the values were read from or written to.
     pub(crate) fn text(&self) -> &Bytes {
         &self.text
+    }
+
+    /// The bytes of the object alone: what the limit of a session's size counts.
+    pub(crate) fn size(&self) -> usize {
+        self.object.len()
     }
 }
 
@@ -252,22 +235,18 @@ impl fmt::Debug for Values {
 pub(crate) struct Writer {
     text: Vec<u8>,
     start: usize,
-    /// Where each field stands, counted from the object's start.
-    places: SmallVec<[u32; index::WORTH_IT]>,
-    /// A key had to be escaped.
-    escaped: bool,
+    is_empty: bool,
 }
 
 impl Writer {
     pub(crate) fn new(text: Vec<u8>) -> Self {
-        Self { start: text.len(), text, places: SmallVec::new(), escaped: false }
+        Self { start: text.len(), text, is_empty: true }
     }
 
     /// Keys have to come in their order.
     pub(crate) fn field(&mut self, pair: Pair<'_>) {
-        self.text.push(if self.places.is_empty() { b'{' } else { b',' });
-        // Records are bounded far below 4 GiB: see `SessionStore::max_bytes`.
-        self.places.push(u32::try_from(self.text.len() - self.start).unwrap_or(u32::MAX));
+        self.text.push(if self.is_empty { b'{' } else { b',' });
+        self.is_empty = false;
         if pair.written.is_empty() { self.field_anew(pair) } else { self.text.extend_from_slice(pair.written) }
     }
 
@@ -277,7 +256,6 @@ impl Writer {
         if key.iter().all(|byte| *byte >= 0x20 && !matches!(byte, b'"' | b'\\')) {
             self.text.extend_from_slice(key);
         } else {
-            self.escaped = true;
             let quoted = serde_json::Value::from(String::from_utf8_lossy(key)).to_string();
             let escaped = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default();
             self.text.extend_from_slice(escaped.as_bytes());
@@ -286,35 +264,30 @@ impl Writer {
         self.text.extend_from_slice(json);
     }
 
-    /// Closes the object.
-    pub(crate) fn finish(mut self) -> Values {
-        self.close();
+    /// Closes the object, and writes `rest` behind it.
+    pub(crate) fn finish(mut self, rest: &str) -> Values {
+        self.text.extend_from_slice(if self.is_empty { b"{}" } else { b"}" });
         let object = self.start..self.text.len();
+        self.text.extend_from_slice(rest.as_bytes());
         Values { text: self.text.into(), object, places: OnceLock::new() }
-    }
-
-    /// Closes the object, and the record around it.
-    pub(crate) fn finish_record(mut self) -> Values {
-        self.close();
-        if self.places.len() >= index::WORTH_IT && !self.escaped {
-            index::write(&mut self.text, self.start, &self.places);
-        }
-        let object = self.start..self.text.len();
-        self.text.push(b'}');
-        Values { text: self.text.into(), object, places: OnceLock::new() }
-    }
-
-    fn close(&mut self) {
-        self.text.extend_from_slice(if self.places.is_empty() { b"{}" } else { b"}" });
     }
 }
 
 /// The fields of an object, borrowed from its text.
-pub(crate) struct Fields<'a>(Vec<(FieldKey<'a>, &'a RawValue)>);
+pub(crate) struct Fields<'a>(pub(super) Vec<(FieldKey<'a>, &'a RawValue)>);
 
-enum FieldKey<'a> {
+pub(super) enum FieldKey<'a> {
     Borrowed(&'a str),
     Owned(Box<str>),
+}
+
+impl FieldKey<'_> {
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Borrowed(text) => text,
+            Self::Owned(text) => text,
+        }
+    }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {

@@ -2,11 +2,14 @@
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::ser::{CompactFormatter, Formatter, Serializer};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{
+    ser::{CompactFormatter, Formatter, Serializer},
+    value::RawValue,
+};
 
-use super::finite;
-use crate::error::{SessionError, Unfit};
+use super::{exact, values::Fields};
+use crate::error::{EncodeError, SessionError};
 
 /// Arrays and objects within each other: half of what serde_json reads back, as a record adds some of its own.
 pub(crate) const MAX_DEPTH: usize = 64;
@@ -16,16 +19,16 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, limit: usize) -> Result<B
     let mut text = Limited { buffer: Vec::with_capacity(32), limit, over: false };
     let mut watch = Watch::default();
     let result = value.serialize(&mut Serializer::with_formatter(&mut text, Strict { watch: &mut watch }));
-    if let Some(unfit) = watch.unfit {
-        return Err(SessionError::Encode(unfit));
+    if let Some(refused) = watch.refused {
+        return Err(SessionError::Encode(refused));
     }
     if text.over {
         return Err(SessionError::TooLarge { size: limit.saturating_add(1), limit });
     }
-    result.map_err(|error| SessionError::Encode(Unfit::Other(Arc::new(error))))?;
-    // serde_json writes NaN and infinities as null, so only a value with a null in it can hide one.
-    if watch.nulls && !finite::is_finite(value) {
-        return Err(SessionError::Encode(Unfit::NonFinite));
+    result.map_err(|error| SessionError::Encode(EncodeError::Other(Arc::new(error))))?;
+    // serde_json writes as null what would not come back as it was, so that only a value with a null can hide it.
+    if watch.nulls {
+        exact::check(value).map_err(SessionError::Encode)?;
     }
     // Exactly as long as it is: then `Bytes` takes it without another allocation.
     Ok(text.buffer.into_boxed_slice().into())
@@ -35,11 +38,37 @@ pub(crate) fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, SessionError
     serde_json::from_slice(json).map_err(|error| SessionError::Decode(Arc::new(error)))
 }
 
-/// Whether two texts mean the same value: maps may list their keys in another order each time.
+/// Whether two texts are the same value: a map may list its keys in another order each time. Numbers are compared as they
+/// are written, so that different ones are never taken for one.
 pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
-    let structured = |text: &[u8]| matches!(text.first(), Some(b'{' | b'['));
-    let value = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).ok();
-    a == b || (a.len() == b.len() && structured(a) && structured(b) && value(a).is_some() && value(a) == value(b))
+    if a == b {
+        return true;
+    }
+    // The same members in another order are as long as before.
+    if a.len() != b.len() {
+        return false;
+    }
+    let same = |a: &RawValue, b: &RawValue| same(a.get().as_bytes(), b.get().as_bytes());
+    match (a.first(), b.first()) {
+        (Some(b'{'), Some(b'{')) => match (parts::<Fields<'_>>(a), parts::<Fields<'_>>(b)) {
+            (Some(Fields(mut a)), Some(Fields(mut b))) => {
+                for fields in [&mut a, &mut b] {
+                    fields.sort_by(|(one, _), (other, _)| one.text().cmp(other.text()));
+                }
+                a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a.0.text() == b.0.text() && same(a.1, b.1))
+            }
+            _ => false,
+        },
+        (Some(b'['), Some(b'[')) => match (parts::<Vec<&RawValue>>(a), parts::<Vec<&RawValue>>(b)) {
+            (Some(a), Some(b)) => a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| same(a, b)),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn parts<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
+    serde_json::from_slice(json).ok()
 }
 
 /// How deep arrays and objects nest in well-formed JSON.
@@ -86,18 +115,18 @@ impl io::Write for Limited {
 struct Watch {
     depth: usize,
     nulls: bool,
-    unfit: Option<Unfit>,
+    refused: Option<EncodeError>,
 }
 
 impl Watch {
-    fn refuse(&mut self, unfit: Unfit) -> io::Result<()> {
-        self.unfit = Some(unfit);
+    fn refuse(&mut self, refused: EncodeError) -> io::Result<()> {
+        self.refused = Some(refused);
         Err(io::ErrorKind::InvalidData.into())
     }
 
     fn enter(&mut self, levels: usize) -> io::Result<()> {
         self.depth += levels;
-        if self.depth > MAX_DEPTH { self.refuse(Unfit::Depth) } else { Ok(()) }
+        if self.depth > MAX_DEPTH { self.refuse(EncodeError::Depth) } else { Ok(()) }
     }
 
     fn leave(&mut self, levels: usize) {
@@ -119,7 +148,7 @@ impl Formatter for Strict<'_> {
     fn write_u128<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: u128) -> io::Result<()> {
         match u64::try_from(value) {
             Ok(value) => CompactFormatter.write_u64(writer, value),
-            Err(_) => self.watch.refuse(Unfit::Range),
+            Err(_) => self.watch.refuse(EncodeError::Range),
         }
     }
 
@@ -127,7 +156,7 @@ impl Formatter for Strict<'_> {
         match (i64::try_from(value), u64::try_from(value)) {
             (Ok(value), _) => CompactFormatter.write_i64(writer, value),
             (_, Ok(value)) => CompactFormatter.write_u64(writer, value),
-            _ => self.watch.refuse(Unfit::Range),
+            _ => self.watch.refuse(EncodeError::Range),
         }
     }
 
@@ -184,7 +213,7 @@ mod tests {
             }
         }
         let raw = RawValue::from_string(format!("{}{}", "[".repeat(65), "]".repeat(65))).unwrap();
-        assert!(matches!(encode(&raw, LIMIT), Err(SessionError::Encode(Unfit::Depth))));
+        assert!(matches!(encode(&raw, LIMIT), Err(SessionError::Encode(EncodeError::Depth))));
     }
 
     /// Serializing costs stack only down to the limit; a linked list is built and dropped without recursion.
@@ -196,18 +225,18 @@ mod tests {
                 [Self(self.0 - 1)].serialize(serializer)
             }
         }
-        assert!(matches!(encode(&Deep(100_000), LIMIT), Err(SessionError::Encode(Unfit::Depth))));
+        assert!(matches!(encode(&Deep(100_000), LIMIT), Err(SessionError::Encode(EncodeError::Depth))));
     }
 
     #[test]
     fn numbers_that_would_not_come_back_are_refused() {
-        assert!(matches!(encode(&f64::NAN, LIMIT), Err(SessionError::Encode(Unfit::NonFinite))));
+        assert!(matches!(encode(&f64::NAN, LIMIT), Err(SessionError::Encode(EncodeError::NonFinite))));
         let list = [Some(1.0), None, Some(f64::INFINITY)];
-        assert!(matches!(encode(&list, LIMIT), Err(SessionError::Encode(Unfit::NonFinite))));
-        assert!(matches!(encode(&[f32::NEG_INFINITY], LIMIT), Err(SessionError::Encode(Unfit::NonFinite))));
-        assert!(matches!(encode(&u128::MAX, LIMIT), Err(SessionError::Encode(Unfit::Range))));
-        assert!(matches!(encode(&i128::MIN, LIMIT), Err(SessionError::Encode(Unfit::Range))));
-        assert!(matches!(encode(&HashMap::from([((1, 2), 3)]), LIMIT), Err(SessionError::Encode(Unfit::Other(_)))));
+        assert!(matches!(encode(&list, LIMIT), Err(SessionError::Encode(EncodeError::NonFinite))));
+        assert!(matches!(encode(&[f32::NEG_INFINITY], LIMIT), Err(SessionError::Encode(EncodeError::NonFinite))));
+        assert!(matches!(encode(&u128::MAX, LIMIT), Err(SessionError::Encode(EncodeError::Range))));
+        assert!(matches!(encode(&i128::MIN, LIMIT), Err(SessionError::Encode(EncodeError::Range))));
+        assert!(matches!(encode(&HashMap::from([((1, 2), 3)]), LIMIT), Err(SessionError::Encode(EncodeError::Other(_)))));
         for fits in [u128::from(u64::MAX), 0] {
             assert_eq!(decode::<u128>(&encode(&fits, LIMIT).unwrap()).unwrap(), fits);
         }
@@ -225,5 +254,52 @@ mod tests {
         assert!(same(br#"{"a":1,"b":2}"#, br#"{"b":2,"a":1}"#));
         assert!(!same(b"[1,2]", b"[2,1]"));
         assert!(!same(b"1", b"2"));
+        assert!(!same(br#"{"a":1,"b":2}"#, br#"{"b":2,"a":3}"#));
+        assert!(!same(br#"{"a":1,"a":2}"#, br#"{"a":9,"a":2}"#));
+    }
+
+    #[test]
+    fn numbers_that_differ_are_never_taken_for_one() {
+        for (a, b) in [
+            ("[9007199254740993]", "[9007199254740992]"),
+            ("[36893488147419103233]", "[36893488147419103232]"),
+            ("[0.1000000000000000055]", "[0.1000000000000000056]"),
+            ("[-0.0]", "[00.0]"),
+            ("[1e999]", "[2e999]"),
+        ] {
+            assert!(!same(a.as_bytes(), b.as_bytes()), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn an_option_within_an_option_is_refused_where_null_would_hide_it() {
+        type Twice = Option<Option<u8>>;
+        for (value, fits) in [(None as Twice, true), (Some(None), false), (Some(Some(1)), true)] {
+            assert_eq!(encode(&value, LIMIT).is_ok(), fits, "{value:?}");
+            assert_eq!(encode(&[value], LIMIT).is_ok(), fits, "{value:?}");
+        }
+        assert!(matches!(encode(&Some(()), LIMIT), Err(SessionError::Encode(EncodeError::NestedOption))));
+        assert!(encode(&(), LIMIT).is_ok());
+    }
+
+    #[test]
+    fn floats_come_back_as_they_were() {
+        for value in [0.1 + 0.2, -0.0, f64::MIN_POSITIVE, 5e-324, f64::MAX, -73.985_130_000_000_02, 1e23] {
+            let back: f64 = decode(&encode(&value, LIMIT).unwrap()).unwrap();
+            assert_eq!(back.to_bits(), value.to_bits(), "{value}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_finite_float_comes_back(bits: u64, single: u32) {
+            let (value, single) = (f64::from_bits(bits), f32::from_bits(single));
+            if value.is_finite() {
+                assert_eq!(decode::<f64>(&encode(&value, LIMIT).unwrap()).unwrap().to_bits(), bits);
+            }
+            if single.is_finite() {
+                assert_eq!(decode::<f32>(&encode(&single, LIMIT).unwrap()).unwrap().to_bits(), single.to_bits());
+            }
+        }
     }
 }

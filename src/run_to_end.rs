@@ -1,4 +1,4 @@
-//! Work that runs to its end once it has begun, whether anybody waits for it or not.
+//! Work that runs to its end once it has begun, also if its caller stops waiting.
 use std::{
     fmt,
     future::Future,
@@ -12,7 +12,7 @@ type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Dropped half-way, the rest moves to a task of its own.
 ///
-/// That costs nothing where nobody drops it: no task, no hand-over.
+/// Where it is not dropped it costs no task and no hand-over.
 pub(crate) struct RunToEnd<T: Send + 'static> {
     work: Option<Boxed<T>>,
     /// Known once the work has begun.

@@ -1,0 +1,83 @@
+//! A commit: what a handle wants done, and what came of it.
+use super::{Engine, Family, Stored, renew::Renewal, write::Write};
+use crate::{
+    cache::Cache,
+    deadline::Deadline,
+    error::SessionError,
+    id::{SessionId, SessionKey},
+    record::{Changes, Record},
+};
+
+/// Where a session came from.
+#[derive(Clone, Debug)]
+pub(crate) enum Base {
+    /// From nowhere: the visitor came without one. A detached handle sees what its request had set by then.
+    New(Option<Box<Record>>),
+    /// From an ID that was renewed away at this time.
+    Renewed { key: SessionKey, at: u64 },
+    Stored(Stored),
+}
+
+/// What a commit does; the first that applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Destroy,
+    Renew,
+    Write,
+    Touch,
+    /// Finds out whether the session lives.
+    Confirm,
+}
+
+pub(crate) struct Commit {
+    pub(crate) action: Action,
+    pub(crate) base: Base,
+    pub(crate) changes: Changes,
+    /// The base may be an old one: the session is looked up before anything is decided.
+    pub(crate) look_first: bool,
+    /// The handle waits for its request to store the session, and never stores a new one.
+    pub(crate) detached: bool,
+    /// When the base was found.
+    pub(crate) found_at: u64,
+    /// A write whose outcome is unknown. The next run of this commit resolves it first.
+    pub(crate) tried: Option<Tried>,
+}
+
+#[expect(clippy::large_enum_variant, reason = "every write passes through it, and a box would cost each an allocation")]
+pub(crate) enum Tried {
+    Write(Write),
+    Renewal(Box<Renewal>),
+}
+
+/// What came of a commit.
+#[derive(Debug)]
+#[must_use = "only `Stored` means that the changes are stored"]
+pub(crate) enum Committed {
+    /// The record has the changes; with an ID if it is a new one.
+    Stored { stored: Stored, id: Option<SessionId> },
+    /// The session lives; nothing was written.
+    Live,
+    Destroyed,
+    /// The session had ended: the changes were dropped.
+    Gone,
+    /// The write of unknown outcome did not take effect, and its error stands.
+    Dropped,
+}
+
+impl<C: Cache> Engine<C> {
+    pub(super) async fn commit(
+        &self,
+        commit: &mut Commit,
+        family: &Family,
+        deadline: Deadline,
+    ) -> Result<Committed, SessionError> {
+        // What is seldom done is in boxes, so that the future of a common write stays small.
+        match commit.action {
+            Action::Write => self.write(commit, family, deadline).await,
+            Action::Renew => Box::pin(self.renew(commit, family, deadline)).await,
+            Action::Destroy => Box::pin(self.destroy(commit, family, deadline)).await,
+            Action::Touch => Box::pin(self.touch(commit, family, deadline)).await,
+            Action::Confirm => Box::pin(self.confirm(commit, family, deadline)).await,
+        }
+    }
+}

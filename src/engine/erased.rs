@@ -1,0 +1,64 @@
+//! The engine as the handles see it: without the type of its cache.
+use std::{future::Future, pin::Pin, time::Duration};
+
+use super::{Commit, Committed, Config, Ending, Engine, Family, Found, Page, Stored};
+use crate::{
+    cache::{Cache, ListMember},
+    deadline::{Deadline, at_once},
+    error::SessionError,
+    id::{SessionId, SessionKey},
+};
+
+pub(crate) type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T, SessionError>> + Send + 'a>>;
+
+pub(crate) trait SessionEngine: Send + Sync {
+    fn config(&self) -> &Config;
+    fn load<'a>(&'a self, ids: &'a [SessionId], refresh: Option<Duration>) -> Work<'a, Found>;
+    /// As [`load`](Self::load), where the cache does not wait; `None` where it does.
+    fn load_at_once(&self, ids: &[SessionId], refresh: Option<Duration>) -> Option<Result<Found, SessionError>>;
+    fn reload<'a>(&'a self, key: SessionKey, family: &'a Family) -> Work<'a, Option<Stored>>;
+    fn commit<'a>(&'a self, commit: &'a mut Commit, family: &'a Family, deadline: Deadline) -> Work<'a, Committed>;
+    fn ending(&self, key: &SessionKey) -> Ending;
+    fn owner_page<'a>(&'a self, owner: &'a str, after: Option<&'a ListMember>, limit: usize) -> Work<'a, Page>;
+    fn revoke_all<'a>(&'a self, owner: &'a str, deadline: Deadline) -> Work<'a, usize>;
+    /// `keep` is the session of a handler: if it has ended itself, it ends no others.
+    fn revoke_others<'a>(&'a self, owner: &'a str, keep: Option<SessionKey>, deadline: Deadline) -> Work<'a, usize>;
+}
+
+impl<C: Cache> SessionEngine for Engine<C> {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn load<'a>(&'a self, ids: &'a [SessionId], refresh: Option<Duration>) -> Work<'a, Found> {
+        Box::pin(Self::load(self, ids, refresh))
+    }
+
+    fn load_at_once(&self, ids: &[SessionId], refresh: Option<Duration>) -> Option<Result<Found, SessionError>> {
+        if C::IMMEDIATE { at_once(Self::load(self, ids, refresh)) } else { None }
+    }
+
+    fn reload<'a>(&'a self, key: SessionKey, family: &'a Family) -> Work<'a, Option<Stored>> {
+        Box::pin(Self::reload(self, key, family))
+    }
+
+    fn commit<'a>(&'a self, commit: &'a mut Commit, family: &'a Family, deadline: Deadline) -> Work<'a, Committed> {
+        Box::pin(Self::commit(self, commit, family, deadline))
+    }
+
+    fn ending(&self, key: &SessionKey) -> Ending {
+        self.endings.wait_for(&self.cache_key(key))
+    }
+
+    fn owner_page<'a>(&'a self, owner: &'a str, after: Option<&'a ListMember>, limit: usize) -> Work<'a, Page> {
+        Box::pin(Self::owner_page(self, owner, after, limit))
+    }
+
+    fn revoke_all<'a>(&'a self, owner: &'a str, deadline: Deadline) -> Work<'a, usize> {
+        Box::pin(self.end_sessions(owner, None, deadline))
+    }
+
+    fn revoke_others<'a>(&'a self, owner: &'a str, keep: Option<SessionKey>, deadline: Deadline) -> Work<'a, usize> {
+        Box::pin(self.revoke_all_but_own(owner, keep, deadline))
+    }
+}

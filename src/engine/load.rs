@@ -1,0 +1,82 @@
+//! Loading: which session the cookies of a request lead to.
+use std::time::Duration;
+
+use super::{Base, Commit, Committed, Engine, Family, Lookup, Stored};
+use crate::{
+    cache::Cache,
+    deadline::Deadline,
+    error::SessionError,
+    events,
+    id::{SessionId, SessionKey},
+};
+
+/// What the IDs of a request led to.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) session: Option<(SessionId, Stored)>,
+    /// The key and time of a tombstone: no session, but a destroy follows it.
+    pub(crate) tombstone: Option<(SessionKey, u64)>,
+}
+
+impl<C: Cache> Engine<C> {
+    /// The one live session among `ids`. Two of them are none: the second cookie was planted (RFC 6265bis, section 8.6).
+    pub(super) async fn load(&self, ids: &[SessionId], refresh: Option<Duration>) -> Result<Found, SessionError> {
+        let mut found = Found::default();
+        // Which of several to refresh is known only after the last of them.
+        let at_once = if ids.len() > 1 { None } else { refresh };
+        for id in ids {
+            match self.look_up(id.key(), at_once).await? {
+                Lookup::Live(_) if found.session.is_some() => {
+                    events::several_sessions();
+                    return Ok(Found::default());
+                }
+                Lookup::Live(stored) => found.session = Some((id.clone(), stored)),
+                Lookup::Tombstone { at, .. } => found.tombstone = found.tombstone.or(Some((id.key(), at))),
+                Lookup::Absent | Lookup::Expired { .. } | Lookup::Unreadable { .. } => {}
+            }
+        }
+        if let (Some(after), Some((_, stored)), true) = (refresh, &found.session, ids.len() > 1) {
+            self.cache.get_and_touch(&self.cache_key(&stored.key), after).await?;
+        }
+        if found.session.is_some() {
+            found.tombstone = None;
+        }
+        Ok(found)
+    }
+
+    /// The live session under `key`, by way of tombstones of `family` alone.
+    pub(super) async fn reload(&self, key: SessionKey, family: &Family) -> Result<Option<Stored>, SessionError> {
+        let found = self.look_up(key, None).await?;
+        self.follow(found, family).await
+    }
+
+    pub(super) async fn touch(
+        &self,
+        commit: &mut Commit,
+        family: &Family,
+        deadline: Deadline,
+    ) -> Result<Committed, SessionError> {
+        match &commit.base {
+            // A touch cannot tell a live session from a tombstone, which matters where the session may have moved.
+            Base::Stored(stored) if !commit.detached => {
+                let live = self.cache.touch(&self.cache_key(&stored.key)).await?;
+                Ok(if live { Committed::Live } else { Committed::Gone })
+            }
+            _ => {
+                let Some(stored) = self.newest(commit, family, deadline).await? else { return Ok(Committed::Gone) };
+                let live = self.cache.touch(&self.cache_key(&stored.key)).await?;
+                Ok(if live { Committed::Live } else { Committed::Gone })
+            }
+        }
+    }
+
+    pub(super) async fn confirm(
+        &self,
+        commit: &mut Commit,
+        family: &Family,
+        deadline: Deadline,
+    ) -> Result<Committed, SessionError> {
+        let found = self.newest(commit, family, deadline).await?;
+        Ok(if found.is_some() { Committed::Live } else { Committed::Gone })
+    }
+}

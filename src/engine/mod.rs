@@ -1,0 +1,202 @@
+//! Sessions in a cache: how they are loaded, committed, renewed and destroyed. Internal, and generic over the cache; the
+//! handles see it through [`SessionEngine`], without the cache's type.
+use std::{future::Future, sync::Arc, time::Duration};
+
+use crate::{
+    cache::{Cache, Entry, Expiry, Version},
+    clock::{Clock, time_of},
+    deadline::Deadline,
+    error::{CacheError, CacheErrorKind, SessionError},
+    events,
+    id::{SessionId, SessionKey},
+    random,
+    record::{self, Decoded, Head, Identity, Record},
+};
+
+mod cache_key;
+mod commit;
+mod destroy;
+mod endings;
+mod erased;
+mod family;
+mod load;
+mod owners;
+mod queue;
+mod renew;
+mod save;
+mod write;
+
+use self::{cache_key::CacheKey, endings::Endings, queue::Queues};
+pub use self::owners::SessionLimitPolicy;
+pub(crate) use self::{
+    commit::{Action, Base, Commit, Committed},
+    endings::Ending,
+    erased::SessionEngine,
+    family::Family,
+    load::Found,
+    owners::{Owners, Page},
+    renew::TOMBSTONE_LIFE,
+};
+
+pub(crate) struct Engine<C> {
+    pub(crate) cache: Arc<C>,
+    pub(crate) config: Config,
+    queues: Arc<Queues>,
+    endings: Arc<Endings>,
+}
+
+/// What all sessions of a store share.
+#[derive(Clone)]
+pub(crate) struct Config {
+    pub(crate) ttl: Duration,
+    pub(crate) anonymous_ttl: Option<Duration>,
+    pub(crate) max_lifetime: Duration,
+    pub(crate) prefix: Arc<str>,
+    pub(crate) max_bytes: usize,
+    pub(crate) deadline: Duration,
+    pub(crate) ended_interval: Duration,
+    pub(crate) clock: Clock,
+    pub(crate) owners: Owners,
+    pub(crate) random: Random,
+}
+
+/// Where the bytes of IDs come from.
+pub(crate) type Random = fn(&mut [u8]) -> Result<(), SessionError>;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Config {
+    pub(crate) const DEFAULT_MAX_BYTES: usize = 64 * 1024;
+    pub(crate) const DEFAULT_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ttl: 14 * DAY,
+            anonymous_ttl: None,
+            max_lifetime: Self::DEFAULT_LIFETIME,
+            prefix: "cloakroom:".into(),
+            max_bytes: Self::DEFAULT_MAX_BYTES,
+            deadline: Duration::from_secs(1),
+            ended_interval: Duration::from_secs(30),
+            clock: Clock::system(),
+            owners: Owners::default(),
+            random: random::fill,
+        }
+    }
+}
+
+/// A session as it was found in the cache or written to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) key: SessionKey,
+    pub(crate) version: Version,
+    pub(crate) record: Record,
+    /// When it was read or written, by the store's clock.
+    pub(crate) at: u64,
+}
+
+impl Stored {
+    pub(crate) fn identity(&self) -> Identity {
+        Some((self.key, self.version))
+    }
+}
+
+/// The entry under a session key.
+pub(crate) enum Lookup {
+    Live(Stored),
+    Tombstone {
+        successor: SessionKey,
+        /// When the session was renewed, by the clock of that process.
+        at: u64,
+        version: Version,
+    },
+    Absent,
+    /// A session whose lifetime is over by this process's clock. For one whose clock is behind it may still live.
+    Expired { version: Version },
+    /// An entry that is no record of this key, or not of this version of the crate: no session, and never written over.
+    Unreadable { version: Version },
+}
+
+impl<C: Cache> Engine<C> {
+    pub(crate) fn new(cache: C) -> Self {
+        Self { cache: Arc::new(cache), config: Config::default(), queues: Arc::default(), endings: Arc::default() }
+    }
+
+    fn cache_key(&self, key: &SessionKey) -> CacheKey {
+        CacheKey::new(&self.config.prefix, key)
+    }
+
+    fn now(&self) -> u64 {
+        self.config.clock.now_ms()
+    }
+
+    fn expiry(&self, head: &Head) -> Expiry {
+        let anonymous = || self.config.anonymous_ttl.filter(|_| head.owner().is_none());
+        let idle = head.idle().or_else(anonymous).unwrap_or(self.config.ttl);
+        Expiry::new(idle.max(Duration::from_millis(1)), time_of(head.end))
+    }
+
+    fn new_id(&self) -> Result<SessionId, SessionError> {
+        SessionId::generate(self.config.random)
+    }
+
+    /// Runs work of the store's own within the store's deadline.
+    pub(crate) async fn bounded<T>(
+        &self,
+        work: impl Future<Output = Result<T, SessionError>>,
+    ) -> Result<T, SessionError> {
+        Deadline::after(self.config.deadline).bound(work).await.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    /// What an entry under `key` is.
+    fn read(&self, key: SessionKey, entry: Entry) -> Lookup {
+        match record::decode(&entry.value, &key, self.config.max_bytes) {
+            Ok(Decoded::Live(record)) => {
+                let at = self.now();
+                if record.head.end <= at {
+                    return Lookup::Expired { version: entry.version };
+                }
+                Lookup::Live(Stored { key, version: entry.version, record, at })
+            }
+            Ok(Decoded::Tombstone(tombstone)) => {
+                Lookup::Tombstone { successor: tombstone.successor, at: tombstone.at, version: entry.version }
+            }
+            Err(why) => {
+                events::unreadable(&key, why.reason());
+                Lookup::Unreadable { version: entry.version }
+            }
+        }
+    }
+
+    /// Looks `key` up, restarting its idle time if `refresh` has passed since the last start.
+    async fn look_up(&self, key: SessionKey, refresh: Option<Duration>) -> Result<Lookup, SessionError> {
+        let cache_key = self.cache_key(&key);
+        let entry = match refresh {
+            None => self.cache.get(&cache_key).await?,
+            Some(after) => self.cache.get_and_touch(&cache_key, after).await?,
+        };
+        Ok(entry.map_or(Lookup::Absent, |entry| self.read(key, entry)))
+    }
+}
+
+pub(crate) fn timed_out() -> SessionError {
+    CacheError::new(CacheErrorKind::Timeout, "the deadline of the session's work passed").into()
+}
+
+/// Whether the error leaves open whether a write took effect.
+fn is_unknown(error: &CacheError) -> bool {
+    matches!(error.kind(), CacheErrorKind::Timeout | CacheErrorKind::Other)
+}
+
+impl<C> Clone for Engine<C> {
+    fn clone(&self) -> Self {
+        Self {
+            cache: Arc::clone(&self.cache),
+            config: self.config.clone(),
+            queues: Arc::clone(&self.queues),
+            endings: Arc::clone(&self.endings),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! How many sessions a user may have.
+//!
+//! A login is written and listed first, and counted then, so that of simultaneous logins each sees the others. The order of
+//! the stamps is the order of the sessions, the same in every process.
+use std::{cmp::Reverse, num::NonZeroUsize};
+
+use super::{SessionLimitPolicy, list::Listing, standing::Standing};
+use crate::{
+    cache::Cache,
+    deadline::Deadline,
+    engine::{Engine, Stored, timed_out},
+    error::SessionError,
+    events,
+    record::{Head, Stamp},
+};
+
+/// Rounds in which others change the list before a count gives up.
+const MAX_ROUNDS: usize = 16;
+
+impl<C: Cache> Engine<C> {
+    /// Lists a session that was just inserted. If it may not stay, it is removed as if it had never been.
+    pub(in crate::engine) async fn list_new(&self, stored: &Stored, deadline: Deadline) -> Result<(), SessionError> {
+        let Some(owner) = stored.record.head.owner() else { return Ok(()) };
+        let members = match self.list_add(owner, &stored.key, stored.record.head.end).await {
+            Ok(members) => members,
+            Err(error) => {
+                self.discard(stored).await;
+                return Err(error);
+            }
+        };
+        let listing = Listing { members, ..Listing::default() };
+        if let Err(error) = self.refuse(owner, stored, &listing).await {
+            self.discard(stored).await;
+            self.unlist(owner, [stored.key]).await;
+            return Err(error);
+        }
+        self.settle(stored, &listing, deadline).await
+    }
+
+    /// Lists a session whose owner or end is about to be written over `newest`.
+    pub(in crate::engine) async fn list_before(
+        &self,
+        newest: &Stored,
+        head: &Head,
+        listing: &mut Listing,
+    ) -> Result<(), SessionError> {
+        self.list_head(&newest.key, &newest.record.head, head, listing).await?;
+        let Some(owner) = head.owner().filter(|owner| newest.record.head.owner() != Some(*owner)) else {
+            return Ok(());
+        };
+        let becomes = Stored { record: crate::record::Record { head: head.clone(), ..newest.record.clone() }, ..newest.clone() };
+        if let Err(error) = self.refuse(owner, &becomes, listing).await {
+            self.unlist(owner, [newest.key]).await;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Lists a successor before its session moves there.
+    pub(in crate::engine) async fn list_successor(
+        &self,
+        successor: &Stored,
+        old: &Stored,
+        listing: &mut Listing,
+    ) -> Result<(), SessionError> {
+        let head = &successor.record.head;
+        let Some(owner) = head.owner() else { return Ok(()) };
+        let members = self.list_add(owner, &successor.key, head.end).await?;
+        *listing = Listing { members, ..Listing::default() };
+        if old.record.head.owner() == Some(owner) {
+            return Ok(());
+        }
+        let refused = self.refuse(owner, successor, listing).await;
+        if refused.is_err() {
+            self.unlist(owner, [successor.key]).await;
+        }
+        refused
+    }
+
+    /// Lists a listed successor again if `head`, which is about to be written to it, asks for that.
+    pub(in crate::engine) async fn list_successor_again(
+        &self,
+        successor: &Stored,
+        head: &Head,
+        listing: &mut Listing,
+    ) -> Result<(), SessionError> {
+        self.list_head(&successor.key, &successor.record.head, head, listing).await
+    }
+
+    /// With [`SessionLimitPolicy::Refuse`]: whether a new session is not among the oldest that the limit allows.
+    async fn refuse(&self, owner: &str, own: &Stored, listing: &Listing) -> Result<(), SessionError> {
+        let Some(limit) = self.limit(SessionLimitPolicy::Refuse).filter(|limit| listing.members > limit.get()) else {
+            return Ok(());
+        };
+        let stamp = own.record.head.stamp();
+        let mut older = 0;
+        for list in self.lists(owner) {
+            let mut after = None;
+            while let Some(part) = self.part(&list, &mut after).await? {
+                let standings = self.judge_all(owner, &list, &part).await?;
+                let mut stamps: Vec<_> = standings.iter().filter_map(counted).map(|other| other.record.head.stamp()).collect();
+                stamps.sort_unstable();
+                stamps.dedup();
+                older += stamps.into_iter().filter(|other| *other < stamp).count();
+                if older >= limit.get() {
+                    return Err(SessionError::TooManySessions);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn limit(&self, policy: SessionLimitPolicy) -> Option<NonZeroUsize> {
+        let owners = &self.config.owners;
+        owners.limit.filter(|_| owners.policy == policy)
+    }
+
+    /// With [`SessionLimitPolicy::EndOldest`]: ends the sessions beyond the limit, once the new one is sure to stay.
+    ///
+    /// A failure never fails the login: the next one does what is left.
+    ///
+    /// # Errors
+    /// [`Gone`](SessionError::Gone) alone: the new session itself is not among the newest.
+    pub(in crate::engine) async fn settle(
+        &self,
+        own: &Stored,
+        listing: &Listing,
+        deadline: Deadline,
+    ) -> Result<(), SessionError> {
+        let Some(owner) = own.record.head.owner() else { return Ok(()) };
+        let Some(limit) = self.limit(SessionLimitPolicy::EndOldest).filter(|limit| listing.members > limit.get()) else {
+            return Ok(());
+        };
+        // Half of the time that is left: the commit needs the other half to say that it is done.
+        let deadline = Deadline::after(deadline.left() / 2);
+        match deadline.bound(self.end_oldest(owner, own, limit, deadline)).await.unwrap_or_else(|_| Err(timed_out())) {
+            Err(SessionError::Gone) => Err(SessionError::Gone),
+            Err(error) => {
+                events::failed(&error);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    async fn end_oldest(
+        &self,
+        owner: &str,
+        own: &Stored,
+        limit: NonZeroUsize,
+        deadline: Deadline,
+    ) -> Result<(), SessionError> {
+        'round: for _ in 0..MAX_ROUNDS {
+            let mut newest: Vec<Stored> = Vec::new();
+            for list in self.lists(owner) {
+                let mut after = None;
+                while let Some(part) = self.part(&list, &mut after).await? {
+                    let standings = self.judge_all(owner, &list, &part).await?;
+                    newest.extend(standings.into_iter().filter_map(|standing| match standing {
+                        Standing::Counts(stored) => Some(stored),
+                        _ => None,
+                    }));
+                    newest.sort_by_key(|stored| Reverse(stored.record.head.stamp()));
+                    newest.dedup_by_key(|stored| stored.record.head.stamp());
+                    if newest.len() <= limit.get() {
+                        continue;
+                    }
+                    // Of any part, sessions that are not among its newest are not among the newest of all.
+                    let surplus = newest.split_off(limit.get());
+                    if !self.all_live(owner, &newest).await? || !self.end_all(owner, surplus, own, deadline).await? {
+                        continue 'round;
+                    }
+                }
+            }
+            return Ok(());
+        }
+        Err(SessionError::Conflict)
+    }
+
+    /// The second look: whether these sessions still live, wherever renewals moved them to.
+    async fn all_live(&self, owner: &str, sessions: &[Stored]) -> Result<bool, SessionError> {
+        let judged = super::list::together(sessions.iter().map(|stored| async move {
+            let standing = self.judge(owner, stored.key).await?;
+            Ok::<_, SessionError>(counted(&standing).map(|found| found.record.head.stamp()) == Some(stored.record.head.stamp()))
+        }));
+        for live in judged.await {
+            if !live? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Ends the sessions that were judged, the oldest first. `false` if one of them has become another one.
+    async fn end_all(
+        &self,
+        owner: &str,
+        surplus: Vec<Stored>,
+        own: &Stored,
+        deadline: Deadline,
+    ) -> Result<bool, SessionError> {
+        let mut is_own = false;
+        for stored in surplus.into_iter().rev() {
+            let stamp: Option<Stamp> = stored.record.head.stamp();
+            let is_judged = |found: &Stored| found.record.head.owner() == Some(owner) && found.record.head.stamp() == stamp;
+            let ended = self.end(stored.key, Some(stored), deadline, &is_judged).await?;
+            if ended.spared {
+                return Ok(false);
+            }
+            self.unlist_ended(&ended).await;
+            is_own |= stamp == own.record.head.stamp();
+        }
+        if is_own { Err(SessionError::Gone) } else { Ok(true) }
+    }
+}
+
+fn counted(standing: &Standing) -> Option<&Stored> {
+    match standing {
+        Standing::Counts(stored) => Some(stored),
+        _ => None,
+    }
+}

@@ -1,0 +1,246 @@
+//! Renewal: the successor first, then the old entry becomes a tombstone.
+use std::time::Duration;
+
+use super::{
+    Commit, Committed, Engine, Family, Lookup, Stored,
+    commit::Tried,
+    is_unknown,
+    owners::Listing,
+    queue::Turn,
+    write::{Attempt, back_off},
+};
+use crate::{
+    cache::{Cache, Deleted, Entry, Expiry, Replaced, Version},
+    clock::{later, time_of},
+    deadline::Deadline,
+    error::SessionError,
+    events,
+    id::SessionId,
+    record::{self, Changes, Head, Tombstone},
+};
+
+/// How long a destroy can find out what came of a renewed session.
+pub(crate) const TOMBSTONE_LIFE: Duration = Duration::from_secs(60 * 60);
+
+/// A renewal whose tombstone may be written or not.
+pub(crate) struct Renewal {
+    id: SessionId,
+    successor: Stored,
+    old: Stored,
+}
+
+impl Renewal {
+    pub(super) const fn successor(&self) -> &Stored {
+        &self.successor
+    }
+}
+
+impl<C: Cache> Engine<C> {
+    /// Moves the session, with the changes of `commit`, to a fresh ID.
+    ///
+    /// A failure on the way leaves the old session as it was. A tombstone of unknown outcome stands in `commit.tried`, and
+    /// the next run looks whether it is there.
+    pub(super) async fn renew(
+        &self,
+        commit: &mut Commit,
+        family: &Family,
+        deadline: Deadline,
+    ) -> Result<Committed, SessionError> {
+        let mut listing = Listing::default();
+        let (renewal, mut turn) = match commit.tried.take() {
+            Some(Tried::Renewal(renewal)) => match self.resume(*renewal, commit, deadline).await? {
+                Ok(renewal) => (renewal, None),
+                Err(committed) => return Ok(committed),
+            },
+            _ => {
+                let Some(mut newest) = self.newest(commit, family, deadline).await? else {
+                    return self.write(commit, family, deadline).await;
+                };
+                // In line from the start: a renewal takes two operations between which no other commit may write.
+                let turn = self.queues.turn(&self.cache_key(&newest.key), deadline).await;
+                if let Some(latest) = turn.as_ref().and_then(Turn::latest) {
+                    newest = latest;
+                }
+                commit.changes.replay(newest.identity(), &newest.record)?;
+                let head = self.moved(&newest, &commit.changes);
+                let (id, successor) = self.create(&head, &commit.changes, &newest.record.values).await?;
+                if let Err(error) = self.list_successor(&successor, &newest, &mut listing).await {
+                    self.discard(&successor).await;
+                    return Err(error);
+                }
+                family.moves_to(successor.key);
+                (Renewal { id, successor, old: newest }, turn)
+            }
+        };
+        let Renewal { id, mut successor, mut old } = renewal;
+        for round in 0_u32.. {
+            let found = match self.entomb(&old, &successor, &id, &mut commit.tried).await {
+                Ok(Replaced::Done) => return self.renewed(old, successor, id, &listing, deadline).await,
+                Ok(Replaced::Conflict(entry)) => self.read(old.key, entry),
+                Ok(Replaced::Missing) => Lookup::Absent,
+                Err(error) => {
+                    if commit.tried.is_none() {
+                        self.discard(&successor).await;
+                    }
+                    return Err(error);
+                }
+            };
+            match found {
+                Lookup::Live(newer) => old = newer,
+                Lookup::Tombstone { successor: to, .. } if to == successor.key => {
+                    return self.renewed(old, successor, id, &listing, deadline).await;
+                }
+                // It ended, or another request renewed it: at most one live session is left.
+                _ => {
+                    self.discard(&successor).await;
+                    return Ok(Committed::Gone);
+                }
+            }
+            if turn.is_none() {
+                turn = self.queues.turn(&self.cache_key(&old.key), deadline).await;
+                if let Some(latest) = turn.as_ref().and_then(Turn::latest) {
+                    old = latest;
+                }
+            }
+            successor = match self.carry_over(&old, &successor, &mut commit.changes, &mut listing).await {
+                Ok(Some(carried)) => carried,
+                Ok(None) => {
+                    // The successor was revoked, and with it this session.
+                    self.end_by_id(old.key, Some(old), deadline).await?;
+                    return Ok(Committed::Gone);
+                }
+                Err(error) => {
+                    self.discard(&successor).await;
+                    return Err(error);
+                }
+            };
+            if deadline.left().is_zero() {
+                break;
+            }
+            back_off(round, deadline).await;
+        }
+        self.discard(&successor).await;
+        events::conflict(&old.key);
+        Err(SessionError::Conflict)
+    }
+
+    /// Finds out what came of a tombstone of unknown outcome. `Err`: nothing is left to do.
+    async fn resume(
+        &self,
+        renewal: Renewal,
+        commit: &mut Commit,
+        deadline: Deadline,
+    ) -> Result<Result<Renewal, Committed>, SessionError> {
+        let found = match self.look_up(renewal.old.key, None).await {
+            Ok(found) => found,
+            Err(error) => {
+                commit.tried = Some(Tried::Renewal(Box::new(renewal)));
+                return Err(error);
+            }
+        };
+        match found {
+            Lookup::Tombstone { successor, .. } if successor == renewal.successor.key => {
+                let Renewal { id, successor, old } = renewal;
+                Ok(Err(self.renewed(old, successor, id, &Listing::default(), deadline).await?))
+            }
+            Lookup::Live(newest) => {
+                // The tombstone may still arrive, and must then name a session with all that the old one has by now.
+                let mut listing = Listing::default();
+                let carried = self.carry_over(&newest, &renewal.successor, &mut commit.changes, &mut listing).await;
+                match carried {
+                    Ok(Some(successor)) => Ok(Ok(Renewal { successor, old: newest, ..renewal })),
+                    Ok(None) => {
+                        self.end_by_id(newest.key, Some(newest), deadline).await?;
+                        Ok(Err(Committed::Gone))
+                    }
+                    Err(error) => {
+                        commit.tried = Some(Tried::Renewal(Box::new(renewal)));
+                        Err(error)
+                    }
+                }
+            }
+            _ => {
+                self.discard(&renewal.successor).await;
+                Ok(Err(Committed::Gone))
+            }
+        }
+    }
+
+    async fn renewed(
+        &self,
+        old: Stored,
+        stored: Stored,
+        id: SessionId,
+        listing: &Listing,
+        deadline: Deadline,
+    ) -> Result<Committed, SessionError> {
+        events::renewed(&old.key, &stored.key);
+        self.endings.tell(&self.cache_key(&old.key));
+        if stored.record.head.stamp() != old.record.head.stamp() {
+            self.settle(&stored, listing, deadline).await?;
+        }
+        Ok(Committed::Stored { stored, id: Some(id) })
+    }
+
+    /// Turns the old entry into the tombstone. While the outcome is open, the renewal stands in `tried`.
+    async fn entomb(
+        &self,
+        old: &Stored,
+        successor: &Stored,
+        id: &SessionId,
+        tried: &mut Option<Tried>,
+    ) -> Result<Replaced, SessionError> {
+        let now = self.now();
+        let expiry = Expiry::new(TOMBSTONE_LIFE, time_of(later(now, TOMBSTONE_LIFE)));
+        let tombstone = record::encode_tombstone(&old.key, &Tombstone { successor: successor.key, at: now });
+        let renewal = Renewal { id: id.clone(), successor: successor.clone(), old: old.clone() };
+        *tried = Some(Tried::Renewal(Box::new(renewal)));
+        let entry = Entry::new(tombstone, Version::unique());
+        let outcome = self.cache.replace(&self.cache_key(&old.key), old.version, entry, expiry).await;
+        if !outcome.as_ref().is_err_and(is_unknown) {
+            *tried = None;
+        }
+        Ok(outcome?)
+    }
+
+    /// Takes what other requests wrote to the old session over into the successor. `None`: it is not there any more.
+    async fn carry_over(
+        &self,
+        newest: &Stored,
+        successor: &Stored,
+        changes: &mut Changes,
+        listing: &mut Listing,
+    ) -> Result<Option<Stored>, SessionError> {
+        changes.replay(newest.identity(), &newest.record)?;
+        let head = self.moved(newest, changes);
+        self.list_successor_again(successor, &head, listing).await?;
+        let record = self.encode(&successor.key, &head, changes, &newest.record.values)?;
+        Ok(match self.attempt(successor, record, &mut None).await? {
+            Attempt::Done(stored) => Some(stored),
+            // An earlier try of unknown outcome may have written the successor, which only this renewal does.
+            Attempt::Lost(Lookup::Live(found)) => {
+                let record = self.encode(&successor.key, &head, changes, &newest.record.values)?;
+                match self.attempt(&found, record, &mut None).await? {
+                    Attempt::Done(stored) => Some(stored),
+                    Attempt::Lost(_) => None,
+                }
+            }
+            Attempt::Lost(_) => None,
+        })
+    }
+
+    /// Removes an entry whose ID was told to no browser. If that fails, the entry expires.
+    pub(super) async fn discard(&self, stored: &Stored) {
+        let outcome = self.cache.delete(&self.cache_key(&stored.key), stored.version).await;
+        match outcome {
+            Ok(Deleted::Done | Deleted::Missing | Deleted::Conflict(_)) => {}
+            Err(error) => events::failed(&error.into()),
+        }
+    }
+
+    /// The head that a successor gets.
+    fn moved(&self, old: &Stored, changes: &Changes) -> Head {
+        let head = old.record.head.changed(changes.effect().head(), self.config.max_lifetime);
+        head.moved(old.key, self.now())
+    }
+}

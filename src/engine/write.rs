@@ -1,0 +1,248 @@
+//! Writing: a new session is inserted, a stored one is written by compare-and-set and replay.
+use std::time::Duration;
+
+use super::{
+    Base, Commit, Committed, Engine, Family, Lookup, Stored, commit::Tried, is_unknown, owners::Listing, queue::Turn,
+    timed_out,
+};
+use crate::{
+    cache::{Cache, Entry, Expiry, Replaced, Version},
+    deadline::Deadline,
+    error::SessionError,
+    events,
+    id::{SessionId, SessionKey},
+    record::{self, Changes, Head, Record, Values},
+};
+
+/// Fresh IDs that may be taken before randomness is called broken.
+const ID_TRIES: usize = 3;
+
+/// With less than this left, another round would be cut off half-way.
+const LAST_ROUND: Duration = Duration::from_millis(2);
+
+/// One compare-and-set, so that it can be sent again as it was.
+pub(crate) struct Write {
+    expected: Version,
+    expiry: Expiry,
+    /// The session once it is done.
+    becomes: Stored,
+}
+
+/// What came of one compare-and-set.
+#[must_use = "only `Done` means that it was written"]
+pub(super) enum Attempt {
+    Done(Stored),
+    Lost(Lookup),
+}
+
+impl<C: Cache> Engine<C> {
+    pub(super) async fn write(
+        &self,
+        commit: &mut Commit,
+        family: &Family,
+        deadline: Deadline,
+    ) -> Result<Committed, SessionError> {
+        if commit.tried.is_some() {
+            return Box::pin(self.write_again(commit)).await;
+        }
+        let Some(mut newest) = self.newest(commit, family, deadline).await? else {
+            return match commit.base {
+                Base::Stored(_) => Ok(Committed::Gone),
+                _ if commit.detached => Ok(Committed::Gone),
+                _ => Box::pin(self.write_new(commit, family, deadline)).await,
+            };
+        };
+        let mut turn = self.queue(&mut newest, deadline).await;
+        let mut listing = Listing::default();
+        for round in 0_u32.. {
+            commit.changes.replay(newest.identity(), &newest.record)?;
+            if !commit.changes.effect().alters(&newest.record, self.config.max_lifetime) {
+                return Ok(Committed::Stored { stored: newest, id: None });
+            }
+            let head = newest.record.head.changed(commit.changes.effect().head(), self.config.max_lifetime);
+            if head.owner().is_some() && head != newest.record.head {
+                Box::pin(self.list_before(&newest, &head, &mut listing)).await?;
+            }
+            let record = self.encode(&newest.key, &head, &commit.changes, &newest.record.values)?;
+            let found = match self.attempt(&newest, record, &mut commit.tried).await? {
+                Attempt::Done(stored) => {
+                    if let Some(turn) = &mut turn {
+                        turn.leave_behind(&stored);
+                    }
+                    drop(turn);
+                    if stored.record.head.stamp() != newest.record.head.stamp() {
+                        Box::pin(self.settle(&stored, &listing, deadline)).await?;
+                    }
+                    return Ok(Committed::Stored { stored, id: None });
+                }
+                Attempt::Lost(found) => found,
+            };
+            let moved = matches!(found, Lookup::Tombstone { .. });
+            let Some(newer) = Box::pin(self.follow(found, family)).await? else { return Ok(Committed::Gone) };
+            newest = newer;
+            if moved {
+                turn = None;
+            }
+            if turn.is_none() {
+                turn = Box::pin(self.queues.turn(&self.cache_key(&newest.key), deadline)).await;
+                if let Some(latest) = turn.as_ref().and_then(Turn::latest) {
+                    newest = latest;
+                }
+            } else {
+                Box::pin(back_off(round, deadline)).await;
+            }
+            if turn.is_none() || deadline.left() < LAST_ROUND {
+                break;
+            }
+        }
+        events::conflict(&newest.key);
+        Err(SessionError::Conflict)
+    }
+
+    /// The stored session that a commit writes over. `None` if there is none, or not any more.
+    pub(super) async fn newest(
+        &self,
+        commit: &Commit,
+        family: &Family,
+        deadline: Deadline,
+    ) -> Result<Option<Stored>, SessionError> {
+        let key = match &commit.base {
+            Base::Stored(stored) if !commit.look_first => return Ok(Some(stored.clone())),
+            Base::Stored(stored) => stored.key,
+            Base::New(_) if commit.detached => match Box::pin(family.first_key(deadline)).await? {
+                Some(key) => key,
+                None => return Ok(None),
+            },
+            Base::New(_) | Base::Renewed { .. } => return Ok(None),
+        };
+        let found = Box::pin(self.look_up(key, None)).await?;
+        Box::pin(self.follow(found, family)).await
+    }
+
+    /// The live session, by way of tombstones that this request left itself.
+    pub(super) async fn follow(&self, mut found: Lookup, family: &Family) -> Result<Option<Stored>, SessionError> {
+        loop {
+            match found {
+                Lookup::Live(stored) => return Ok(Some(stored)),
+                // The set of successors only grows by renewals of the request, so that this ends.
+                Lookup::Tombstone { successor, .. } if family.has(&successor) => {
+                    found = self.look_up(successor, None).await?;
+                }
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// Stands in line where other commits of this process do, and learns what the last of them wrote.
+    pub(super) async fn queue(&self, newest: &mut Stored, deadline: Deadline) -> Option<Turn> {
+        let key = self.cache_key(&newest.key);
+        if !self.queues.is_busy(&key) {
+            return None;
+        }
+        let turn = Box::pin(self.queues.turn(&key, deadline)).await;
+        if let Some(latest) = turn.as_ref().and_then(Turn::latest) {
+            *newest = latest;
+        }
+        turn
+    }
+
+    /// Sends the write of unknown outcome again. The cache recognises it by its version.
+    async fn write_again(&self, commit: &mut Commit) -> Result<Committed, SessionError> {
+        let Some(Tried::Write(write)) = &commit.tried else { return Ok(Committed::Dropped) };
+        let Write { expected, expiry, becomes } = write;
+        let entry = Entry::new(becomes.record.values.text().clone(), becomes.version);
+        let (stored, expected, expiry) = (becomes.clone(), *expected, *expiry);
+        match self.cache.replace(&self.cache_key(&stored.key), expected, entry, expiry).await {
+            Ok(Replaced::Done) => {
+                commit.tried = None;
+                Ok(Committed::Stored { stored, id: None })
+            }
+            Ok(Replaced::Conflict(_) | Replaced::Missing) => {
+                commit.tried = None;
+                Ok(Committed::Dropped)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes `record` over `newest`. While the outcome is open, the write stands in `tried`.
+    pub(super) async fn attempt(
+        &self,
+        newest: &Stored,
+        record: Record,
+        tried: &mut Option<Tried>,
+    ) -> Result<Attempt, SessionError> {
+        let becomes = Stored { key: newest.key, version: Version::unique(), record, at: self.now() };
+        let entry = Entry::new(becomes.record.values.text().clone(), becomes.version);
+        let (expected, expiry) = (newest.version, self.expiry(&becomes.record.head));
+        *tried = Some(Tried::Write(Write { expected, expiry, becomes }));
+        let outcome = self.cache.replace(&self.cache_key(&newest.key), expected, entry, expiry).await;
+        if outcome.as_ref().is_err_and(is_unknown) {
+            return Err(outcome.err().map_or_else(timed_out, Into::into));
+        }
+        let tried = tried.take();
+        match (outcome?, tried) {
+            (Replaced::Done, Some(Tried::Write(write))) => Ok(Attempt::Done(write.becomes)),
+            (Replaced::Conflict(entry), _) => Ok(Attempt::Lost(self.read(newest.key, entry))),
+            _ => Ok(Attempt::Lost(Lookup::Absent)),
+        }
+    }
+
+    async fn write_new(
+        &self,
+        commit: &mut Commit,
+        family: &Family,
+        deadline: Deadline,
+    ) -> Result<Committed, SessionError> {
+        let lifetime = self.config.max_lifetime;
+        let empty = Record { head: Head::new(self.now(), lifetime), values: Values::empty() };
+        commit.changes.replay(None, &empty)?;
+        let head = empty.head.changed(commit.changes.effect().head(), lifetime);
+        let (id, stored) = self.create(&head, &commit.changes, &empty.values).await?;
+        Box::pin(self.list_new(&stored, deadline)).await?;
+        family.stored_as(stored.key);
+        events::created(&stored.key);
+        Ok(Committed::Stored { stored, id: Some(id) })
+    }
+
+    /// Stores a session under a fresh ID. An ID whose insert failed is never used again.
+    pub(super) async fn create(
+        &self,
+        head: &Head,
+        changes: &Changes,
+        values: &Values,
+    ) -> Result<(SessionId, Stored), SessionError> {
+        for _ in 0..ID_TRIES {
+            let id = self.new_id()?;
+            let key = id.key();
+            let record = self.encode(&key, head, changes, values)?;
+            let stored = Stored { key, version: Version::unique(), record, at: self.now() };
+            let entry = Entry::new(stored.record.values.text().clone(), stored.version);
+            if self.cache.insert(&self.cache_key(&key), entry, self.expiry(head)).await? {
+                return Ok((id, stored));
+            }
+        }
+        Err(SessionError::Random)
+    }
+
+    pub(super) fn encode(
+        &self,
+        key: &SessionKey,
+        head: &Head,
+        changes: &Changes,
+        values: &Values,
+    ) -> Result<Record, SessionError> {
+        record::encode(key, head, changes.effect().merged(values), self.config.max_bytes)
+    }
+}
+
+/// The others are of another process; each lost round is a round that one of them won.
+pub(super) async fn back_off(round: u32, deadline: Deadline) {
+    if round < 3 {
+        tokio::task::yield_now().await;
+        return;
+    }
+    let most = Duration::from_millis(1) * (1 << round.min(4));
+    let share = u32::try_from(u64::from(Version::unique()) % 1000).unwrap_or_default();
+    tokio::time::sleep((most * share / 1000).min(deadline.left())).await;
+}

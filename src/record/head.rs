@@ -1,0 +1,231 @@
+//! The head of a record: what a session is, beside its values.
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::{later, millis},
+    id::SessionKey,
+};
+
+/// Times are milliseconds since the Unix epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// When the session was created; a renewal keeps it.
+    pub(crate) created: u64,
+    /// When its lifetime is over.
+    pub(crate) end: u64,
+    /// `None` for a session without any of it, as most anonymous ones are.
+    own: Option<Box<Own>>,
+}
+
+/// What only some sessions have; the names are those in the record.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Own {
+    /// The session's own idle timeout in place of the store's, in milliseconds.
+    #[serde(rename = "i", skip_serializing_if = "Option::is_none")]
+    pub(crate) idle: Option<u64>,
+    /// The session's own lifetime in place of the store's, in milliseconds.
+    #[serde(rename = "l", skip_serializing_if = "Option::is_none")]
+    pub(crate) lifetime: Option<u64>,
+    /// The session's own choice whether the cookie is persistent, in place of the layer's.
+    #[serde(rename = "p", skip_serializing_if = "Option::is_none")]
+    pub(crate) persistent: Option<bool>,
+    /// The user that the session belongs to.
+    #[serde(rename = "o", skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<Box<str>>,
+    /// Since when the session is this owner's.
+    #[serde(rename = "s", skip_serializing_if = "Option::is_none")]
+    pub(crate) stamp: Option<Stamp>,
+    /// When the lifetime started anew: at the last login.
+    #[serde(rename = "g", skip_serializing_if = "Option::is_none")]
+    pub(crate) login: Option<u64>,
+    /// When the user proved last who they are.
+    #[serde(rename = "a", skip_serializing_if = "Option::is_none")]
+    pub(crate) authenticated: Option<u64>,
+    /// Where the last renewal moved the session from.
+    #[serde(rename = "b", skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<Origin>,
+}
+
+/// Identifies a session among those of its owner, and puts them in order: a renewal keeps it, a login replaces it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct Stamp {
+    /// When the session got its owner, by the clock of that process.
+    pub(crate) at: u64,
+    /// Tells sessions apart that got their owner in the same millisecond.
+    pub(crate) nonce: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    /// The key before the renewal.
+    #[serde(rename = "k")]
+    pub(crate) prev: SessionKey,
+    /// When the entry under the present key was inserted.
+    #[serde(rename = "m")]
+    pub(crate) made: u64,
+}
+
+/// Changes of a [`Head`]: of each setting the last one counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HeadChanges {
+    pub(crate) idle: Option<u64>,
+    pub(crate) lifetime: Option<Duration>,
+    pub(crate) persistent: Option<bool>,
+    /// `Some(None)` takes the owner away.
+    pub(crate) owner: Option<Option<Owner>>,
+    pub(crate) authenticated: Option<u64>,
+    pub(crate) login: Option<u64>,
+}
+
+/// An owner that a session is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) name: Box<str>,
+    pub(crate) stamp: Stamp,
+}
+
+impl Head {
+    pub(crate) fn new(now: u64, lifetime: Duration) -> Self {
+        Self { created: now, end: later(now, lifetime), own: None }
+    }
+
+    pub(crate) fn with(created: u64, end: u64, own: Own) -> Self {
+        let own = (own != Own::default()).then(|| Box::new(own));
+        Self { created, end, own }
+    }
+
+    pub(crate) fn own(&self) -> Option<&Own> {
+        self.own.as_deref()
+    }
+
+    pub(crate) fn owner(&self) -> Option<&str> {
+        self.own()?.owner.as_deref()
+    }
+
+    pub(crate) fn stamp(&self) -> Option<Stamp> {
+        self.own()?.stamp
+    }
+
+    pub(crate) fn persistent(&self) -> Option<bool> {
+        self.own()?.persistent
+    }
+
+    pub(crate) fn authenticated(&self) -> Option<u64> {
+        let own = self.own()?;
+        own.authenticated.max(own.login)
+    }
+
+    pub(crate) fn login(&self) -> Option<u64> {
+        self.own()?.login
+    }
+
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        self.own()?.origin
+    }
+
+    /// The session's own idle timeout.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        self.own()?.idle.map(Duration::from_millis)
+    }
+
+    /// The head of the entry that a renewal moves the session to.
+    pub(crate) fn moved(&self, prev: SessionKey, now: u64) -> Self {
+        let own = Own { origin: Some(Origin { prev, made: now }), ..self.own().cloned().unwrap_or_default() };
+        Self::with(self.created, self.end, own)
+    }
+
+    /// The head of a new session with the settings of this one.
+    pub(crate) fn like(&self, now: u64, lifetime: Duration) -> Self {
+        let own = Own { origin: None, ..self.own().cloned().unwrap_or_default() };
+        let lifetime = own.lifetime.map_or(lifetime, Duration::from_millis);
+        Self::with(now, later(now, lifetime), own)
+    }
+
+    /// The head with these changes made; `lifetime` is the store's.
+    pub(crate) fn changed(&self, changes: &HeadChanges, lifetime: Duration) -> Self {
+        if changes.is_empty() {
+            return self.clone();
+        }
+        let mut own = self.own().cloned().unwrap_or_default();
+        own.idle = changes.idle.or(own.idle);
+        own.persistent = changes.persistent.or(own.persistent);
+        own.authenticated = changes.authenticated.or(own.authenticated);
+        match &changes.owner {
+            Some(None) => (own.owner, own.stamp) = (None, None),
+            Some(Some(owner)) if changes.login.is_some() || own.owner.as_ref() != Some(&owner.name) => {
+                (own.owner, own.stamp) = (Some(owner.name.clone()), Some(owner.stamp));
+            }
+            _ => {}
+        }
+        own.lifetime = changes.lifetime.map(millis).or(own.lifetime);
+        own.login = changes.login.or(own.login);
+        let mut end = self.end;
+        if changes.lifetime.is_some() || changes.login.is_some() {
+            let start = own.login.unwrap_or(self.created);
+            end = later(start, own.lifetime.map_or(lifetime, Duration::from_millis));
+        }
+        Self::with(self.created, end, own)
+    }
+}
+
+impl HeadChanges {
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// `self` first, `later` after it.
+    pub(crate) fn then(&mut self, later: Self) {
+        self.idle = later.idle.or(self.idle);
+        self.lifetime = later.lifetime.or(self.lifetime);
+        self.persistent = later.persistent.or(self.persistent);
+        self.authenticated = later.authenticated.or(self.authenticated);
+        self.login = later.login.or(self.login);
+        if later.owner.is_some() {
+            self.owner = later.owner;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn owner(name: &str, at: u64) -> Owner {
+        Owner { name: name.into(), stamp: Stamp { at, nonce: 7 } }
+    }
+
+    #[test]
+    fn of_each_setting_the_last_one_counts() {
+        let mut first = HeadChanges { idle: Some(1), owner: Some(Some(owner("a", 1))), ..HeadChanges::default() };
+        first.then(HeadChanges { idle: Some(2), owner: Some(None), ..HeadChanges::default() });
+        let head = Head::new(1000, HOUR).changed(&first, HOUR);
+        assert_eq!((head.idle(), head.owner()), (Some(Duration::from_millis(2)), None));
+    }
+
+    #[test]
+    fn a_lifetime_counts_from_the_login_or_else_from_the_creation() {
+        let head = Head::new(1000, HOUR);
+        assert_eq!(head.end, 1000 + 3_600_000);
+        let own = HeadChanges { lifetime: Some(Duration::from_secs(1)), ..HeadChanges::default() };
+        let short = head.changed(&own, HOUR);
+        assert_eq!(short.end, 2000);
+        let login = HeadChanges { login: Some(5000), ..HeadChanges::default() };
+        assert_eq!(head.changed(&login, HOUR).end, 5000 + 3_600_000);
+        assert_eq!(short.changed(&login, HOUR).end, 6000);
+        assert_eq!(head.changed(&login, HOUR).changed(&own, HOUR).end, 6000);
+    }
+
+    #[test]
+    fn the_same_owner_keeps_the_stamp_unless_it_is_a_login() {
+        let set = |at| HeadChanges { owner: Some(Some(owner("a", at))), ..HeadChanges::default() };
+        let first = Head::new(1000, HOUR).changed(&set(1), HOUR);
+        assert_eq!(first.changed(&set(2), HOUR), first);
+        let login = HeadChanges { login: Some(2), ..set(2) };
+        assert_eq!(first.changed(&login, HOUR).stamp(), Some(Stamp { at: 2, nonce: 7 }));
+    }
+}

@@ -1,0 +1,234 @@
+//! The record of a session: its head, its values, the changes that a request makes to them, and replaying these on a newer
+//! record. Pure and synchronous.
+//!
+//! A record is JSON with a format version and its own key inside:
+//!
+//! ```json
+//! {"v":2,"k":"…","c":1780000000000,"e":1782592000000,"d":{"user":42}}
+//! ```
+//!
+//! | field | meaning |
+//! | --- | --- |
+//! | `v` | format version |
+//! | `k` | session key: a record found under another key is refused |
+//! | `c`, `e` | created, end of the lifetime; times are milliseconds since the Unix epoch |
+//! | `i`, `l`, `p`, `o`, `s`, `g`, `a`, `b` | optional, see [`head::Own`] |
+//! | `d` | the values |
+//! | `n`, `t` | a tombstone has the successor's key and the time of the renewal in place of `c`, `e` and `d` |
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+
+use crate::{error::SessionError, id::SessionKey};
+
+mod changes;
+mod exact;
+mod head;
+pub(crate) mod json;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub(crate) use self::{
+    changes::{Changes, Discarded, Effect, Identity, Run, Tag, unknown},
+    head::{Head, HeadChanges, Own, Owner, Stamp},
+    values::{Pair, Values},
+};
+use self::values::{Fields, Writer};
+
+const FORMAT: u64 = 2;
+
+/// The bytes that a head takes at most, beside the values: the limit of a session's size does not count them.
+const HEAD_BYTES: usize = 2560;
+
+const MAX_VALUE_KEY: usize = 256;
+
+/// A session, wherever it is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) head: Head,
+    pub(crate) values: Arc<Values>,
+}
+
+/// What renewal leaves under the old key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tombstone {
+    pub(crate) successor: SessionKey,
+    /// When the session was renewed.
+    pub(crate) at: u64,
+}
+
+#[derive(Debug)]
+pub(crate) enum Decoded {
+    Live(Record),
+    Tombstone(Tombstone),
+}
+
+/// Why bytes are no record of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// Not JSON, or not of this shape.
+    Malformed,
+    /// Written by another version of this crate.
+    Version,
+    /// It belongs to another key.
+    Foreign,
+    /// Larger than the store allows.
+    TooLarge,
+}
+
+impl Unreadable {
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Version => "unknown format version",
+            Self::Foreign => "belongs to another key",
+            Self::TooLarge => "too large",
+        }
+    }
+}
+
+/// The record of `key` in these bytes; `limit` is that of the values.
+pub(crate) fn decode(bytes: &Bytes, key: &SessionKey, limit: usize) -> Result<Decoded, Unreadable> {
+    if bytes.len() > limit.saturating_add(HEAD_BYTES) {
+        return Err(Unreadable::TooLarge);
+    }
+    if let Some((head, values)) = head_of(bytes, key)
+        && let Some(values) = Values::of_object(bytes, values, bytes.len() - 1)
+    {
+        return Ok(Decoded::Live(Record { head, values: Arc::new(values) }));
+    }
+    decode_any_form(bytes, key)
+}
+
+/// The head of a live record in the form that [`encode`] writes, and where its values begin; they end before the last byte.
+/// `None` for any other form.
+fn head_of(bytes: &[u8], key: &SessionKey) -> Option<(Head, usize)> {
+    const VALUES: &[u8] = b",\"d\":";
+    let rest = bytes.strip_prefix(b"{\"v\":2,\"k\":\"")?.strip_prefix(key.as_bytes())?.strip_prefix(b"\"")?;
+    let (created, rest) = digits(rest.strip_prefix(b",\"c\":")?)?;
+    let (end, rest) = digits(rest.strip_prefix(b",\"e\":")?)?;
+    bytes.ends_with(b"}").then_some(())?;
+    if let Some(values) = rest.strip_prefix(VALUES) {
+        return Some((Head::with(created, end, Own::default()), bytes.len() - values.len()));
+    }
+    // Within a string a quotation mark has a backslash in front, so this is not a part of the owner's name.
+    let at = memchr::memmem::find(rest, VALUES)?;
+    let own = [b"{", rest.get(..at)?.strip_prefix(b",")?, b"}"].concat();
+    let own = serde_json::from_slice(&own).ok()?;
+    Some((Head::with(created, end, own), bytes.len() - rest.len() + at + VALUES.len()))
+}
+
+/// A number as this crate writes it: no sign, no leading zero, at most fifteen digits.
+fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
+    let (mut value, mut length) = (0, 0);
+    for byte in text.iter().copied().take(15).take_while(u8::is_ascii_digit) {
+        value = value * 10 + u64::from(byte - b'0');
+        length += 1;
+    }
+    let canonical = length == 1 || text.first() != Some(&b'0');
+    if length > 0 && canonical { Some((value, text.get(length..)?)) } else { None }
+}
+
+/// Reads a record in any form that JSON has: laid out with blanks, or with its fields in another order.
+fn decode_any_form(bytes: &Bytes, key: &SessionKey) -> Result<Decoded, Unreadable> {
+    let text = str::from_utf8(bytes).map_err(|_| Unreadable::Malformed)?;
+    let Fields(fields) = serde_json::from_str(text).map_err(|_| Unreadable::Malformed)?;
+    let mut own = Vec::new();
+    let (mut version, mut found, mut created, mut end) = (None, None, None, None);
+    let (mut values, mut successor, mut at) = (None, None, None);
+    for (name, value) in &fields {
+        let value = value.get();
+        match name.text() {
+            "v" => version = Some(field::<u64>(value)?),
+            "k" => found = Some(field::<String>(value).unwrap_or_default()),
+            "c" => created = Some(value),
+            "e" => end = Some(value),
+            "d" => values = Some(value),
+            "n" => successor = Some(value),
+            "t" => at = Some(value),
+            _ => own.push((name.text(), value)),
+        }
+    }
+    if version.ok_or(Unreadable::Malformed)? != FORMAT {
+        return Err(Unreadable::Version);
+    }
+    if found.as_deref() != Some(key.as_str()) {
+        return Err(Unreadable::Foreign);
+    }
+    match (created, end, values, successor, at) {
+        (None, None, None, Some(successor), Some(at)) if own.is_empty() => {
+            Ok(Decoded::Tombstone(Tombstone { successor: field(successor)?, at: field(at)? }))
+        }
+        (Some(created), Some(end), Some(values), None, None) => {
+            let own: Vec<_> = own.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+            let own = field(&format!("{{{}}}", own.join(",")))?;
+            let head = Head::with(field(created)?, field(end)?, own);
+            let values = Values::of_raw(bytes, values).ok_or(Unreadable::Malformed)?;
+            Ok(Decoded::Live(Record { head, values: Arc::new(values) }))
+        }
+        _ => Err(Unreadable::Malformed),
+    }
+}
+
+fn field<T: DeserializeOwned>(json: &str) -> Result<T, Unreadable> {
+    serde_json::from_str(json).map_err(|_| Unreadable::Malformed)
+}
+
+/// The values of a live record; their [`text`](Values::text) is the whole record.
+///
+/// # Errors
+/// [`TooLarge`](SessionError::TooLarge) if the values alone are over the limit.
+pub(crate) fn encode<'a>(
+    key: &SessionKey,
+    head: &Head,
+    pairs: impl Iterator<Item = Pair<'a>>,
+    limit: usize,
+) -> Result<Record, SessionError> {
+    let mut text = Vec::with_capacity(256);
+    start(&mut text, key);
+    number(&mut text, ",\"c\":", head.created);
+    number(&mut text, ",\"e\":", head.end);
+    if let Some(own) = head.own() {
+        let own = serde_json::to_vec(own).unwrap_or_default();
+        text.push(b',');
+        text.extend_from_slice(own.get(1..own.len().saturating_sub(1)).unwrap_or_default());
+    }
+    text.extend_from_slice(b",\"d\":");
+    let mut writer = Writer::new(text);
+    pairs.for_each(|pair| writer.field(pair));
+    let values = writer.finish("}");
+    let size = values.size();
+    if size > limit {
+        return Err(SessionError::TooLarge { size, limit });
+    }
+    Ok(Record { head: head.clone(), values: Arc::new(values) })
+}
+
+pub(crate) fn encode_tombstone(key: &SessionKey, tombstone: &Tombstone) -> Bytes {
+    let mut text = Vec::with_capacity(160);
+    start(&mut text, key);
+    text.extend_from_slice(b",\"n\":\"");
+    text.extend_from_slice(tombstone.successor.as_bytes());
+    number(&mut text, "\",\"t\":", tombstone.at);
+    text.push(b'}');
+    text.into()
+}
+
+fn start(text: &mut Vec<u8>, key: &SessionKey) {
+    number(text, "{\"v\":", FORMAT);
+    text.extend_from_slice(b",\"k\":\"");
+    text.extend_from_slice(key.as_bytes());
+    text.push(b'"');
+}
+
+fn number(text: &mut Vec<u8>, name: &str, number: u64) {
+    text.extend_from_slice(name.as_bytes());
+    text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// Refuses names of values that are too long to be names.
+pub(crate) fn check_value_key(key: &str) -> Result<(), SessionError> {
+    if key.len() > MAX_VALUE_KEY { Err(SessionError::KeyTooLong { length: key.len() }) } else { Ok(()) }
+}

@@ -1,0 +1,221 @@
+//! Calls that commit at once, and calls that look at the session as it is stored now.
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{IntoKey, Session};
+use crate::{
+    deadline::Deadline,
+    engine::timed_out,
+    error::SessionError,
+    record::{Run, Tag, check_value_key, json},
+};
+
+impl Session {
+    /// As [`update`](Self::update), commits all that is pending at once, and returns the value that was stored: what `f` made
+    /// of the value that it replaced. For a decision that depends on the value: the last seat, an attempt that counts.
+    ///
+    /// Looks the session up first, so that it takes one cache operation more than [`commit`](Self::commit).
+    ///
+    /// # Errors
+    /// As [`update`](Self::update) and [`commit`](Self::commit). After an error this change is not tried again, but for an
+    /// unknown outcome ([`Timeout`](crate::CacheErrorKind::Timeout)): then it may be stored.
+    ///
+    /// # Example
+    /// ```
+    /// # use cloakroom::{Session, SessionError};
+    /// async fn book(session: Session) -> Result<bool, SessionError> {
+    ///     let left = session.update_now("left", |left: Option<i64>| left.unwrap_or(10) - 1).await?;
+    ///     Ok(left >= 0)
+    /// }
+    /// ```
+    pub async fn update_now<T, F>(&self, key: impl IntoKey<T>, f: F) -> Result<T, SessionError>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        F: FnMut(Option<T>) -> T + Send + 'static,
+    {
+        let limit = self.max_bytes();
+        let (last, mut f) = (Slot::default(), f);
+        let into = last.clone();
+        let run: Run = Box::new(move |old| {
+            into.put(None);
+            let new = f(old.map(json::decode).transpose()?);
+            let json = json::encode(&new, limit)?;
+            into.put(Some(new));
+            Ok(Some(json))
+        });
+        self.run_now(key.name(), run).await?;
+        last.take().ok_or(SessionError::Gone)
+    }
+
+    /// Takes the value under `key` away, commits all that is pending at once, and returns the value: for what may be used
+    /// once, such as the state of an OAuth login. Of all requests, in all processes, at most one gets the value. No request
+    /// gets it only after an error, or if the future of this call was dropped.
+    ///
+    /// Looks the session up first, so that it takes one cache operation more than [`commit`](Self::commit).
+    ///
+    /// # Errors
+    /// As [`take`](Self::take) and [`commit`](Self::commit).
+    ///
+    /// # Example
+    /// ```
+    /// # use cloakroom::{Session, SessionError};
+    /// async fn callback(session: Session, state: &str) -> Result<bool, SessionError> {
+    ///     let expected: Option<String> = session.take_now("oauth_state").await?;
+    ///     Ok(expected.as_deref() == Some(state))
+    /// }
+    /// ```
+    pub async fn take_now<T>(&self, key: impl IntoKey<T>) -> Result<Option<T>, SessionError>
+    where
+        T: DeserializeOwned + Send + 'static,
+    {
+        let taken = Slot::default();
+        let into = taken.clone();
+        let run: Run = Box::new(move |old| {
+            into.put(None);
+            into.put(old.map(json::decode).transpose()?);
+            Ok(None)
+        });
+        self.run_now(key.name(), run).await?;
+        Ok(taken.take())
+    }
+
+    async fn run_now(&self, key: &str, run: Run) -> Result<(), SessionError> {
+        check_value_key(key)?;
+        if self.inner.engine.is_none() {
+            return self.run_without_store(key, run);
+        }
+        let tag = next_tag();
+        self.open()?.try_change(|changes| changes.update_at_commit(key, run, tag))?;
+        let result = self.commit_now(true).await;
+        if result.is_err() {
+            // The caller was told that it did not happen.
+            self.lock().withdraw(tag);
+        }
+        result
+    }
+
+    /// For tests of handlers: a session of no store is its own store.
+    fn run_without_store(&self, key: &str, mut run: Run) -> Result<(), SessionError> {
+        let old = self.open()?.get(key);
+        let new = run(old.as_deref())?;
+        self.open()?.change(|changes| match new {
+            Some(json) => changes.set(key, json),
+            None => changes.remove(key),
+        });
+        Ok(())
+    }
+
+    /// Looks the session up again: what a WebSocket does before it trusts its handle. Pending changes stay, and take effect
+    /// on the newer session.
+    ///
+    /// One cache operation. A session that was never stored stays as it is.
+    ///
+    /// # Errors
+    /// [`Gone`](SessionError::Gone) if the session ended; [`Cache`](SessionError::Cache) when the cache fails;
+    /// [`NoStore`](SessionError::NoStore) for a session made with [`Session::new`].
+    pub async fn reload(&self) -> Result<(), SessionError> {
+        let Some(engine) = &self.inner.engine else { return Err(SessionError::NoStore) };
+        let deadline = Deadline::after(engine.config().deadline);
+        let Ok(_alone) = deadline.bound(self.inner.committing.lock()).await else { return Err(timed_out()) };
+        let key = {
+            let state = self.look();
+            if state.has_ended() {
+                return Err(SessionError::Gone);
+            }
+            state.key()
+        };
+        let Some(key) = key else { return Ok(()) };
+        let found = deadline.bound(engine.reload(key, self.family())).await.unwrap_or_else(|_| Err(timed_out()))?;
+        self.lock().reloaded(found)
+    }
+
+    /// Resolves when the session ends: by logout, revocation, expiry, or a renewal by another request. For WebSockets and
+    /// SSE, beside the messages.
+    ///
+    /// A session that ends in this process is noticed at once. For one that ends in another process the session is looked up
+    /// every [`ended_interval`](crate::SessionStore::ended_interval): one cache read each, which never restarts the idle
+    /// timeout. While the cache fails it waits. A renewal by this handle's own request is followed. A session that is never
+    /// stored ends with its request.
+    ///
+    /// # Example
+    /// ```
+    /// # use cloakroom::Session;
+    /// # async fn next_message() {}
+    /// async fn socket(session: Session) {
+    ///     let session = session.detach();
+    ///     loop {
+    ///         tokio::select! {
+    ///             () = session.ended() => break,
+    ///             () = next_message() => { /* … */ }
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub async fn ended(&self) {
+        let Some(engine) = &self.inner.engine else { return std::future::pending().await };
+        let interval = engine.config().ended_interval;
+        let far = Deadline::after(std::time::Duration::MAX);
+        loop {
+            let key = {
+                let state = self.look();
+                if state.has_ended() {
+                    return;
+                }
+                state.key()
+            };
+            let key = match key {
+                Some(key) => key,
+                None => match self.family().first_key(far).await {
+                    Ok(Some(key)) => key,
+                    _ => return,
+                },
+            };
+            let ending = engine.ending(&key);
+            let told = ending.told();
+            tokio::pin!(told);
+            // Registered before the look, so that an end in between is not missed.
+            told.as_mut().enable();
+            let deadline = Deadline::after(engine.config().deadline);
+            let found = deadline.bound(engine.reload(key, self.family())).await;
+            if matches!(found, Ok(Ok(None))) {
+                return;
+            }
+            let _ = tokio::time::timeout(interval, told).await;
+        }
+    }
+}
+
+/// Where a closure leaves what it saw when it ran last.
+struct Slot<T>(Arc<Mutex<Option<T>>>);
+
+impl<T> Slot<T> {
+    fn put(&self, value: Option<T>) {
+        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), value);
+        drop(before);
+    }
+
+    fn take(&self) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T> Clone for Slot<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+fn next_tag() -> Tag {
+    static COUNT: AtomicU64 = AtomicU64::new(1);
+    COUNT.fetch_add(1, Ordering::Relaxed)
+}

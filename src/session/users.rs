@@ -1,0 +1,138 @@
+//! The sessions of a user, seen from one of them.
+use std::{fmt, time::SystemTime};
+
+use serde::de::DeserializeOwned;
+
+use super::{IntoKey, Session};
+use crate::{
+    cache::ListMember,
+    clock::time_of,
+    deadline::Deadline,
+    engine::{Page, Stored, timed_out},
+    error::SessionError,
+    id::SessionKey,
+    record::json,
+    run_to_end::RunToEnd,
+};
+
+/// One session of a user, for a page of devices: see [`SessionStore::sessions_of`](crate::SessionStore::sessions_of).
+#[derive(Clone)]
+pub struct SessionInfo {
+    member: ListMember,
+    stored: Stored,
+}
+
+impl SessionInfo {
+    pub(crate) fn of_page(page: Page) -> Vec<Self> {
+        page.into_iter().map(|(member, stored)| Self { member, stored }).collect()
+    }
+
+    pub(crate) const fn member(&self) -> &ListMember {
+        &self.member
+    }
+
+    /// The session's public name. It cannot be used as a cookie, so that a page can print it and post it back to
+    /// [`SessionStore::revoke`](crate::SessionStore::revoke).
+    #[must_use]
+    pub fn key(&self) -> SessionKey {
+        self.stored.key
+    }
+
+    /// When the session was created; a renewal keeps this.
+    #[must_use]
+    pub fn created(&self) -> SystemTime {
+        time_of(self.stored.record.head.created)
+    }
+
+    /// When the user logged in with [`Session::log_in`]; `None` if the owner was set in another way.
+    #[must_use]
+    pub fn logged_in(&self) -> Option<SystemTime> {
+        self.stored.record.head.login().map(time_of)
+    }
+
+    /// The end of the session's lifetime; it ends sooner if it is idle for too long.
+    #[must_use]
+    pub fn expires(&self) -> SystemTime {
+        time_of(self.stored.record.head.end)
+    }
+
+    /// A value of the session: the device or the address, say, where the application put it there. `None` if there is none
+    /// or it is of another type.
+    #[must_use]
+    pub fn get<T: DeserializeOwned>(&self, name: impl IntoKey<T>) -> Option<T> {
+        json::decode(&self.stored.record.values.get(name.name())?).ok()
+    }
+}
+
+impl fmt::Debug for SessionInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionInfo")
+            .field("key", &self.stored.key)
+            .field("created", &self.created())
+            .field("expires", &self.expires())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Up to `limit` live sessions of this session's owner, this one included, behind `after` or from the first one on.
+    /// Without an owner there are none.
+    ///
+    /// They come in the order in which their lifetimes end, and each page is read anew: a session that is renewed meanwhile
+    /// may be on two pages.
+    ///
+    /// # Errors
+    /// When the cache fails; [`NoStore`](SessionError::NoStore) for a session made with [`Session::new`].
+    pub async fn owner_sessions(
+        &self,
+        after: Option<&SessionInfo>,
+        limit: usize,
+    ) -> Result<Vec<SessionInfo>, SessionError> {
+        let Some(engine) = &self.inner.engine else { return Err(SessionError::NoStore) };
+        let Some(owner) = self.owner() else { return Ok(Vec::new()) };
+        let page = engine.owner_page(&owner, after.map(SessionInfo::member), limit);
+        let page = Deadline::after(engine.config().deadline).bound(page).await.unwrap_or_else(|_| Err(timed_out()))?;
+        Ok(SessionInfo::of_page(page))
+    }
+
+    /// Ends all other sessions of this session's owner, at once, and returns how many: "log out all other devices", and
+    /// after a change of password. Without an owner there are none. Runs to its end, also if this future is dropped.
+    ///
+    /// # Errors
+    /// When the cache fails; [`Gone`](SessionError::Gone) if this session has ended itself: then it ends no others;
+    /// [`Incomplete`](SessionError::Incomplete) if there were too many for the deadline: some have ended, and the call is to
+    /// be repeated; [`NoStore`](SessionError::NoStore) for a session made with [`Session::new`].
+    pub async fn revoke_others(&self) -> Result<usize, SessionError> {
+        self.revoke(true).await
+    }
+
+    /// Ends all sessions of this session's owner, at once and this one included, and returns how many: "log out everywhere".
+    /// Without an owner there are none. Runs to its end, also if this future is dropped.
+    ///
+    /// # Errors
+    /// As [`revoke_others`](Self::revoke_others), but for `Gone`.
+    pub async fn revoke_all(&self) -> Result<usize, SessionError> {
+        let revoked = self.revoke(false).await?;
+        if !self.lock().is_closed() && self.owner().is_some() {
+            // The browser's cookie goes with the session.
+            self.destroy();
+        }
+        Ok(revoked)
+    }
+
+    async fn revoke(&self, keep_own: bool) -> Result<usize, SessionError> {
+        let Some(engine) = self.inner.engine.clone() else { return Err(SessionError::NoStore) };
+        let Some(owner) = self.owner() else { return Ok(0) };
+        let own = self.key();
+        RunToEnd::new(async move {
+            let deadline = Deadline::after(engine.config().deadline);
+            let work = if keep_own {
+                engine.revoke_others(&owner, own, deadline)
+            } else {
+                engine.revoke_all(&owner, deadline)
+            };
+            deadline.bound(work).await.unwrap_or_else(|_| Err(SessionError::Incomplete { ended: 0 }))
+        })
+        .await
+    }
+}

@@ -1,0 +1,224 @@
+//! Reading and changing the values of a session.
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{IntoKey, Session};
+use crate::{
+    Value,
+    error::SessionError,
+    events,
+    record::{Run, check_value_key, json},
+};
+
+impl Session {
+    fn raw(&self, key: &str) -> Option<Bytes> {
+        self.look().get(key)
+    }
+
+    /// The value under `key`; `None` if there is none, or one of another type: an event then names the key, and
+    /// [`try_get`](Self::try_get) returns the error.
+    ///
+    /// # Example
+    /// ```
+    /// # let session = cloakroom::Session::new();
+    /// session.set("n", 1)?;
+    /// let n: u64 = session.get("n").unwrap_or(0);
+    /// assert_eq!(n, 1);
+    /// assert_eq!(session.get::<bool>("n"), None);
+    /// # Ok::<(), cloakroom::SessionError>(())
+    /// ```
+    pub fn get<T: DeserializeOwned>(&self, key: impl IntoKey<T>) -> Option<T> {
+        let key = key.name();
+        self.decode(key).unwrap_or_else(|_| {
+            events::undecodable(key);
+            None
+        })
+    }
+
+    /// The value under `key`; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Decode`](SessionError::Decode) if the value is of another type. It stays as it is.
+    pub fn try_get<T: DeserializeOwned>(&self, key: impl IntoKey<T>) -> Result<Option<T>, SessionError> {
+        self.decode(key.name())
+    }
+
+    fn decode<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, SessionError> {
+        self.raw(key).map(|value| json::decode(&value)).transpose()
+    }
+
+    /// Puts a value under `key`. If all changes of a request leave the session as it was loaded, nothing is written.
+    ///
+    /// # Errors
+    /// [`Encode`](SessionError::Encode) for what would not come back as it is: nested deeper than 64 levels, floats that
+    /// are not finite, whole numbers of more than 64 bits, an option within an option, maps without string keys.
+    /// [`TooLarge`](SessionError::TooLarge) and [`KeyTooLong`](SessionError::KeyTooLong) over the limits;
+    /// [`Closed`](SessionError::Closed) after the response's commit. The value that was there stays in each case.
+    pub fn set<T: Serialize>(&self, key: impl IntoKey<T>, value: T) -> Result<(), SessionError> {
+        self.set_ref(key, &value)
+    }
+
+    /// As [`set`](Self::set), without taking the value.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub fn set_ref<T: Serialize>(&self, key: impl IntoKey<T>, value: &T) -> Result<(), SessionError> {
+        let key = key.name();
+        check_value_key(key)?;
+        let value = json::encode(value, self.max_bytes())?;
+        self.open()?.change(|changes| changes.set(key, value));
+        Ok(())
+    }
+
+    /// Replaces the value under `key` by what `f` makes of it, atomically, and returns that.
+    ///
+    /// If another request commits first, `f` runs again on the value that it left: N requests that add one add N. The
+    /// value that this call returned may then be older than the one that is stored; [`update_now`](Self::update_now) returns
+    /// the one that is stored. So `f` should do nothing but compute. It is kept until the commit, at most 1,000 of them in a
+    /// session.
+    ///
+    /// # Errors
+    /// As [`try_get`](Self::try_get) and [`set`](Self::set); [`TooManyUpdates`](SessionError::TooManyUpdates).
+    ///
+    /// # Example
+    /// ```
+    /// # let session = cloakroom::Session::new();
+    /// let item = "umbrella".to_owned();
+    /// let cart = session.update("cart", move |cart: Option<Vec<String>>| {
+    ///     let mut cart = cart.unwrap_or_default();
+    ///     cart.push(item.clone());
+    ///     cart
+    /// })?;
+    /// assert_eq!(cart, ["umbrella"]);
+    /// # Ok::<(), cloakroom::SessionError>(())
+    /// ```
+    pub fn update<T, F>(&self, key: impl IntoKey<T>, f: F) -> Result<T, SessionError>
+    where
+        T: Serialize + DeserializeOwned + 'static,
+        F: FnMut(Option<T>) -> T + Send + 'static,
+    {
+        let key = key.name();
+        check_value_key(key)?;
+        let limit = self.max_bytes();
+        let mut f = f;
+        loop {
+            let seen = self.open()?.get(key);
+            // No lock is held while a closure of the user runs.
+            let new = f(seen.as_deref().map(json::decode).transpose()?);
+            let value = json::encode(&new, limit)?;
+            let mut state = self.open()?;
+            if state.get(key) != seen {
+                continue;
+            }
+            if self.inner.engine.is_none() {
+                // Without a store there is no commit that would run it again.
+                state.change(|changes| changes.set(key, value));
+            } else {
+                state.try_change(|changes| changes.update(key, Some(value), replayed(f, limit), 0))?;
+            }
+            return Ok(new);
+        }
+    }
+
+    /// Changes the value under `key` in place, atomically, and returns it; a value that is not there yet is the default.
+    ///
+    /// As [`update`](Self::update) otherwise.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update).
+    ///
+    /// # Example
+    /// ```
+    /// # let session = cloakroom::Session::new();
+    /// let cart = session.modify("cart", |cart: &mut Vec<String>| cart.push("umbrella".into()))?;
+    /// assert_eq!(cart, ["umbrella"]);
+    /// # Ok::<(), cloakroom::SessionError>(())
+    /// ```
+    pub fn modify<T, F>(&self, key: impl IntoKey<T>, mut f: F) -> Result<T, SessionError>
+    where
+        T: Serialize + DeserializeOwned + Default + 'static,
+        F: FnMut(&mut T) + Send + 'static,
+    {
+        self.update(key, move |value: Option<T>| {
+            let mut value = value.unwrap_or_default();
+            f(&mut value);
+            value
+        })
+    }
+
+    /// Takes the value under `key` away, and returns it as this handle saw it.
+    ///
+    /// After the response's commit it does nothing, and an event at error level reports that.
+    pub fn remove(&self, key: impl AsRef<str>) -> Option<Value> {
+        let key = key.as_ref();
+        let mut state = self.open_or_report("remove")?;
+        let value = state.get(key);
+        state.change(|changes| changes.remove(key));
+        drop(state);
+        json::decode(&value?).ok()
+    }
+
+    /// Takes the value under `key` away, and returns it as this handle saw it: a message that is shown once, say. Two
+    /// requests at the same time may both see it; with [`take_now`](Self::take_now) one of them does.
+    ///
+    /// # Errors
+    /// [`Decode`](SessionError::Decode) if it is of another type: then it stays.
+    /// [`Closed`](SessionError::Closed) after the response's commit.
+    pub fn take<T: DeserializeOwned>(&self, key: impl IntoKey<T>) -> Result<Option<T>, SessionError> {
+        let key = key.name();
+        loop {
+            let seen = self.open()?.get(key);
+            let taken = seen.as_deref().map(json::decode).transpose()?;
+            let mut state = self.open()?;
+            if state.get(key) == seen {
+                state.change(|changes| changes.remove(key));
+                return Ok(taken);
+            }
+        }
+    }
+
+    /// Takes all values away, also those that another request sets meanwhile. The session itself stays, empty, until it is
+    /// [destroyed](Self::destroy).
+    ///
+    /// After the response's commit it does nothing, and an event at error level reports that.
+    pub fn clear(&self) {
+        if let Some(mut state) = self.open_or_report("clear") {
+            state.change(crate::record::Changes::clear);
+        }
+    }
+
+    /// Whether there is a value under `key`.
+    #[must_use]
+    pub fn contains_key(&self, key: impl AsRef<str>) -> bool {
+        self.raw(key.as_ref()).is_some()
+    }
+
+    /// The value keys, sorted.
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        self.look().with_values(|values| {
+            values.map(|pair| String::from_utf8_lossy(pair.key).into_owned()).collect()
+        })
+    }
+
+    /// How many values there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.look().with_values(|values| values.count())
+    }
+
+    /// Whether there are no values.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.look().with_values(|values| values.next().is_none())
+    }
+}
+
+/// An `update` closure on JSON, as a replay runs it.
+fn replayed<T, F>(mut f: F, limit: usize) -> Run
+where
+    T: Serialize + DeserializeOwned + 'static,
+    F: FnMut(Option<T>) -> T + Send + 'static,
+{
+    Box::new(move |old| json::encode(&f(old.map(json::decode).transpose()?), limit).map(Some))
+}
