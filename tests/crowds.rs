@@ -14,7 +14,7 @@ use std::{
 };
 
 use cloakroom::{
-    Cache, CacheErrorKind, Clock, Expiry, InMemoryCache, Replaced, Session, SessionError, SessionStore,
+    Cache, CacheErrorKind, Clock, Entry, Expiry, InMemoryCache, Replaced, Session, SessionError, SessionStore, Version,
     testing::{Operation, TestCache},
 };
 use tokio::task::JoinSet;
@@ -338,7 +338,10 @@ async fn a_rest_that_nobody_uses_ends_by_itself() {
     let entry = cache.get(&key).await.unwrap().unwrap();
     let marked = String::from_utf8(entry.value.to_vec()).unwrap().replace(",\"data\"", ",\"hold\":true,\"data\"");
     let expiry = Expiry { idle: Duration::from_secs(60), end: std::time::SystemTime::now() + Duration::from_secs(60) };
-    assert!(matches!(cache.replace(&key, entry.version, marked.into(), expiry).await, Ok(Replaced::Done(_))));
+    assert!(matches!(
+        cache.replace(&key, entry.version, Entry::new(marked.into(), Version::unique()), expiry).await,
+        Ok(Replaced::Done)
+    ));
     for (n, patience) in [(1, 200..400), (2, 0..1)] {
         let begun = tokio::time::Instant::now();
         let reply = send(&layer, Some(&cookie), |session| async move {
