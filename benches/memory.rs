@@ -147,7 +147,7 @@ mod growth {
 
 /// A million entries end within a second. How long takes the slowest of the operations that meet them?
 fn ending() {
-    let clock = Clock::turnable();
+    let clock = Clock::manual();
     let before = resident();
     let cache = filled(MILLION, clock.clone());
     let taken = resident().zip(before).map(|(after, before)| (after - before) / MILLION);

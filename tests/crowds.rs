@@ -161,7 +161,7 @@ async fn a_handle_that_found_its_session_renewed_still_destroys_it() {
 async fn a_detached_touch_keeps_alive_what_its_request_made() {
     const MINUTE: Duration = Duration::from_secs(60);
     for existing in [true, false] {
-        let clock = Clock::turnable();
+        let clock = Clock::manual();
         let cache = InMemoryCache::builder().clock(clock.clone()).build();
         let store = SessionStore::new(cache).clock(clock.clone()).ttl(10 * MINUTE);
         let layer = layer(&store);

@@ -790,7 +790,7 @@ async fn an_owner_given_amid_a_renewal_is_listed_where_the_session_goes() {
 
 #[tokio::test]
 async fn an_owner_and_a_later_end_given_at_the_same_time_are_both_listed() {
-    let clock = Clock::turnable();
+    let clock = Clock::manual();
     let day = Duration::from_secs(24 * 60 * 60);
     for owner_first in [true, false] {
         let memory = InMemoryCache::builder().clock(clock.clone()).build();
@@ -816,7 +816,7 @@ async fn an_owner_and_a_later_end_given_at_the_same_time_are_both_listed() {
 
 #[tokio::test]
 async fn a_write_that_fails_shortens_no_listing() {
-    let clock = Clock::turnable();
+    let clock = Clock::manual();
     let cache = TestCache::new(InMemoryCache::builder().clock(clock.clone()).build());
     let store = SessionStore::new(cache.clone()).clock(clock.clone());
     let visitor = login(&store, None, "alice").await;
@@ -1102,7 +1102,7 @@ proptest! {
     /// And at the end nothing is left: neither if every list was looked at nor if none ever was.
     #[test]
     fn the_list_is_the_set_of_live_sessions(steps in steps(true, 40), each: bool, six: bool, heals: bool) {
-        let clock = Clock::turnable();
+        let clock = Clock::manual();
         let memory = InMemoryCache::builder().clock(clock.clone()).build();
         let cache = if six { BoxedCache::new(SixMethods::new(memory.clone())) } else { BoxedCache::new(memory.clone()) };
         runtime().block_on(async {

@@ -8,7 +8,7 @@ mod bounds;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn cache(max_entries: usize, max_bytes: usize) -> (InMemoryCache, Clock) {
-    let clock = Clock::turnable();
+    let clock = Clock::manual();
     let cache = InMemoryCache::builder().max_entries(max_entries).max_bytes(max_bytes).clock(clock.clone()).build();
     (cache, clock)
 }
@@ -155,7 +155,7 @@ async fn turning_the_clock_back_brings_nothing_back() {
     fill(&cache, &clock, 0..1).await;
     clock.advance(HOUR);
     assert!(cache.get("key 0").await.unwrap().is_none());
-    clock.turn_back(HOUR);
+    clock.rewind(HOUR);
     assert!(cache.get("key 0").await.unwrap().is_none());
     clock.advance(Duration::MAX);
     assert!(cache.put("late", Bytes::new(), Expiry { idle: HOUR, end: clock.now() }).await.unwrap().is_some());

@@ -82,7 +82,7 @@ async fn touches_under_a_clock_that_runs_backwards_do_not_pile_up() {
     let (cache, clock) = cache(1000, usize::MAX);
     fill(&cache, &clock, 0..1).await;
     for _ in 0..10_000 {
-        clock.turn_back(Duration::from_secs(1));
+        clock.rewind(Duration::from_secs(1));
         assert!(cache.touch("key 0").await.unwrap());
     }
     assert!(queued(&cache) <= 66, "{}", queued(&cache));
