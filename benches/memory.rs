@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use cloakroom::{Bytes, Cache, Clock, Expiry, InMemoryCache, Replaced};
+use cloakroom::{Bytes, Cache, Clock, Entry, Expiry, InMemoryCache, Replaced, Version};
 use divan::Bencher;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -51,13 +51,18 @@ fn expiry(n: u64) -> Expiry {
     Expiry { idle: HOUR + Duration::from_millis(mix(n) % 1000), end: SystemTime::now() + 24 * HOUR }
 }
 
+/// A value in memory of its own, as the store hands it in, under a new version.
+fn entry() -> Entry {
+    Entry::new(Bytes::copy_from_slice(&VALUE), Version::unique())
+}
+
 fn filled(entries: u64, clock: Clock) -> InMemoryCache {
     // A little more than is there, for the threads that insert.
     let room = usize::try_from(entries).unwrap() + 100;
     let cache = InMemoryCache::builder().max_entries(room).max_bytes(usize::MAX).clock(clock).build();
     let mut text = String::new();
     for n in 0..entries {
-        assert!(now(cache.insert(key(&mut text, n), VALUE.to_vec().into(), expiry(n))).unwrap().is_some());
+        assert!(now(cache.insert(key(&mut text, n), entry(), expiry(n))).unwrap());
     }
     cache
 }
@@ -80,9 +85,7 @@ fn some_key(entries: u64) -> impl Fn() -> String + Sync {
 
 fn replace(cache: &InMemoryCache, key: &str) {
     let mut version = now(cache.get(key)).unwrap().unwrap().version;
-    while let Replaced::Conflict(newer) =
-        now(cache.replace(key, version, Bytes::copy_from_slice(&VALUE), expiry(0))).unwrap()
-    {
+    while let Replaced::Conflict(newer) = now(cache.replace(key, version, entry(), expiry(0))).unwrap() {
         version = newer.version;
     }
 }
@@ -110,7 +113,7 @@ mod threads {
 }
 
 mod growth {
-    use super::{Bencher, Bytes, Cache, MILLION, VALUE, expiry, now, replace, shared, some_key};
+    use super::{Bencher, Cache, MILLION, entry, expiry, now, replace, shared, some_key};
 
     fn sizes() -> Vec<u64> {
         let more = std::env::var("ENTRIES").ok().and_then(|text| text.parse().ok());
@@ -134,15 +137,17 @@ mod growth {
         let cache = shared(entries);
         let key = some_key(u64::MAX);
         bencher.with_inputs(|| format!("new:{}", key())).bench_local_refs(|key| {
-            let inserted = now(cache.insert(key, Bytes::copy_from_slice(&VALUE), expiry(0))).unwrap().unwrap();
-            now(cache.delete(key, inserted)).unwrap()
+            let entry = entry();
+            let version = entry.version;
+            assert!(now(cache.insert(key, entry, expiry(0))).unwrap());
+            now(cache.delete(key, version)).unwrap()
         });
     }
 }
 
 /// A million entries end within a second. How long takes the slowest of the operations that meet them?
 fn ending() {
-    let clock = Clock::turnable();
+    let clock = Clock::manual();
     let before = resident();
     let cache = filled(MILLION, clock.clone());
     let taken = resident().zip(before).map(|(after, before)| (after - before) / MILLION);

@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
-use cloakroom::{Bytes, Cache, Expiry, InMemoryCache, RedisCache, Replaced, Version};
+use cloakroom::{Bytes, Cache, Entry, Expiry, InMemoryCache, RedisCache, Replaced, Version};
 
 #[path = "../tests/common/redis_server.rs"]
 mod redis_server;
@@ -67,6 +67,11 @@ fn number_of(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// An entry with the same value each time, and a version of its own.
+fn entry() -> Entry {
+    Entry::new(Bytes::from_static(&VALUE), Version::unique())
+}
+
 /// Never used twice for an insert.
 static COUNT: AtomicU64 = AtomicU64::new(KEYS);
 
@@ -81,7 +86,7 @@ async fn once(cache: &RedisCache, operation: Operation, mine: u64, version: &mut
         Touch => assert!(cache.touch(&some).await.unwrap()),
         Insert => {
             let new = key(COUNT.fetch_add(1, Relaxed));
-            assert!(cache.insert(&new, Bytes::from_static(&VALUE), expiry()).await.unwrap().is_some());
+            assert!(cache.insert(&new, entry(), expiry()).await.unwrap());
         }
         Replace => {
             // A key of its own, so that nobody else is in the way.
@@ -90,10 +95,9 @@ async fn once(cache: &RedisCache, operation: Operation, mine: u64, version: &mut
                 Some(version) => version,
                 None => cache.get(&key).await.unwrap().unwrap().version,
             };
-            match cache.replace(&key, expected, Bytes::from_static(&VALUE), expiry()).await.unwrap() {
-                Replaced::Done(new) => *version = Some(new),
-                other => panic!("{other:?}"),
-            }
+            let entry = entry();
+            *version = Some(entry.version);
+            assert_eq!(cache.replace(&key, expected, entry, expiry()).await.unwrap(), Replaced::Done);
         }
     }
 }
@@ -234,8 +238,8 @@ async fn near() {
     let cache = RedisCache::builder(server.url()).near_cache(64 << 20).build().await.unwrap();
     let memory = InMemoryCache::new();
     for number in 0..KEYS {
-        cache.insert(&key(number), Bytes::from_static(&VALUE), expiry()).await.unwrap().unwrap();
-        memory.insert(&key(number), Bytes::from_static(&VALUE), expiry()).await.unwrap().unwrap();
+        assert!(cache.insert(&key(number), entry(), expiry()).await.unwrap());
+        assert!(memory.insert(&key(number), entry(), expiry()).await.unwrap());
     }
     let (near, memory) = (read(&cache).await, read(&memory).await);
     println!("near cache: {near:.0} ns a read; in memory: {memory:.0} ns; {:.2} times as long", near / memory);
@@ -272,7 +276,7 @@ fn main() {
                     caches.push(builder.build().await.unwrap());
                 }
                 for number in 0..KEYS {
-                    caches[0].insert(&key(number), Bytes::from_static(&VALUE), expiry()).await.unwrap().unwrap();
+                    assert!(caches[0].insert(&key(number), entry(), expiry()).await.unwrap());
                 }
                 ours(&caches, operation, in_flight, time / 5).await;
                 let ours = ours(&caches, operation, in_flight, time).await;

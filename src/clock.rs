@@ -1,4 +1,4 @@
-//! The wall clock, and the one that tests turn.
+//! The wall clock, and the one that tests set by hand.
 use std::{
     fmt,
     sync::{
@@ -8,16 +8,16 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// Where a cache and a store read the time: the system's wall clock, or one that a test can turn.
+/// Where a cache and a store read the time: the system's wall clock, or one that a test moves.
 ///
-/// Clones share the same hands: turn one and all of them move.
+/// Clones share the offset: moving one moves all of them.
 ///
 /// # Example
 /// ```
 /// use std::time::Duration;
 /// use cloakroom::{Clock, InMemoryCache, SessionStore};
 ///
-/// let clock = Clock::turnable();
+/// let clock = Clock::manual();
 /// let cache = InMemoryCache::builder().clock(clock.clone()).build();
 /// let store = SessionStore::new(cache).clock(clock.clone());
 /// clock.advance(Duration::from_secs(3600)); // an hour later for both
@@ -36,27 +36,26 @@ impl Clock {
         Self { ahead: None }
     }
 
-    /// A clock that starts at the system's time and can be turned by [`advance`](Self::advance)
-    /// and [`turn_back`](Self::turn_back).
+    /// A clock that runs with the system's, and is moved by [`advance`](Self::advance) and [`rewind`](Self::rewind).
     #[must_use]
-    pub fn turnable() -> Self {
+    pub fn manual() -> Self {
         Self { ahead: Some(Arc::default()) }
     }
 
-    /// Turns the clock forward. Does nothing to [`Clock::system`].
+    /// Moves the clock forward. Has no effect on [`Clock::system`].
     pub fn advance(&self, by: Duration) {
-        self.turn(millis(by).try_into().unwrap_or(i64::MAX));
+        self.shift(millis(by).try_into().unwrap_or(i64::MAX));
     }
 
-    /// Turns the clock back. Does nothing to [`Clock::system`].
-    pub fn turn_back(&self, by: Duration) {
-        self.turn(millis(by).try_into().map_or(i64::MIN, |ms: i64| -ms));
+    /// Moves the clock back. Has no effect on [`Clock::system`].
+    pub fn rewind(&self, by: Duration) {
+        self.shift(millis(by).try_into().map_or(i64::MIN, |ms: i64| -ms));
     }
 
-    fn turn(&self, by: i64) {
+    fn shift(&self, by: i64) {
         if let Some(ahead) = &self.ahead {
-            let turn = |now: i64| Some(now.saturating_add(by));
-            let _ = ahead.fetch_update(Ordering::Relaxed, Ordering::Relaxed, turn);
+            let moved = |now: i64| Some(now.saturating_add(by));
+            let _ = ahead.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moved);
         }
     }
 
@@ -78,7 +77,7 @@ impl Clock {
 
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.ahead.is_some() { "Clock(turnable)" } else { "Clock(system)" })
+        f.write_str(if self.ahead.is_some() { "Clock(manual)" } else { "Clock(system)" })
     }
 }
 
@@ -110,16 +109,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clones_turn_together_and_extremes_do_not_panic() {
-        let clock = Clock::turnable();
+    fn clones_move_together_and_extremes_do_not_panic() {
+        let clock = Clock::manual();
         let other = clock.clone();
         let before = other.now_ms();
         clock.advance(Duration::from_secs(3600));
         assert!(other.now_ms() >= before + 3_600_000);
-        clock.turn_back(Duration::from_secs(7200));
+        clock.rewind(Duration::from_secs(7200));
         assert!(other.now_ms() < before);
         clock.advance(Duration::MAX);
-        clock.turn_back(Duration::MAX);
+        clock.rewind(Duration::MAX);
         let _ = other.now();
         assert_eq!(later(5, Duration::MAX), LATEST_MS);
         assert_eq!(millis(Duration::from_nanos(1)), 1);

@@ -14,7 +14,7 @@ use std::{
 };
 
 use cloakroom::{
-    Cache, CacheErrorKind, Clock, Expiry, InMemoryCache, Replaced, Session, SessionError, SessionStore,
+    Cache, CacheErrorKind, Clock, Entry, Expiry, InMemoryCache, Replaced, Session, SessionError, SessionStore, Version,
     testing::{Operation, TestCache},
 };
 use tokio::task::JoinSet;
@@ -161,7 +161,7 @@ async fn a_handle_that_found_its_session_renewed_still_destroys_it() {
 async fn a_detached_touch_keeps_alive_what_its_request_made() {
     const MINUTE: Duration = Duration::from_secs(60);
     for existing in [true, false] {
-        let clock = Clock::turnable();
+        let clock = Clock::manual();
         let cache = InMemoryCache::builder().clock(clock.clone()).build();
         let store = SessionStore::new(cache).clock(clock.clone()).ttl(10 * MINUTE);
         let layer = layer(&store);
@@ -338,7 +338,10 @@ async fn a_rest_that_nobody_uses_ends_by_itself() {
     let entry = cache.get(&key).await.unwrap().unwrap();
     let marked = String::from_utf8(entry.value.to_vec()).unwrap().replace(",\"data\"", ",\"hold\":true,\"data\"");
     let expiry = Expiry { idle: Duration::from_secs(60), end: std::time::SystemTime::now() + Duration::from_secs(60) };
-    assert!(matches!(cache.replace(&key, entry.version, marked.into(), expiry).await, Ok(Replaced::Done(_))));
+    assert!(matches!(
+        cache.replace(&key, entry.version, Entry::new(marked.into(), Version::unique()), expiry).await,
+        Ok(Replaced::Done)
+    ));
     for (n, patience) in [(1, 200..400), (2, 0..1)] {
         let begun = tokio::time::Instant::now();
         let reply = send(&layer, Some(&cookie), |session| async move {

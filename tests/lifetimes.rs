@@ -104,7 +104,7 @@ impl<'a, C: Cache> Trial<'a, C> {
 }
 
 fn in_memory() -> Trial<'static, InMemoryCache> {
-    let clock = Clock::turnable();
+    let clock = Clock::manual();
     Trial::new(InMemoryCache::builder().clock(clock.clone()).build(), clock, |_| ())
 }
 
@@ -249,7 +249,7 @@ async fn nothing_extends_the_lifetime<C: Cache>(trial: Trial<'_, C>) {
 async fn the_lifetime_holds_even_where_the_cache_forgot<C: Cache>(trial: Trial<'_, C>) {
     for refresh in POLICIES {
         // The store's clock is turned, the cache's stands still.
-        let clock = Clock::turnable();
+        let clock = Clock::manual();
         let store = trial.store.clone().clock(clock.clone());
         let layer = SessionLayer::builder(store.clone()).refresh(refresh).build().unwrap();
         let cookie = start(&layer, "alice").await;
@@ -551,7 +551,7 @@ async fn extreme_durations_harm_nothing<C: Cache>(trial: Trial<'_, C>) {
                 }
                 trial.clock.advance(Duration::MAX);
                 act(&layer, &cookie, &[Write]).await;
-                trial.clock.turn_back(Duration::MAX);
+                trial.clock.rewind(Duration::MAX);
                 act(&layer, &cookie, &[Write]).await;
             }
         }
@@ -571,7 +571,7 @@ async fn a_clock_that_is_turned_back_brings_nothing_back() {
                 act(&layer, &cookie, &[Write]).await;
             }
             assert!(!lives(&trial.store, &cookie).await);
-            trial.clock.turn_back(2 * HOUR);
+            trial.clock.rewind(2 * HOUR);
             assert!(!lives(&trial.store, &cookie).await && !trial.store.touch(id(&cookie)).await.unwrap());
             assert_eq!(visit(&layer, Some(&cookie), &[Write]).await.cookie(), None);
         }
@@ -581,7 +581,7 @@ async fn a_clock_that_is_turned_back_brings_nothing_back() {
             (start(&layer, "alice").await, start(&layer, "alice").await, start(&layer, "alice").await);
         visit(&layer, Some(&destroyed), &[Destroy]).await;
         visit(&layer, Some(&renewed), &[Renew]).await;
-        trial.clock.turn_back(HOUR);
+        trial.clock.rewind(HOUR);
         assert!(!lives(&trial.store, &destroyed).await && !lives(&trial.store, &renewed).await);
         act(&layer, &live, &[Write]).await;
         trial.ends_in(10 * MINUTE, &live, refresh).await;
@@ -598,7 +598,7 @@ mod on_redis {
     pub use common::redis_server::{RedisServer, patient};
 
     pub async fn trial(server: &RedisServer) -> Trial<'_, RedisCache> {
-        Trial::new(patient(server).await, Clock::turnable(), |time| age(server, time))
+        Trial::new(patient(server).await, Clock::manual(), |time| age(server, time))
     }
 
     /// Takes this much off what every key has left. One without a time to live keeps on having none.

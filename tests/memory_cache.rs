@@ -14,7 +14,7 @@ use six_methods::SixMethods;
 
 #[tokio::test]
 async fn in_memory_with_a_turned_clock() {
-    let clock = Clock::turnable();
+    let clock = Clock::manual();
     cache_contract(|| async { InMemoryCache::builder().clock(clock.clone()).build() }, Some(clock.clone())).await;
 }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use cloakroom::{
-    Bytes, Cache, CacheError, CacheErrorKind, Deleted, Entry, Expiry, InMemoryCache, Replaced, Session, SessionError,
+    Cache, CacheError, CacheErrorKind, Deleted, Entry, Expiry, InMemoryCache, Replaced, Session, SessionError,
     SessionStore, Version,
     testing::{Operation, TestCache},
 };
@@ -588,7 +588,11 @@ async fn a_write_that_comes_too_late_does_no_harm<C: Cache>(cache: C) {
     store.destroy(&id).await.unwrap();
     // The write that was on its way arrives now: it names a version that is gone.
     let expiry = Expiry { idle: Duration::from_secs(60), end: std::time::SystemTime::now() + Duration::from_secs(60) };
-    let late = cache.inner().replace(&key, entry.version, entry.value.clone(), expiry).await.unwrap();
+    let late = cache
+        .inner()
+        .replace(&key, entry.version, Entry { version: Version::unique(), ..entry }, expiry)
+        .await
+        .unwrap();
     assert_eq!(late, Replaced::Missing);
     assert_eq!(peek(&layer, &cookie, "n").await, None);
     assert_eq!(live(&store, "alice").await, 0);
@@ -730,10 +734,10 @@ impl Cache for AlwaysLate {
     async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
         self.0.get_and_touch(key, after).await
     }
-    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
-        self.0.insert(key, value, expiry).await
+    async fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> Result<bool, CacheError> {
+        self.0.insert(key, entry, expiry).await
     }
-    async fn replace(&self, key: &str, _: Version, _: Bytes, _: Expiry) -> Result<Replaced, CacheError> {
+    async fn replace(&self, key: &str, _: Version, _: Entry, _: Expiry) -> Result<Replaced, CacheError> {
         let entry = self.0.get(key).await?;
         Ok(entry.map_or(Replaced::Missing, |entry| Replaced::Conflict(Entry { version: Version::unique(), ..entry })))
     }

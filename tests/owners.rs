@@ -10,7 +10,7 @@ use std::{
 };
 
 use cloakroom::{
-    BoxedCache, Bytes, Cache, CacheErrorKind, Clock, Expiry, InMemoryCache, Replaced, Session, SessionError,
+    BoxedCache, Cache, CacheErrorKind, Clock, Entry, Expiry, InMemoryCache, Replaced, Session, SessionError,
     SessionKey, SessionLayer, SessionStore, Version, WhenFull,
     testing::{Operation, TestCache},
 };
@@ -707,15 +707,16 @@ async fn a_list_is_bounded_and_dead_members_make_room() {
     let members: String = (1..4096).map(|number| format!(",\"{number:043}\":{}", 4_102_444_800_000_u64)).collect();
     let text = format!("{}{members}}}", String::from_utf8_lossy(&full.value).trim_end_matches('}'));
     let expiry = Expiry { idle: Duration::from_secs(3600), end };
-    let replaced = memory.replace(list, full.version, text.into(), expiry).await.unwrap();
-    assert!(matches!(replaced, Replaced::Done(_)));
-    assert_eq!(memory.list_members(list).await.unwrap().len(), 4096);
+    let replaced =
+        memory.replace(list, full.version, Entry::new(text.into(), Version::unique()), expiry).await.unwrap();
+    assert!(matches!(replaced, Replaced::Done));
+    assert_eq!(memory.list_page(list, None, 5000).await.unwrap().len(), 4096);
     let error = memory.list_add(list, "one more", end).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Full);
     // Those members are dead, so a login finds room.
     let second = login(&store, None, "alice").await;
     assert_eq!(second.status, StatusCode::OK);
-    assert_eq!(memory.list_members(list).await.unwrap().len(), 2);
+    assert_eq!(memory.list_page(list, None, 5000).await.unwrap().len(), 2);
     assert_eq!(keys(&store, "alice").await, set(&[&first, &second]));
 }
 
@@ -725,7 +726,7 @@ async fn an_unreadable_list_is_an_error_for_everybody_who_needs_it() {
     let store = SessionStore::new(memory.clone()).readable_owners(true);
     let other = login(&store, None, "bob").await;
     let expiry = Expiry { idle: Duration::from_secs(60), end: SystemTime::now() + Duration::from_secs(60) };
-    memory.insert("cloakroom:owner:alice", Bytes::from_static(b"?"), expiry).await.unwrap();
+    assert!(memory.insert("cloakroom:owner:alice", Entry::new("?".into(), Version::unique()), expiry).await.unwrap());
     assert_eq!(login(&store, None, "alice").await.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(store.sessions_of("alice").await.is_err() && store.revoke_all("alice").await.is_err());
     assert!(lives(&store, &other).await);
@@ -789,7 +790,7 @@ async fn an_owner_given_amid_a_renewal_is_listed_where_the_session_goes() {
 
 #[tokio::test]
 async fn an_owner_and_a_later_end_given_at_the_same_time_are_both_listed() {
-    let clock = Clock::turnable();
+    let clock = Clock::manual();
     let day = Duration::from_secs(24 * 60 * 60);
     for owner_first in [true, false] {
         let memory = InMemoryCache::builder().clock(clock.clone()).build();
@@ -815,7 +816,7 @@ async fn an_owner_and_a_later_end_given_at_the_same_time_are_both_listed() {
 
 #[tokio::test]
 async fn a_write_that_fails_shortens_no_listing() {
-    let clock = Clock::turnable();
+    let clock = Clock::manual();
     let cache = TestCache::new(InMemoryCache::builder().clock(clock.clone()).build());
     let store = SessionStore::new(cache.clone()).clock(clock.clone());
     let visitor = login(&store, None, "alice").await;
@@ -1101,7 +1102,7 @@ proptest! {
     /// And at the end nothing is left: neither if every list was looked at nor if none ever was.
     #[test]
     fn the_list_is_the_set_of_live_sessions(steps in steps(true, 40), each: bool, six: bool, heals: bool) {
-        let clock = Clock::turnable();
+        let clock = Clock::manual();
         let memory = InMemoryCache::builder().clock(clock.clone()).build();
         let cache = if six { BoxedCache::new(SixMethods::new(memory.clone())) } else { BoxedCache::new(memory.clone()) };
         runtime().block_on(async {

@@ -17,10 +17,13 @@ mod redis_proxy;
 mod redis_server;
 #[path = "common/six_methods.rs"]
 mod six_methods;
+#[path = "common/writes.rs"]
+mod writes;
 
 use redis_proxy::{Mode, Proxy};
 use redis_server::{RedisServer, Reply};
 use six_methods::SixMethods;
+use writes::Writes;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -40,14 +43,6 @@ async fn start() -> (RedisServer, RedisCache) {
 
 async fn value(cache: &RedisCache, key: &str) -> Option<Bytes> {
     cache.get(key).await.unwrap().map(|entry| entry.value)
-}
-
-/// The version after a replacement that has to succeed.
-fn done(replaced: Replaced) -> Version {
-    match replaced {
-        Replaced::Done(version) => version,
-        other => panic!("{other:?}"),
-    }
 }
 
 #[tokio::test]
@@ -70,9 +65,18 @@ async fn the_contract_holds_over_a_connection_of_the_application() {
     cache_contract(|| async { cache.clone() }, None).await;
 }
 
+/// The locale of a server decides how Lua compares strings, and must not decide which members a page has.
+#[tokio::test]
+async fn the_contract_holds_where_the_locale_sorts_names_by_the_alphabet() {
+    let server = RedisServer::start_in_locale("en_US");
+    assert_eq!(server.command(&["EVAL", "return 'a' < 'B' and 'B' < 'c' and 1 or 0", "0"]), Reply::Int(1));
+    let cache = RedisCache::connect(server.url()).await.unwrap();
+    cache_contract(|| async { cache.clone() }, None).await;
+}
+
 /// What an operator has to permit.
 const PERMITTED: &str = "+ping +get +set +evalsha +eval +getrange +del +pttl +pexpire \
-                         +zadd +zrem +zremrangebyscore +zrange +zrangebyscore";
+                         +zadd +zrem +zremrangebyscore +zrange +zcount";
 
 #[tokio::test]
 async fn the_contract_holds_for_a_user_with_the_fewest_permissions() {
@@ -82,7 +86,7 @@ async fn the_contract_holds_for_a_user_with_the_fewest_permissions() {
     assert_eq!(server.command(&rule), Reply::Simple("OK".to_owned()));
     let cache = RedisCache::connect(format!("redis://sessions:pw@127.0.0.1:{}", server.port())).await.unwrap();
     cache_contract(|| async { cache.clone() }, None).await;
-    let error = cache.insert("another:key", bytes("v"), hour()).await.unwrap_err();
+    let error = cache.put("another:key", bytes("v"), hour()).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Refused, "{error:?}");
 }
 
@@ -98,34 +102,35 @@ async fn calls<F: Future>(server: &RedisServer, operation: F) -> BTreeMap<String
 #[tokio::test]
 async fn each_operation_is_one_command() {
     let (server, cache) = start().await;
-    let version = cache.insert("warm", bytes("v"), hour()).await.unwrap().unwrap();
+    let version = cache.put("warm", bytes("v"), hour()).await.unwrap().unwrap();
     cache.touch("warm").await.unwrap();
     cache.get_and_touch("warm", Duration::ZERO).await.unwrap();
-    let version = done(cache.replace("warm", version, bytes("v"), hour()).await.unwrap());
+    let version = cache.put_over("warm", version, bytes("v"), hour()).await.unwrap().unwrap();
     assert_eq!(cache.delete("warm", version).await.unwrap(), Deleted::Done);
     let end = hour().end;
     cache.list_add("list", "m", end).await.unwrap();
+    cache.list_page("list", None, 10).await.unwrap();
     cache.list_remove("list", &["m".to_owned()]).await.unwrap();
 
     let is = |calls: BTreeMap<String, u64>, should: &[(&str, u64)]| {
         let should: BTreeMap<_, _> = should.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
         assert_eq!(calls, should);
     };
-    is(calls(&server, cache.insert("k", bytes("v"), hour())).await, &[("set", 1)]);
+    is(calls(&server, cache.put("k", bytes("v"), hour())).await, &[("set", 1)]);
     is(calls(&server, cache.get("k")).await, &[("get", 1)]);
     is(calls(&server, cache.get("absent")).await, &[("get", 1)]);
     is(calls(&server, cache.touch("k")).await, &[("evalsha", 1), ("getrange", 1), ("pexpire", 1)]);
     let touched = calls(&server, cache.get_and_touch("k", HOUR)).await;
     is(touched, &[("evalsha", 1), ("get", 1), ("pttl", 1)]);
     let version = cache.get("k").await.unwrap().unwrap().version;
-    let replaced = calls(&server, cache.replace("k", version, bytes("w"), hour())).await;
+    let replaced = calls(&server, cache.put_over("k", version, bytes("w"), hour())).await;
     is(replaced, &[("evalsha", 1), ("getrange", 1), ("set", 1)]);
-    let conflict = calls(&server, cache.replace("k", version, bytes("x"), hour())).await;
+    let conflict = calls(&server, cache.put_over("k", version, bytes("x"), hour())).await;
     is(conflict, &[("evalsha", 1), ("get", 1), ("getrange", 1)]);
     let version = cache.get("k").await.unwrap().unwrap().version;
     is(calls(&server, cache.delete("k", version)).await, &[("del", 1), ("evalsha", 1), ("getrange", 1)]);
     assert_eq!(calls(&server, cache.list_add("list", "m", end)).await["evalsha"], 1);
-    is(calls(&server, cache.list_members("list")).await, &[("zrangebyscore", 1)]);
+    is(calls(&server, cache.list_page("list", None, 10)).await, &[("evalsha", 1), ("zcount", 1), ("zrange", 1)]);
     is(calls(&server, cache.ping()).await, &[("ping", 1)]);
 }
 
@@ -135,9 +140,9 @@ async fn every_key_has_a_time_to_live() {
     let far = Expiry { idle: Duration::MAX, end: SystemTime::now() + Duration::from_secs(1 << 40) };
     for (number, expiry) in [hour(), far].into_iter().enumerate() {
         let key = format!("k{number}");
-        let version = cache.insert(&key, bytes("v"), expiry).await.unwrap().unwrap();
+        let version = cache.put(&key, bytes("v"), expiry).await.unwrap().unwrap();
         assert!(server.command(&["PTTL", &key]).int() > 0);
-        done(cache.replace(&key, version, bytes("v"), expiry).await.unwrap());
+        cache.put_over(&key, version, bytes("v"), expiry).await.unwrap().unwrap();
         assert!(server.command(&["PTTL", &key]).int() > 0);
         cache.touch(&key).await.unwrap();
         cache.get_and_touch(&key, Duration::ZERO).await.unwrap();
@@ -155,14 +160,14 @@ async fn no_time_to_live_passes_the_end() {
     let (server, cache) = start().await;
     let ending = Expiry { idle: HOUR, end: SystemTime::now() + Duration::from_secs(10) };
     let left = || server.command(&["PTTL", "k"]).int();
-    let version = cache.insert("k", bytes("v"), ending).await.unwrap().unwrap();
+    let version = cache.put("k", bytes("v"), ending).await.unwrap().unwrap();
     assert!((1..=10_000).contains(&left()));
     assert!(cache.touch("k").await.unwrap());
     assert!((1..=10_000).contains(&left()));
     server.command(&["PEXPIRE", "k", "5000"]);
     assert!(cache.get_and_touch("k", Duration::ZERO).await.unwrap().is_some());
     assert!((5_001..=10_000).contains(&left()));
-    done(cache.replace("k", version, bytes("w"), ending).await.unwrap());
+    cache.put_over("k", version, bytes("w"), ending).await.unwrap().unwrap();
     assert!((1..=10_000).contains(&left()));
 }
 
@@ -172,16 +177,16 @@ async fn what_redis_kept_past_its_end_is_absent() {
     let soon = || Expiry { idle: HOUR, end: SystemTime::now() + Duration::from_millis(80) };
     let mut versions = Vec::new();
     for key in ["get", "touch", "get_and_touch", "replace", "delete", "insert"] {
-        versions.push(cache.insert(key, bytes("v"), soon()).await.unwrap().unwrap());
+        versions.push(cache.put(key, bytes("v"), soon()).await.unwrap().unwrap());
         assert_eq!(server.command(&["PERSIST", key]).int(), 1);
     }
     tokio::time::sleep(Duration::from_millis(90)).await;
     assert_eq!(cache.get("get").await.unwrap(), None);
     assert!(!cache.touch("touch").await.unwrap());
     assert_eq!(cache.get_and_touch("get_and_touch", Duration::ZERO).await.unwrap(), None);
-    assert_eq!(cache.replace("replace", versions[3], bytes("w"), hour()).await.unwrap(), Replaced::Missing);
+    assert_eq!(cache.put_over("replace", versions[3], bytes("w"), hour()).await.unwrap(), Err(Replaced::Missing));
     assert_eq!(cache.delete("delete", versions[4]).await.unwrap(), Deleted::Missing);
-    assert!(cache.insert("insert", bytes("w"), hour()).await.unwrap().is_some());
+    assert!(cache.put("insert", bytes("w"), hour()).await.unwrap().is_some());
     assert_eq!(value(&cache, "insert").await, Some(bytes("w")));
     assert_eq!(server.command(&["EXISTS", "touch", "get_and_touch", "replace", "delete"]).int(), 0);
 }
@@ -189,7 +194,7 @@ async fn what_redis_kept_past_its_end_is_absent() {
 #[tokio::test]
 async fn a_touch_gives_a_persisted_key_its_time_back() {
     let (server, cache) = start().await;
-    cache.insert("k", bytes("v"), hour()).await.unwrap().unwrap();
+    cache.put("k", bytes("v"), hour()).await.unwrap().unwrap();
     server.command(&["PERSIST", "k"]);
     assert!(cache.get_and_touch("k", 10 * HOUR).await.unwrap().is_some());
     assert!(server.command(&["PTTL", "k"]).int() > 0);
@@ -204,8 +209,8 @@ async fn a_foreign_value_is_left_as_it_is() {
         assert_eq!(cache.get("k").await.unwrap(), None);
         assert_eq!(cache.get_and_touch("k", Duration::ZERO).await.unwrap(), None);
         assert!(!cache.touch("k").await.unwrap());
-        assert_eq!(cache.insert("k", bytes("v"), hour()).await.unwrap(), None);
-        assert_eq!(cache.replace("k", Version::from(0), bytes("v"), hour()).await.unwrap(), Replaced::Missing);
+        assert_eq!(cache.put("k", bytes("v"), hour()).await.unwrap(), None);
+        assert_eq!(cache.put_over("k", Version::from(0), bytes("v"), hour()).await.unwrap(), Err(Replaced::Missing));
         assert_eq!(cache.delete("k", Version::from(0)).await.unwrap(), Deleted::Missing);
         assert_eq!(server.command(&["GET", "k"]), Reply::Bytes(foreign.into()));
         assert_eq!(server.command(&["PTTL", "k"]).int(), -1);
@@ -220,12 +225,12 @@ async fn a_key_of_another_type_is_refused() {
         cache.get("k").await.unwrap_err(),
         cache.get_and_touch("k", HOUR).await.unwrap_err(),
         cache.touch("k").await.unwrap_err(),
-        cache.insert("k", bytes("v"), hour()).await.unwrap_err(),
-        cache.replace("k", Version::unique(), bytes("v"), hour()).await.unwrap_err(),
+        cache.put("k", bytes("v"), hour()).await.unwrap_err(),
+        cache.put_over("k", Version::unique(), bytes("v"), hour()).await.unwrap_err(),
         cache.delete("k", Version::unique()).await.unwrap_err(),
         cache.list_add("k", "m", hour().end).await.unwrap_err(),
         cache.list_remove("k", &["m".to_owned()]).await.unwrap_err(),
-        cache.list_members("k").await.unwrap_err(),
+        cache.list_page("k", None, 10).await.unwrap_err(),
     ];
     for error in errors {
         assert_eq!(error.kind(), CacheErrorKind::Refused, "{error:?}");
@@ -236,10 +241,10 @@ async fn a_key_of_another_type_is_refused() {
 #[tokio::test]
 async fn scripts_may_be_flushed() {
     let (server, cache) = start().await;
-    let mut version = cache.insert("k", bytes("v"), hour()).await.unwrap().unwrap();
+    let mut version = cache.put("k", bytes("v"), hour()).await.unwrap().unwrap();
     for _ in 0..20 {
         server.command(&["SCRIPT", "FLUSH"]);
-        version = done(cache.replace("k", version, bytes("v"), hour()).await.unwrap());
+        version = cache.put_over("k", version, bytes("v"), hour()).await.unwrap().unwrap();
         server.command(&["SCRIPT", "FLUSH"]);
         assert!(cache.touch("k").await.unwrap());
         assert!(cache.get_and_touch("k", Duration::ZERO).await.unwrap().is_some());
@@ -250,17 +255,17 @@ async fn scripts_may_be_flushed() {
 #[tokio::test]
 async fn killed_connections_are_not_noticed() {
     let (server, cache) = start().await;
-    let mut version = cache.insert("k", bytes("0"), hour()).await.unwrap().unwrap();
+    let mut version = cache.put("k", bytes("0"), hour()).await.unwrap().unwrap();
     for round in 0..20 {
         server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
         if round % 2 == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        version = done(cache.replace("k", version, bytes("1"), hour()).await.unwrap());
+        version = cache.put_over("k", version, bytes("1"), hour()).await.unwrap().unwrap();
         server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
         assert!(cache.get("k").await.unwrap().is_some());
         server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
-        assert!(cache.insert(&format!("k{round}"), bytes("v"), hour()).await.unwrap().is_some());
+        assert!(cache.put(&format!("k{round}"), bytes("v"), hour()).await.unwrap().is_some());
     }
 }
 
@@ -269,16 +274,16 @@ async fn a_lost_reply_doubles_nothing() {
     let server = RedisServer::start();
     let proxy = Proxy::before(server.port()).await;
     let cache = RedisCache::connect(proxy.url()).await.unwrap();
-    cache.insert("warm", bytes("v"), hour()).await.unwrap();
-    cache.replace("warm", Version::unique(), bytes("v"), hour()).await.map(drop).unwrap();
+    cache.put("warm", bytes("v"), hour()).await.unwrap();
+    cache.put_over("warm", Version::unique(), bytes("v"), hour()).await.map(drop).unwrap();
     cache.delete("warm", Version::unique()).await.map(drop).unwrap();
 
     proxy.set(Mode::CutOnce);
-    let first = cache.insert("k", bytes("first"), hour()).await.unwrap().unwrap();
+    let first = cache.put("k", bytes("first"), hour()).await.unwrap().unwrap();
     assert_eq!((proxy.mode(), cache.get("k").await.unwrap().unwrap().version), (Mode::Pass, first));
 
     proxy.set(Mode::CutOnce);
-    let second = done(cache.replace("k", first, bytes("second"), hour()).await.unwrap());
+    let second = cache.put_over("k", first, bytes("second"), hour()).await.unwrap().unwrap();
     assert_eq!((proxy.mode(), cache.get("k").await.unwrap().unwrap().version), (Mode::Pass, second));
 
     proxy.set(Mode::CutOnce);
@@ -295,16 +300,16 @@ async fn a_lost_reply_that_cannot_be_told_is_a_timeout() {
     let server = RedisServer::start();
     let proxy = Proxy::before(server.port()).await;
     let cache = RedisCache::connect(proxy.url()).await.unwrap();
-    let version = cache.insert("k", bytes("v"), hour()).await.unwrap().unwrap();
+    let version = cache.put("k", bytes("v"), hour()).await.unwrap().unwrap();
     let stale = Version::unique();
-    cache.replace("k", stale, bytes("w"), hour()).await.map(drop).unwrap();
+    cache.put_over("k", stale, bytes("w"), hour()).await.map(drop).unwrap();
     cache.delete("k", stale).await.map(drop).unwrap();
 
     proxy.set(Mode::CutOnce);
-    let error = cache.insert("k", bytes("w"), hour()).await.unwrap_err();
+    let error = cache.put("k", bytes("w"), hour()).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Timeout);
     proxy.set(Mode::CutOnce);
-    let error = cache.replace("k", stale, bytes("w"), hour()).await.unwrap_err();
+    let error = cache.put_over("k", stale, bytes("w"), hour()).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Timeout);
     proxy.set(Mode::CutOnce);
     let error = cache.delete("k", stale).await.unwrap_err();
@@ -316,7 +321,7 @@ async fn a_lost_reply_that_cannot_be_told_is_a_timeout() {
 #[tokio::test]
 async fn a_server_that_hangs_is_a_timeout_and_comes_back() {
     let (server, cache) = start().await;
-    cache.insert("k", bytes("v"), hour()).await.unwrap();
+    cache.put("k", bytes("v"), hour()).await.unwrap();
     server.pause();
     // The second one has to connect first, and knows that nothing was sent.
     for kind in [CacheErrorKind::Timeout, CacheErrorKind::Unavailable] {
@@ -345,12 +350,12 @@ async fn a_lazy_cache_starts_before_its_server() {
     let cache = RedisCache::builder(server.url()).build_lazy().unwrap();
     let began = Instant::now();
     for _ in 0..2 {
-        let error = cache.insert("k", bytes("v"), hour()).await.unwrap_err();
+        let error = cache.put("k", bytes("v"), hour()).await.unwrap_err();
         assert_eq!(error.kind(), CacheErrorKind::Unavailable, "{error:?}");
     }
     assert!(began.elapsed() < Duration::from_millis(1200), "{:?}", began.elapsed());
     server.restart();
-    assert!(cache.insert("k", bytes("v"), hour()).await.unwrap().is_some());
+    assert!(cache.put("k", bytes("v"), hour()).await.unwrap().is_some());
     assert_eq!(value(&cache, "k").await, Some(bytes("v")));
 }
 
@@ -358,7 +363,7 @@ async fn a_lazy_cache_starts_before_its_server() {
 async fn a_server_that_was_killed_is_found_again() {
     let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let cache = RedisCache::connect(server.url()).await.unwrap();
-    cache.insert("k", bytes("v"), hour()).await.unwrap();
+    cache.put("k", bytes("v"), hour()).await.unwrap();
     server.stop();
     let began = Instant::now();
     assert_eq!(cache.get("k").await.unwrap_err().kind(), CacheErrorKind::Unavailable);
@@ -370,11 +375,11 @@ async fn a_server_that_was_killed_is_found_again() {
 #[tokio::test]
 async fn a_full_server_refuses_writes_only() {
     let (server, cache) = start().await;
-    let version = cache.insert("k", bytes("v"), hour()).await.unwrap().unwrap();
+    let version = cache.put("k", bytes("v"), hour()).await.unwrap().unwrap();
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    let error = cache.insert("new", bytes("v"), hour()).await.unwrap_err();
+    let error = cache.put("new", bytes("v"), hour()).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Full, "{error:?}");
-    let error = cache.replace("k", version, bytes("w"), hour()).await.unwrap_err();
+    let error = cache.put_over("k", version, bytes("w"), hour()).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Full, "{error:?}");
     let error = cache.list_add("list", "m", hour().end).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Full, "{error:?}");
@@ -387,14 +392,14 @@ async fn a_full_server_refuses_writes_only() {
 #[tokio::test]
 async fn a_server_that_became_a_replica_is_unavailable_for_writes() {
     let (server, cache) = start().await;
-    let version = cache.insert("k", bytes("v"), hour()).await.unwrap().unwrap();
+    let version = cache.put("k", bytes("v"), hour()).await.unwrap().unwrap();
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
     let began = Instant::now();
-    let error = cache.replace("k", version, bytes("w"), hour()).await.unwrap_err();
+    let error = cache.put_over("k", version, bytes("w"), hour()).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Unavailable, "{error:?}");
     assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
     server.command(&["REPLICAOF", "NO", "ONE"]);
-    done(cache.replace("k", version, bytes("w"), hour()).await.unwrap());
+    cache.put_over("k", version, bytes("w"), hour()).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -426,7 +431,7 @@ async fn operations_at_the_same_time_share_connections() {
             let cache = cache.clone();
             async move {
                 cache.get("k").await.unwrap();
-                cache.insert(&format!("k{number}"), bytes("v"), hour()).await.unwrap()
+                cache.put(&format!("k{number}"), bytes("v"), hour()).await.unwrap()
             }
         })
         .collect();

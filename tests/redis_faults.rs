@@ -21,10 +21,13 @@ mod redis_app;
 mod redis_proxy;
 #[path = "common/redis_server.rs"]
 mod redis_server;
+#[path = "common/writes.rs"]
+mod writes;
 
 use redis_app::{App, Load, PATIENCE, Report, connected, unhurried};
 use redis_proxy::{Mode, Proxy};
 use redis_server::{RedisServer, Reply};
+use writes::Writes;
 
 type Wanted = &'static [(&'static str, u16)];
 
@@ -570,7 +573,7 @@ async fn sessions_are_evicted() {
     let mut statuses = Vec::new();
     for number in 0..3000 {
         let value = Bytes::from(vec![b'x'; 1000]);
-        let inserted = others.insert(&format!("cloakroom:filler:{number}"), value, hour()).await;
+        let inserted = others.put(&format!("cloakroom:filler:{number}"), value, hour()).await;
         assert!(matches!(inserted, Ok(Some(_))), "{inserted:?}");
         if number % 100 == 0 {
             statuses.push(app.get("/read").await.status);

@@ -8,10 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cloakroom::{
-    Cache, CacheErrorKind, Deleted, Expiry, RedisCache, Replaced, Session, SessionStore, Version,
-    testing::cache_contract,
-};
+use cloakroom::{Cache, CacheErrorKind, Deleted, Expiry, RedisCache, Session, SessionStore, testing::cache_contract};
 use tokio::{task::JoinSet, time::sleep};
 
 #[path = "common/holding_proxy.rs"]
@@ -20,10 +17,13 @@ mod holding_proxy;
 mod redis_proxy;
 #[path = "common/redis_server.rs"]
 mod redis_server;
+#[path = "common/writes.rs"]
+mod writes;
 
 use holding_proxy::HoldingProxy;
 use redis_proxy::{Mode, Proxy};
 use redis_server::{RedisServer, Reply};
+use writes::Writes;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MIB: usize = 1 << 20;
@@ -56,14 +56,6 @@ async fn start() -> (RedisServer, RedisCache, RedisCache) {
 
 async fn value(cache: &RedisCache, key: &str) -> Option<Bytes> {
     cache.get(key).await.unwrap().map(|entry| entry.value)
-}
-
-/// The version after a replacement that has to succeed.
-fn done(replaced: Replaced) -> Version {
-    match replaced {
-        Replaced::Done(version) => version,
-        other => panic!("{other:?}"),
-    }
 }
 
 /// Reads of values that the server was asked for meanwhile, but for those that prove now and then that it is there.
@@ -105,7 +97,7 @@ async fn the_contract_holds_where_there_is_room_for_few() {
 async fn the_contract_holds_for_a_user_with_the_fewest_permissions() {
     let server = RedisServer::start();
     let user = "ACL SETUSER sessions on >pw ~cloakroom:* resetchannels -@all +ping +get +set +evalsha +eval +getrange \
-                +del +pttl +pexpire +zadd +zrem +zremrangebyscore +zrange +zrangebyscore";
+                +del +pttl +pexpire +zadd +zrem +zremrangebyscore +zrange +zcount";
     let mut rule: Vec<_> = user.split_whitespace().collect();
     assert_eq!(server.command(&rule), Reply::Simple("OK".to_owned()));
     let builder = RedisCache::builder(server.url()).username("sessions").password("pw").near_cache(MIB).timeout(LIMIT);
@@ -116,7 +108,7 @@ async fn the_contract_holds_for_a_user_with_the_fewest_permissions() {
     assert_eq!(server.command(&rule), Reply::Simple("OK".to_owned()));
     let cache = builder.build().await.unwrap();
     cache_contract(|| async { cache.clone() }, None).await;
-    cache.insert("cloakroom:k", bytes("v"), hour()).await.unwrap();
+    cache.put("cloakroom:k", bytes("v"), hour()).await.unwrap();
     cache.get("cloakroom:k").await.unwrap();
     assert_eq!(reads(&server, &cache, cache.get("cloakroom:k")).await, 0);
 }
@@ -124,7 +116,7 @@ async fn the_contract_holds_for_a_user_with_the_fewest_permissions() {
 #[tokio::test]
 async fn a_hit_costs_no_command() {
     let (server, cache, other) = start().await;
-    other.insert("k", bytes("v"), hour()).await.unwrap();
+    other.put("k", bytes("v"), hour()).await.unwrap();
     assert_eq!(reads(&server, &cache, value(&cache, "k")).await, 1);
     let hits = async {
         for _ in 0..10_000 {
@@ -141,12 +133,12 @@ async fn a_hit_costs_no_command() {
 #[tokio::test]
 async fn what_another_changes_is_seen_at_once() {
     let (_server, cache, other) = start().await;
-    let mut version = other.insert("k", bytes("first"), hour()).await.unwrap().unwrap();
+    let mut version = other.put("k", bytes("first"), hour()).await.unwrap().unwrap();
     let mut longest = Duration::ZERO;
     for round in 0..50 {
         value(&cache, "k").await.unwrap();
         let text = format!("round {round}");
-        version = done(other.replace("k", version, bytes(&text), hour()).await.unwrap());
+        version = other.put_over("k", version, bytes(&text), hour()).await.unwrap().unwrap();
         longest = longest.max(becomes(&cache, "k", Some(&text)).await);
     }
     assert_eq!(other.delete("k", version).await.unwrap(), Deleted::Done);
@@ -210,9 +202,9 @@ async fn own_writes_are_read_at_once() {
     for round in 0..200 {
         let key = format!("k{round}");
         assert_eq!(value(&cache, &key).await, None);
-        let version = cache.insert(&key, bytes("first"), hour()).await.unwrap().unwrap();
+        let version = cache.put(&key, bytes("first"), hour()).await.unwrap().unwrap();
         assert_eq!(value(&cache, &key).await, Some(bytes("first")));
-        let version = done(cache.replace(&key, version, bytes("second"), hour()).await.unwrap());
+        let version = cache.put_over(&key, version, bytes("second"), hour()).await.unwrap().unwrap();
         assert_eq!(value(&cache, &key).await, Some(bytes("second")));
         assert_eq!(cache.delete(&key, version).await.unwrap(), Deleted::Done);
         assert_eq!(value(&cache, &key).await, None);
@@ -224,7 +216,7 @@ async fn own_writes_are_read_at_once_where_the_message_of_them_comes_late() {
     let server = RedisServer::start();
     let proxy = HoldingProxy::before(server.port()).await;
     let cache = near(proxy.url()).await;
-    let version = cache.insert("k", bytes("first"), hour()).await.unwrap().unwrap();
+    let version = cache.put("k", bytes("first"), hour()).await.unwrap().unwrap();
     for changed in [false, true] {
         assert_eq!(value(&cache, "k").await, Some(bytes("first")));
         proxy.hold_messages();
@@ -247,7 +239,7 @@ async fn an_answer_that_was_overtaken_by_a_change_is_not_kept() {
     let other = RedisCache::builder(server.url()).timeout(LIMIT).build().await.unwrap();
     let proxy = HoldingProxy::before(server.port()).await;
     let cache = near(proxy.url()).await;
-    let mut version = other.insert("k", bytes("old"), hour()).await.unwrap().unwrap();
+    let mut version = other.put("k", bytes("old"), hour()).await.unwrap().unwrap();
     for round in 0..20 {
         let (before, text) = (value(&cache, "absent").await, format!("round {round}"));
         assert_eq!(before, None);
@@ -263,13 +255,13 @@ async fn an_answer_that_was_overtaken_by_a_change_is_not_kept() {
             assert!(began.elapsed() < LIMIT);
             sleep(Duration::from_millis(1)).await;
         }
-        version = done(other.replace("k", version, bytes(&text), hour()).await.unwrap());
+        version = other.put_over("k", version, bytes(&text), hour()).await.unwrap().unwrap();
         sleep(Duration::from_millis(3)).await;
         proxy.release();
         assert!(read.await.unwrap().is_some());
         assert_eq!(value(&cache, "k").await, Some(bytes(&text)), "the answer from before the change was kept");
         // For the next round it must not be here.
-        version = done(other.replace("k", version, bytes(&text), hour()).await.unwrap());
+        version = other.put_over("k", version, bytes(&text), hour()).await.unwrap().unwrap();
         sleep(Duration::from_millis(3)).await;
     }
 }
@@ -277,7 +269,7 @@ async fn an_answer_that_was_overtaken_by_a_change_is_not_kept() {
 #[tokio::test]
 async fn a_lost_connection_takes_everything_with_it() {
     let (server, cache, other) = start().await;
-    let mut version = other.insert("k", bytes("v"), hour()).await.unwrap().unwrap();
+    let mut version = other.put("k", bytes("v"), hour()).await.unwrap().unwrap();
     for round in 0..20 {
         // The read that connects is not kept.
         value(&cache, "k").await.unwrap();
@@ -286,7 +278,7 @@ async fn a_lost_connection_takes_everything_with_it() {
         // Nobody is told of what happens while nobody is connected.
         server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
         let text = format!("round {round}");
-        version = done(other.replace("k", version, bytes(&text), hour()).await.unwrap());
+        version = other.put_over("k", version, bytes(&text), hour()).await.unwrap().unwrap();
         // The end of the connection takes as long to arrive as a message of the change would.
         assert!(becomes(&cache, "k", Some(&text)).await < SOON);
     }
@@ -299,7 +291,7 @@ async fn a_connection_that_died_silently_is_believed_for_a_second_at_most() {
     let proxy = Proxy::before(server.port()).await;
     let builder = RedisCache::builder(proxy.url()).near_cache(MIB);
     let cache = builder.timeout(Duration::from_secs(1)).build().await.unwrap();
-    let version = other.insert("k", bytes("old"), hour()).await.unwrap().unwrap();
+    let version = other.put("k", bytes("old"), hour()).await.unwrap().unwrap();
     cache.get("k").await.unwrap();
     proxy.set(Mode::Drop);
     sleep(Duration::from_millis(20)).await;
@@ -340,7 +332,7 @@ async fn becomes_within(cache: &RedisCache, key: &str) -> Option<Bytes> {
 async fn flushing_the_server_empties_it() {
     let (server, cache, other) = start().await;
     for flush in ["FLUSHALL", "FLUSHDB"] {
-        other.insert("k", bytes("v"), hour()).await.unwrap();
+        other.put("k", bytes("v"), hour()).await.unwrap();
         assert!(value(&cache, "k").await.is_some());
         server.command(&[flush]);
         assert!(becomes(&cache, "k", None).await < SOON);
@@ -352,7 +344,7 @@ async fn a_server_that_forgets_what_was_read_says_so() {
     let (server, cache, other) = start().await;
     server.command(&["CONFIG", "SET", "tracking-table-max-keys", "10"]);
     for number in 0..200 {
-        other.insert(&format!("k{number}"), bytes("old"), hour()).await.unwrap();
+        other.put(&format!("k{number}"), bytes("old"), hour()).await.unwrap();
         value(&cache, &format!("k{number}")).await.unwrap();
     }
     // The server throws keys out of its table now and then, and says so.
@@ -378,9 +370,9 @@ async fn nothing_is_served_after_its_time_whatever_the_server_says() {
     server.command(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
     let idle = Duration::from_millis(200);
     let short = Expiry { idle, end: SystemTime::now() + HOUR };
-    other.insert("idle", bytes("v"), short).await.unwrap();
-    other.insert("end", bytes("v"), Expiry { idle: HOUR, end: SystemTime::now() + idle }).await.unwrap();
-    other.insert("touched", bytes("v"), Expiry { idle: HOUR, end: SystemTime::now() + HOUR }).await.unwrap();
+    other.put("idle", bytes("v"), short).await.unwrap();
+    other.put("end", bytes("v"), Expiry { idle: HOUR, end: SystemTime::now() + idle }).await.unwrap();
+    other.put("touched", bytes("v"), Expiry { idle: HOUR, end: SystemTime::now() + HOUR }).await.unwrap();
     let began = Instant::now();
     assert!(value(&cache, "idle").await.is_some() || began.elapsed() > idle);
     assert!(value(&cache, "end").await.is_some() || began.elapsed() > idle);
@@ -398,7 +390,7 @@ async fn the_bytes_have_a_bound() {
     let cache = RedisCache::builder(server.url()).near_cache(100_000).timeout(LIMIT).build().await.unwrap();
     let keys: Vec<_> = (0..500).map(|number| format!("key {number}")).collect();
     for key in &keys {
-        cache.insert(key, vec![7; 1000].into(), hour()).await.unwrap();
+        cache.put(key, vec![7; 1000].into(), hour()).await.unwrap();
         cache.get(key).await.unwrap();
     }
     let read = async |keys: &[String]| {
@@ -419,7 +411,7 @@ async fn the_bytes_have_a_bound() {
 async fn an_idle_time_that_needs_no_restart_costs_no_command() {
     let (server, cache, other) = start().await;
     let expiry = Expiry { idle: Duration::from_secs(60), end: SystemTime::now() + HOUR };
-    other.insert("k", bytes("v"), expiry).await.unwrap();
+    other.put("k", bytes("v"), expiry).await.unwrap();
     let minute = Duration::from_secs(30);
     let touch = async |after| cache.get_and_touch("k", after).await.unwrap().unwrap().value;
     assert_eq!(reads(&server, &cache, touch(minute)).await, 1);
@@ -444,14 +436,14 @@ async fn an_idle_time_that_needs_no_restart_costs_no_command() {
 #[tokio::test]
 async fn a_server_that_is_no_primary_any_more_is_not_believed() {
     let (server, cache, other) = start().await;
-    let version = other.insert("k", bytes("v"), hour()).await.unwrap().unwrap();
+    let version = other.put("k", bytes("v"), hour()).await.unwrap().unwrap();
     cache.get("k").await.unwrap();
     sleep(Duration::from_millis(250)).await;
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
     let cache_of_short_limit = cache.clone();
     let write = tokio::time::timeout(
         Duration::from_millis(300),
-        cache_of_short_limit.replace("k", version, bytes("w"), hour()),
+        cache_of_short_limit.put_over("k", version, bytes("w"), hour()),
     );
     assert!(!matches!(write.await, Ok(Ok(_))));
     assert_eq!(
@@ -482,7 +474,7 @@ async fn a_failover_empties_it() {
     until("the sentinel knows the replica", &knows).await;
     let builder = RedisCache::sentinel([sentinel.url()], "sessions").timeout(LIMIT);
     let cache = builder.clone().near_cache(MIB).build().await.unwrap();
-    let version = cache.insert("k", bytes("before"), hour()).await.unwrap().unwrap();
+    let version = cache.put("k", bytes("before"), hour()).await.unwrap().unwrap();
     value(&cache, "k").await.unwrap();
     assert_eq!(reads(&primary, &cache, cache.get("k")).await, 0);
     until("the replica has it", &|| replica.command(&["EXISTS", "k"]).int() == 1).await;
@@ -491,7 +483,7 @@ async fn a_failover_empties_it() {
     until("a new primary", &|| replica.is("master")).await;
     until("the former primary follows", &|| primary.is("slave")).await;
     let other = builder.build().await.unwrap();
-    done(other.replace("k", version, bytes("after"), hour()).await.unwrap());
+    other.put_over("k", version, bytes("after"), hour()).await.unwrap().unwrap();
     assert!(becomes(&cache, "k", Some("after")).await < SOON);
     // The read that connects is not kept.
     value(&cache, "k").await.unwrap();

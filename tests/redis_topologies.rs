@@ -11,7 +11,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use cloakroom::{Cache, CacheErrorKind, Expiry, RedisCache, Replaced, testing::cache_contract};
+use cloakroom::{Cache, CacheErrorKind, Expiry, RedisCache, testing::cache_contract};
 use tokio::{io::AsyncReadExt, net::TcpListener, time::sleep};
 
 #[path = "common/redis_app.rs"]
@@ -22,11 +22,14 @@ mod redis_cluster;
 mod redis_server;
 #[path = "common/redis_tls.rs"]
 mod redis_tls;
+#[path = "common/writes.rs"]
+mod writes;
 
 use redis_app::{App, Load, answering, unhurried};
 use redis_cluster::{RedisCluster, Turn, until};
 use redis_server::{RedisServer, Reply, free_port};
 use redis_tls::Authority;
+use writes::Writes;
 
 /// The contract does much at a time, and the machine may be busy with the servers of other tests.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -139,7 +142,7 @@ async fn a_plain_port_is_told_nothing() {
         let _ = tokio::time::timeout(LIMIT, stream.read_to_end(&mut seen)).await;
         seen
     });
-    cache.insert("key-canary", bytes("data-canary"), hour()).await.unwrap_err();
+    cache.put("key-canary", bytes("data-canary"), hour()).await.unwrap_err();
     drop(cache);
     let seen = reader.await.unwrap();
     assert!(seen.starts_with(&[0x16, 3]) && !seen.windows(6).any(|part| part == b"canary"), "{seen:?}");
@@ -167,7 +170,7 @@ async fn the_contract_holds_over_a_unix_socket() {
     server.restart();
     let cache = RedisCache::builder(format!("unix://{path}?db=3")).timeout(LIMIT).build().await.unwrap();
     cache_contract(|| async { cache.clone() }, None).await;
-    cache.insert("k", bytes("v"), hour()).await.unwrap();
+    cache.put("k", bytes("v"), hour()).await.unwrap();
     let text = server.command(&["INFO", "keyspace"]).text();
     assert!(text.contains("db3:keys="), "{text}");
 }
@@ -186,7 +189,7 @@ async fn user_password_and_database_may_be_given_apart_from_the_url() {
     server.command(&["ACL", "SETUSER", "sessions", "on", &format!(">{password}"), "~*", "+@all"]);
     let builder = RedisCache::builder(server.url()).username("sessions").database(5).timeout(LIMIT);
     let cache = builder.clone().password(password).build().await.unwrap();
-    cache.insert("k", bytes("v"), hour()).await.unwrap();
+    cache.put("k", bytes("v"), hour()).await.unwrap();
     let error = builder.password("canary").build().await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Refused);
     assert!(!format!("{error:?}").contains("canary"));
@@ -208,7 +211,7 @@ async fn the_contract_holds_for_the_documented_user() {
     let builder = RedisCache::builder(server.url()).username("sessions").password("the-password");
     let cache = builder.timeout(LIMIT).build().await.unwrap();
     cache_contract(|| async { cache.clone() }, None).await;
-    let error = cache.insert("another:key", bytes("v"), hour()).await.unwrap_err();
+    let error = cache.put("another:key", bytes("v"), hour()).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Refused, "{error:?}");
     assert_eq!(server.command(&["ACL", "LOG", "RESET"]).text(), "OK");
     cache.get("cloakroom:x").await.unwrap();
@@ -363,7 +366,7 @@ async fn the_contract_holds_in_a_cluster() {
     }
     for number in 0..100 {
         let key = format!("k{number}");
-        cache.insert(&key, bytes("v"), hour()).await.unwrap().unwrap();
+        cache.put(&key, bytes("v"), hour()).await.unwrap().unwrap();
         assert_eq!(cache.get(&key).await.unwrap().unwrap().value, bytes("v"));
         cache.touch(&key).await.unwrap();
     }
@@ -403,7 +406,7 @@ async fn slots_move_without_an_error() {
     // Many keys in few slots, so that slots are half moved for a while.
     let keys: Vec<String> = (0..40).map(|n| format!("cloakroom:{{{}}}:{n}", ["a", "b", "c", "d"][n % 4])).collect();
     for key in &keys {
-        cache.insert(key, bytes("0"), hour()).await.unwrap().unwrap();
+        cache.put(key, bytes("0"), hour()).await.unwrap().unwrap();
     }
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let tasks: Vec<_> = keys
@@ -419,9 +422,7 @@ async fn slots_move_without_an_error() {
                     let n: u64 = std::str::from_utf8(&entry.value).unwrap().parse().unwrap();
                     assert_eq!(n, done);
                     let value = Bytes::from((n + 1).to_string());
-                    let Replaced::Done(_) = cache.replace(&key, entry.version, value, hour()).await.unwrap() else {
-                        panic!()
-                    };
+                    cache.put_over(&key, entry.version, value, hour()).await.unwrap().unwrap();
                     done += 1;
                     longest = longest.max(began.elapsed() / 2);
                     sleep(Duration::from_millis(5)).await;

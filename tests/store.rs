@@ -11,7 +11,8 @@ use std::{
 };
 
 use cloakroom::{
-    Bytes, Cache, CacheErrorKind, Expiry, InMemoryCache, Session, SessionError, SessionLayer, SessionStore, EncodeError,
+    Bytes, Cache, CacheErrorKind, Entry, Expiry, InMemoryCache, Session, SessionError, SessionLayer, SessionStore,
+    EncodeError, Version,
     testing::{Operation, TestCache},
 };
 use tracing_subscriber::{layer::SubscriberExt, registry::LookupSpan};
@@ -168,7 +169,8 @@ async fn records_that_are_none_are_left_alone<C: Cache>(cache: C) {
         let id = store.save(&Session::new()).await.unwrap();
         let version = cache.get(&name(&id)).await.unwrap().unwrap().version;
         let held = store.load(&id).await.unwrap().unwrap();
-        let _ = cache.replace(&name(&id), version, record.clone(), expiry).await.unwrap();
+        let _ =
+            cache.replace(&name(&id), version, Entry::new(record.clone(), Version::unique()), expiry).await.unwrap();
         assert!(store.load(&id).await.unwrap().is_none(), "{record:?}");
         held.set("n", 1).unwrap();
         assert!(matches!(held.commit().await, Err(SessionError::Gone)));
@@ -361,7 +363,10 @@ async fn plant<C: Cache>(cache: &C, id: &cloakroom::SessionId, value: Bytes) {
     let name = format!("cloakroom:{}", id.key());
     let version = cache.get(&name).await.unwrap().unwrap().version;
     let expiry = Expiry { idle: Duration::from_secs(60), end: SystemTime::now() + Duration::from_secs(60) };
-    assert!(matches!(cache.replace(&name, version, value, expiry).await, Ok(cloakroom::Replaced::Done(_))));
+    assert!(matches!(
+        cache.replace(&name, version, Entry::new(value, Version::unique()), expiry).await,
+        Ok(cloakroom::Replaced::Done)
+    ));
 }
 
 async fn a_record_under_anothers_key_leads_nowhere<C: Cache>(cache: C) {
@@ -660,8 +665,14 @@ async fn debug_of_everything_public_is_free_of_secrets() {
     shown.push(format!("{future:?} {layer:?} {layer:#?} {store:?} {store:#?}"));
     shown.push(future.await.unwrap().into_body());
     let missing = cache.delete(&key, version).await.unwrap();
-    let conflict =
-        cache.replace(&key, version, Bytes::new(), Expiry { idle: Duration::MAX, end: SystemTime::now() }).await;
+    let conflict = cache
+        .replace(
+            &key,
+            version,
+            Entry::new(Bytes::new(), Version::unique()),
+            Expiry::new(Duration::MAX, SystemTime::now()),
+        )
+        .await;
     shown.push(format!("{entry:?} {entry:#?} {missing:?} {conflict:?} {:?}", store.load(&id).await));
     shown.push(format!("{session:?} {session:#?} {id:?} {id:#?} {cache:?} {:?} {:#?}", cache.inner(), cache.inner()));
     shown.push(format!("{:?} {:?}", cloakroom::BoxedCache::new(InMemoryCache::new()), InMemoryCache::builder()));

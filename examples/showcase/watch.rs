@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use cloakroom::{BoxedCache, Bytes, Cache, CacheError, Deleted, Entry, Expiry, Replaced, Session, SessionKey, Version};
+use cloakroom::{
+    BoxedCache, Cache, CacheError, Deleted, Entry, Expiry, ListMember, Replaced, Session, SessionKey, Version,
+};
 
 tokio::task_local! {
     static TRACE: Trace;
@@ -112,23 +114,23 @@ impl Cache for Watched {
     async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
         watch("get_and_touch", found, self.0.get_and_touch(key, after)).await
     }
-    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
-        let answer = |version: &Option<Version>| if version.is_some() { "written" } else { "taken" };
-        watch("insert", answer, self.0.insert(key, value, expiry)).await
+    async fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> Result<bool, CacheError> {
+        let answer = |written: &bool| if *written { "written" } else { "taken" };
+        watch("insert", answer, self.0.insert(key, entry, expiry)).await
     }
     async fn replace(
         &self,
         key: &str,
         expected: Version,
-        value: Bytes,
+        entry: Entry,
         expiry: Expiry,
     ) -> Result<Replaced, CacheError> {
         let answer = |replaced: &Replaced| match replaced {
-            Replaced::Done(_) => "written",
+            Replaced::Done => "written",
             Replaced::Conflict(_) => "somebody was faster",
             Replaced::Missing => "nothing there",
         };
-        watch("replace", answer, self.0.replace(key, expected, value, expiry)).await
+        watch("replace", answer, self.0.replace(key, expected, entry, expiry)).await
     }
     async fn touch(&self, key: &str) -> Result<bool, CacheError> {
         watch("touch", |there| if *there { "done" } else { "nothing there" }, self.0.touch(key)).await
@@ -141,14 +143,19 @@ impl Cache for Watched {
         };
         watch("delete", answer, self.0.delete(key, expected)).await
     }
-    async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<(), CacheError> {
+    async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<usize, CacheError> {
         watch("list_add", done, self.0.list_add(list, member, end)).await
     }
     async fn list_remove(&self, list: &str, members: &[String]) -> Result<(), CacheError> {
         watch("list_remove", done, self.0.list_remove(list, members)).await
     }
-    async fn list_members(&self, list: &str) -> Result<Vec<String>, CacheError> {
-        watch("list_members", done, self.0.list_members(list)).await
+    async fn list_page(
+        &self,
+        list: &str,
+        after: Option<&ListMember>,
+        limit: usize,
+    ) -> Result<Vec<ListMember>, CacheError> {
+        watch("list_page", done, self.0.list_page(list, after, limit)).await
     }
     async fn ping(&self) -> Result<(), CacheError> {
         watch("ping", done, self.0.ping()).await

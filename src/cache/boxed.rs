@@ -56,7 +56,12 @@ trait DynCache: Send + Sync {
     fn delete<'a>(&'a self, key: &'a str, expected: Version) -> Answer<'a, Deleted>;
     fn list_add<'a>(&'a self, list: &'a str, member: &'a str, end: SystemTime) -> Answer<'a, usize>;
     fn list_remove<'a>(&'a self, list: &'a str, members: &'a [String]) -> Answer<'a, ()>;
-    fn list_page<'a>(&'a self, list: &'a str, after: Option<&'a ListMember>, limit: usize) -> Answer<'a, Vec<ListMember>>;
+    fn list_page<'a>(
+        &'a self,
+        list: &'a str,
+        after: Option<&'a ListMember>,
+        limit: usize,
+    ) -> Answer<'a, Vec<ListMember>>;
     fn ping(&self) -> Answer<'_, ()>;
 }
 
@@ -85,7 +90,12 @@ impl<C: Cache> DynCache for C {
     fn list_remove<'a>(&'a self, list: &'a str, members: &'a [String]) -> Answer<'a, ()> {
         Box::pin(Cache::list_remove(self, list, members))
     }
-    fn list_page<'a>(&'a self, list: &'a str, after: Option<&'a ListMember>, limit: usize) -> Answer<'a, Vec<ListMember>> {
+    fn list_page<'a>(
+        &'a self,
+        list: &'a str,
+        after: Option<&'a ListMember>,
+        limit: usize,
+    ) -> Answer<'a, Vec<ListMember>> {
         Box::pin(Cache::list_page(self, list, after, limit))
     }
     fn ping(&self) -> Answer<'_, ()> {
@@ -124,7 +134,12 @@ impl Cache for BoxedCache {
     async fn list_remove(&self, list: &str, members: &[String]) -> Result<(), CacheError> {
         self.inner.list_remove(list, members).await
     }
-    async fn list_page(&self, list: &str, after: Option<&ListMember>, limit: usize) -> Result<Vec<ListMember>, CacheError> {
+    async fn list_page(
+        &self,
+        list: &str,
+        after: Option<&ListMember>,
+        limit: usize,
+    ) -> Result<Vec<ListMember>, CacheError> {
         self.inner.list_page(list, after, limit).await
     }
     async fn ping(&self) -> Result<(), CacheError> {

@@ -78,12 +78,7 @@ pub trait Cache: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Full`](crate::CacheErrorKind::Full) when there is no room; others when the cache cannot do it.
-    fn insert(
-        &self,
-        key: &str,
-        entry: Entry,
-        expiry: Expiry,
-    ) -> impl Future<Output = Result<bool, CacheError>> + Send;
+    fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> impl Future<Output = Result<bool, CacheError>> + Send;
 
     /// Writes `entry` and its expiry over the entry whose version is `expected`, and over no other.
     ///
@@ -185,12 +180,7 @@ impl<C: Cache> Cache for Arc<C> {
     ) -> impl Future<Output = Result<Option<Entry>, CacheError>> + Send {
         (**self).get_and_touch(key, after)
     }
-    fn insert(
-        &self,
-        key: &str,
-        entry: Entry,
-        expiry: Expiry,
-    ) -> impl Future<Output = Result<bool, CacheError>> + Send {
+    fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> impl Future<Output = Result<bool, CacheError>> + Send {
         (**self).insert(key, entry, expiry)
     }
     fn replace(

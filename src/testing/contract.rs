@@ -28,7 +28,7 @@ mod writes;
 /// Checks a cache against every sentence of [`Cache`]'s contract, and panics with the sentence that it breaks.
 ///
 /// `make` gives a cache for each of the checks. They use keys of their own, so that it may be the same one again.
-/// Give the `clock` that the cache was built with if it can be turned; without one the checks wait for real, some
+/// Give the `clock` that the cache was built with if it is a manual one; without one the checks wait for real, some
 /// seconds in all. Needs a Tokio runtime with its timer.
 ///
 /// # Panics
@@ -54,7 +54,7 @@ where
                 let trial = Trial::new(make().await, clock.clone());
                 let check: Check = Box::pin(async move {
                     $module::$check(&trial).await;
-                    trial.turn_back();
+                    trial.rewind();
                 });
                 if turnable { check.await } else { waiting.push(check) }
             })*
@@ -155,9 +155,9 @@ impl<C: Cache> Trial<C> {
     }
 
     /// The next check starts at the real time: lists may be kept by the system's clock.
-    fn turn_back(&self) {
+    fn rewind(&self) {
         if let Some(clock) = &self.clock {
-            clock.turn_back(Duration::from_millis(self.turned.load(Ordering::Relaxed)));
+            clock.rewind(Duration::from_millis(self.turned.load(Ordering::Relaxed)));
         }
     }
 

@@ -252,7 +252,12 @@ impl<C: Cache> Cache for TestCache<C> {
     async fn list_remove(&self, list: &str, members: &[String]) -> Result<(), CacheError> {
         self.run(Operation::List, self.inner.list_remove(list, members)).await
     }
-    async fn list_page(&self, list: &str, after: Option<&ListMember>, limit: usize) -> Result<Vec<ListMember>, CacheError> {
+    async fn list_page(
+        &self,
+        list: &str,
+        after: Option<&ListMember>,
+        limit: usize,
+    ) -> Result<Vec<ListMember>, CacheError> {
         self.run(Operation::List, self.inner.list_page(list, after, limit)).await
     }
     async fn ping(&self) -> Result<(), CacheError> {

@@ -21,6 +21,8 @@ pub struct RedisServer {
     port: u16,
     dir: PathBuf,
     args: Vec<String>,
+    /// Variables of its environment.
+    env: Vec<(&'static str, String)>,
     /// What it is to read in place of the settings of a server: the file of a sentinel.
     sentinel: Option<String>,
     child: Option<Child>,
@@ -34,6 +36,20 @@ impl RedisServer {
     /// With more settings, as on the command line: `&["--appendonly", "yes"]`.
     pub fn start_with(args: &[&str]) -> Self {
         Self::start_first(|| Self::reserve_with(args))
+    }
+
+    /// With the rules for sorting text of this locale, `en_US` for example, in UTF-8.
+    pub fn start_in_locale(locale: &str) -> Self {
+        Self::start_first(|| {
+            let mut server = Self::reserve();
+            let name = format!("{locale}.UTF-8");
+            let made =
+                Command::new("localedef").args(["-i", locale, "-f", "UTF-8"]).arg(server.dir.join(&name)).status();
+            let way = "no locales: `apt-get install locales` gets `localedef` and what it reads";
+            assert!(made.expect(way).success(), "{way}");
+            server.env = vec![("LOCPATH", server.dir.display().to_string()), ("LC_ALL", name)];
+            server
+        })
     }
 
     /// On another port where the first one is taken meanwhile.
@@ -59,7 +75,7 @@ impl RedisServer {
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&dir).expect("a directory for the server");
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        Self { program: program(), port: free_port(), dir, args, sentinel: None, child: None }
+        Self { program: program(), port: free_port(), dir, args, env: Vec::new(), sentinel: None, child: None }
     }
 
     /// A sentinel that watches the primary on this port, under the name `sessions`, and acts fast.
@@ -150,6 +166,7 @@ impl RedisServer {
         let log = std::fs::File::create(self.log()).expect("a file for the log");
         let errors = log.try_clone().expect("the same file");
         let child = command
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)

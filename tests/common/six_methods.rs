@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use cloakroom::{Bytes, Cache, CacheError, Deleted, Entry, Expiry, Replaced, Version};
+use cloakroom::{Cache, CacheError, Deleted, Entry, Expiry, Replaced, Version};
 
 /// What a test has to say to each operation.
 pub trait Twist: Send + Sync + 'static {
@@ -50,11 +50,17 @@ impl<C: Cache, T: Twist> Cache for SixMethods<C, T> {
     async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
         self.run(key, self.inner.get_and_touch(key, after)).await
     }
-    async fn insert(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
-        self.run(key, self.inner.insert(key, value, self.twist.expiry(expiry))).await
+    async fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> Result<bool, CacheError> {
+        self.run(key, self.inner.insert(key, entry, self.twist.expiry(expiry))).await
     }
-    async fn replace(&self, key: &str, old: Version, value: Bytes, expiry: Expiry) -> Result<Replaced, CacheError> {
-        self.run(key, self.inner.replace(key, old, value, self.twist.expiry(expiry))).await
+    async fn replace(
+        &self,
+        key: &str,
+        expected: Version,
+        entry: Entry,
+        expiry: Expiry,
+    ) -> Result<Replaced, CacheError> {
+        self.run(key, self.inner.replace(key, expected, entry, self.twist.expiry(expiry))).await
     }
     async fn touch(&self, key: &str) -> Result<bool, CacheError> {
         self.run(key, self.inner.touch(key)).await

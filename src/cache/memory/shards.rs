@@ -98,7 +98,8 @@ impl Shards {
             Err(more) => {
                 self.make_room(0, more, at.now)?;
                 // If it is still the version that was too small, it still lacks just as much.
-                let replaced = self.with(at, |table| table.replace(at, expected, entry.version, &mut payload, more, &self.usage));
+                let replaced =
+                    self.with(at, |table| table.replace(at, expected, entry.version, &mut payload, more, &self.usage));
                 if !matches!(replaced, Ok(Replaced::Done)) {
                     self.usage.release(0, more);
                 }

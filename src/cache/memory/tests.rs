@@ -1,4 +1,6 @@
 use super::{shard::Shard, *};
+use bytes::Bytes;
+
 use crate::{clock::Clock, error::CacheErrorKind};
 
 mod bounds;
@@ -6,9 +8,31 @@ mod bounds;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn cache(max_entries: usize, max_bytes: usize) -> (InMemoryCache, Clock) {
-    let clock = Clock::turnable();
+    let clock = Clock::manual();
     let cache = InMemoryCache::builder().max_entries(max_entries).max_bytes(max_bytes).clock(clock.clone()).build();
     (cache, clock)
+}
+
+/// Writes under a version that is drawn here.
+impl InMemoryCache {
+    async fn put(&self, key: &str, value: Bytes, expiry: Expiry) -> Result<Option<Version>, CacheError> {
+        let version = Version::unique();
+        Ok(self.insert(key, Entry::new(value, version), expiry).await?.then_some(version))
+    }
+
+    async fn put_over(
+        &self,
+        key: &str,
+        expected: Version,
+        value: Bytes,
+        expiry: Expiry,
+    ) -> Result<Result<Version, Replaced>, CacheError> {
+        let version = Version::unique();
+        Ok(match self.replace(key, expected, Entry::new(value, version), expiry).await? {
+            Replaced::Done => Ok(version),
+            other => Err(other),
+        })
+    }
 }
 
 fn within(clock: &Clock, idle: Duration) -> Expiry {
@@ -18,11 +42,7 @@ fn within(clock: &Clock, idle: Duration) -> Expiry {
 async fn fill(cache: &InMemoryCache, clock: &Clock, keys: std::ops::Range<usize>) {
     for n in keys {
         assert!(
-            cache
-                .insert(&format!("key {n}"), Bytes::from_static(b"value"), within(clock, HOUR))
-                .await
-                .unwrap()
-                .is_some()
+            cache.put(&format!("key {n}"), Bytes::from_static(b"value"), within(clock, HOUR)).await.unwrap().is_some()
         );
     }
 }
@@ -43,7 +63,7 @@ fn room(cache: &InMemoryCache) -> usize {
 async fn full_of_live_entries_it_refuses_new_ones_and_keeps_the_old() {
     let (cache, clock) = cache(100, usize::MAX);
     fill(&cache, &clock, 0..100).await;
-    let error = cache.insert("one more", Bytes::new(), within(&clock, HOUR)).await.unwrap_err();
+    let error = cache.put("one more", Bytes::new(), within(&clock, HOUR)).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Full);
     assert_eq!(cache.len(), 100);
     for n in 0..100 {
@@ -69,16 +89,14 @@ async fn whoever_needs_room_does_not_clean_up_after_a_whole_crowd() {
 #[tokio::test]
 async fn bytes_are_bounded_also_when_a_value_grows() {
     let (cache, clock) = cache(100, 1000);
-    let version = cache.insert("a", Bytes::from(vec![0; 300]), within(&clock, HOUR)).await.unwrap().unwrap();
-    let error = cache.insert("b", Bytes::from(vec![0; 600]), within(&clock, HOUR)).await.unwrap_err();
+    let version = cache.put("a", Bytes::from(vec![0; 300]), within(&clock, HOUR)).await.unwrap().unwrap();
+    let error = cache.put("b", Bytes::from(vec![0; 600]), within(&clock, HOUR)).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Full);
-    let error = cache.replace("a", version, Bytes::from(vec![0; 900]), within(&clock, HOUR)).await.unwrap_err();
+    let error = cache.put_over("a", version, Bytes::from(vec![0; 900]), within(&clock, HOUR)).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Full);
     assert_eq!(cache.get("a").await.unwrap().unwrap().value.len(), 300);
-    let Replaced::Done(version) = cache.replace("a", version, Bytes::new(), within(&clock, HOUR)).await.unwrap() else {
-        panic!("it has room to shrink")
-    };
-    assert!(cache.insert("b", Bytes::from(vec![0; 500]), within(&clock, HOUR)).await.unwrap().is_some());
+    let version = cache.put_over("a", version, Bytes::new(), within(&clock, HOUR)).await.unwrap().unwrap();
+    assert!(cache.put("b", Bytes::from(vec![0; 500]), within(&clock, HOUR)).await.unwrap().is_some());
     assert_eq!(cache.delete("a", version).await.unwrap(), Deleted::Done);
     clock.advance(HOUR);
     assert_eq!((cache.len(), cache.bytes()), (0, 0));
@@ -112,11 +130,8 @@ async fn a_touched_entry_outlives_its_first_deadline() {
 #[tokio::test]
 async fn a_shorter_expiry_takes_effect_without_a_read() {
     let (cache, clock) = cache(1000, usize::MAX);
-    let version = cache.insert("a", Bytes::new(), within(&clock, HOUR)).await.unwrap().unwrap();
-    assert!(matches!(
-        cache.replace("a", version, Bytes::new(), within(&clock, HOUR / 4)).await.unwrap(),
-        Replaced::Done(_)
-    ));
+    let version = cache.put("a", Bytes::new(), within(&clock, HOUR)).await.unwrap().unwrap();
+    cache.put_over("a", version, Bytes::new(), within(&clock, HOUR / 4)).await.unwrap().unwrap();
     clock.advance(HOUR / 4);
     assert_eq!(cache.len(), 0);
 }
@@ -126,12 +141,9 @@ async fn churn_does_not_pile_up_in_the_queue() {
     let (cache, clock) = cache(1000, usize::MAX);
     for n in 0..50_000_u64 {
         let key = format!("key {}", n % 7);
-        let version = cache.insert(&key, Bytes::new(), within(&clock, HOUR)).await.unwrap().unwrap();
+        let version = cache.put(&key, Bytes::new(), within(&clock, HOUR)).await.unwrap().unwrap();
         let idle = HOUR - Duration::from_millis(n % 1000);
-        let Replaced::Done(version) = cache.replace(&key, version, Bytes::new(), within(&clock, idle)).await.unwrap()
-        else {
-            panic!("nobody else writes")
-        };
+        let version = cache.put_over(&key, version, Bytes::new(), within(&clock, idle)).await.unwrap().unwrap();
         assert_eq!(cache.delete(&key, version).await.unwrap(), Deleted::Done);
     }
     assert!(queued(&cache) <= cache.shards.iter().count() * 64, "{}", queued(&cache));
@@ -143,10 +155,10 @@ async fn turning_the_clock_back_brings_nothing_back() {
     fill(&cache, &clock, 0..1).await;
     clock.advance(HOUR);
     assert!(cache.get("key 0").await.unwrap().is_none());
-    clock.turn_back(HOUR);
+    clock.rewind(HOUR);
     assert!(cache.get("key 0").await.unwrap().is_none());
     clock.advance(Duration::MAX);
-    assert!(cache.insert("late", Bytes::new(), Expiry { idle: HOUR, end: clock.now() }).await.unwrap().is_some());
+    assert!(cache.put("late", Bytes::new(), Expiry { idle: HOUR, end: clock.now() }).await.unwrap().is_some());
     assert!(cache.get("late").await.unwrap().is_none());
 }
 
@@ -155,7 +167,7 @@ fn threads_that_compare_and_set_lose_nothing() {
     let cache = InMemoryCache::new();
     let expiry = Expiry { idle: HOUR, end: SystemTime::now() + HOUR };
     let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime().block_on(cache.insert("n", Bytes::from_static(b"0"), expiry)).unwrap().unwrap();
+    runtime().block_on(cache.put("n", Bytes::from_static(b"0"), expiry)).unwrap().unwrap();
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
@@ -164,10 +176,11 @@ fn threads_that_compare_and_set_lose_nothing() {
                         let mut found = cache.get("n").await.unwrap().unwrap();
                         loop {
                             let n: u32 = str::from_utf8(&found.value).unwrap().parse().unwrap();
-                            match cache.replace("n", found.version, (n + 1).to_string().into(), expiry).await.unwrap() {
-                                Replaced::Done(_) => break,
-                                Replaced::Conflict(newer) => found = newer,
-                                Replaced::Missing => panic!("nobody deletes it"),
+                            match cache.put_over("n", found.version, (n + 1).to_string().into(), expiry).await.unwrap()
+                            {
+                                Ok(_) => break,
+                                Err(Replaced::Conflict(newer)) => found = newer,
+                                Err(other) => panic!("the entry was deleted: {other:?}"),
                             }
                         }
                     }

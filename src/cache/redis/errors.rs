@@ -144,13 +144,21 @@ fn of_script(text: &str) -> Failure {
 
 fn denied(text: &str) -> Failure {
     // While connecting, it may be another command than the one to be sent.
-    const OURS: [&str; 10] = [
+    const OURS: [&str; 18] = [
         "PING",
         "GET",
         "SET",
         "EVALSHA",
         "EVAL",
-        "ZRANGEBYSCORE",
+        "GETRANGE",
+        "DEL",
+        "PTTL",
+        "PEXPIRE",
+        "ZADD",
+        "ZREM",
+        "ZREMRANGEBYSCORE",
+        "ZRANGE",
+        "ZCOUNT",
         "CLUSTER|SLOTS",
         "ASKING",
         "SELECT",

@@ -9,7 +9,7 @@ const MAGIC: u8 = 1;
 /// 1 magic, 8 version, 6 idle and 6 end, all big endian.
 const HEADER: usize = 21;
 /// What six bytes hold: some 8900 years in milliseconds.
-const LONGEST: u64 = (1 << 48) - 1;
+pub(super) const LONGEST: u64 = (1 << 48) - 1;
 
 /// An idle time that no entry reaches.
 pub(super) const NEVER: u64 = 2 * LONGEST;

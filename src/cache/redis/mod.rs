@@ -389,7 +389,7 @@ impl Cache for RedisCache {
     }
 
     async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<usize, CacheError> {
-        let (now, end) = (now().to_string(), millis_since_epoch(end).to_string());
+        let (now, end) = (now().to_string(), list_end(end).to_string());
         let args = [now.as_bytes(), end.as_bytes(), member.as_bytes()];
         match self.script(&self.scripts.list_add, Effect::Repeatable, list, &args).await?.value {
             Value::Int(members) => Ok(usize::try_from(members).unwrap_or_default()),
@@ -412,12 +412,17 @@ impl Cache for RedisCache {
         after: Option<&ListMember>,
         limit: usize,
     ) -> Result<Vec<ListMember>, CacheError> {
-        let (now, limit) = (now().to_string(), limit.to_string());
-        let end = after.map_or(0, |after| millis_since_epoch(after.end)).to_string();
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        // A number that Lua counts exactly.
+        let (now, limit) = (now().to_string(), limit.min(1 << 30).to_string());
+        let end = after.map_or(0, |after| list_end(after.end)).to_string();
         let name = after.map_or("", |after| after.name.as_str());
         let args = [now.as_bytes(), end.as_bytes(), name.as_bytes(), limit.as_bytes()];
         let answer = self.script(&self.scripts.list_page, Effect::Repeatable, list, &args).await?;
-        let members: Vec<(String, u64)> = redis::from_redis_value(answer.value).map_err(|_| self.caller.unexpected())?;
+        let members: Vec<(String, u64)> =
+            redis::from_redis_value(answer.value).map_err(|_| self.caller.unexpected())?;
         Ok(members.into_iter().map(|(name, end)| ListMember::new(name, time_of(end))).collect())
     }
 
@@ -434,6 +439,11 @@ enum Tried {
     Taken,
     /// On a second try, so that it may be the first one that took it.
     TakenAgain,
+}
+
+/// A score that a sorted set keeps exactly.
+fn list_end(end: SystemTime) -> u64 {
+    millis_since_epoch(end).min(layout::LONGEST)
 }
 
 fn now() -> u64 {

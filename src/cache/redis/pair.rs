@@ -49,7 +49,7 @@ impl Pair {
 
     fn link(&self, command: &Cmd) -> &Link {
         match command.args_iter().next() {
-            Some(Arg::Simple(b"GET" | b"ZRANGEBYSCORE" | b"PING" | b"INFO" | b"CLUSTER")) => &self.reads,
+            Some(Arg::Simple(b"GET" | b"PING" | b"INFO" | b"CLUSTER")) => &self.reads,
             _ => &self.writes,
         }
     }

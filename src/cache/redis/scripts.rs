@@ -57,7 +57,7 @@ const LIST_END: &str = r"
 redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
 local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
 if last[2] then redis.call('PEXPIRE', key, tonumber(last[2]) - now) end
-return redis.call('ZCARD', key)
+return redis.call('ZCOUNT', key, '-inf', '+inf')
 ";
 
 /// The write that memory may be lacking for goes first: after another one Redis would not look.
@@ -73,7 +73,8 @@ for i = 2, #ARGV do
 end
 ";
 
-/// Where a page begins is found by halves among the members that end at the same time: the one before it may be gone.
+/// Where a page begins is found by binary search among the members that end at the same time, because `after` may be gone.
+/// Names are compared by their bytes, as sorted sets do: Lua's `<` follows the locale of the server.
 const LIST_PAGE: &str = r"
 local finish, name, limit = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local first = redis.pcall('ZCOUNT', key, '-inf', math.max(now, finish - 1))
@@ -82,7 +83,9 @@ if finish > now then
   local last = redis.call('ZCOUNT', key, '-inf', finish)
   while first < last do
     local middle = math.floor((first + last) / 2)
-    if redis.call('ZRANGE', key, middle, middle)[1] <= name then first = middle + 1 else last = middle end
+    local other, at = redis.call('ZRANGE', key, middle, middle)[1], 1
+    while at <= #name and string.byte(other, at) == string.byte(name, at) do at = at + 1 end
+    if (string.byte(other, at) or -1) <= (string.byte(name, at) or -1) then first = middle + 1 else last = middle end
   end
 end
 return redis.call('ZRANGE', key, first, first + limit - 1, 'WITHSCORES')

@@ -79,6 +79,13 @@ pub(super) async fn pages_have_every_member_once<C: Cache>(t: &Trial<C>) {
         }
         same("pages have every member once, in the order of ends and names", &read, &expected);
     }
+    let none = ok(t.cache.list_page(&list, None, 0).await);
+    same("a page of no members is empty", &none, &Vec::new());
+    t.add(&list, "far", SystemTime::now() + Duration::from_secs(1 << 40)).await;
+    let whole = ok(t.cache.list_page(&list, None, usize::MAX).await);
+    same("a page without a limit is the whole list", &whole.len(), &(expected.len() + 1));
+    let behind = ok(t.cache.list_page(&list, whole.last(), usize::MAX).await);
+    same("there is nothing behind the last member", &behind, &Vec::new());
 }
 
 pub(super) async fn a_page_begins_behind_a_member_that_is_gone<C: Cache>(t: &Trial<C>) {

@@ -6,18 +6,18 @@ use crate::cache::memory::slot::OVERHEAD;
 async fn bytes_are_counted_exactly_and_what_has_ended_makes_room_to_grow() {
     let (cache, clock) = cache(100, 2 * (OVERHEAD + 11));
     let long = within(&clock, HOUR);
-    let a = cache.insert("a", "0123456789".into(), long).await.unwrap().unwrap();
-    cache.insert("b", "0123456789".into(), within(&clock, HOUR / 2)).await.unwrap().unwrap();
-    let Replaced::Done(a) = cache.replace("a", a, "9876543210".into(), long).await.unwrap() else { panic!() };
-    let refused = cache.replace("a", a, "0123456789+".into(), long).await.unwrap_err();
+    let a = cache.put("a", "0123456789".into(), long).await.unwrap().unwrap();
+    cache.put("b", "0123456789".into(), within(&clock, HOUR / 2)).await.unwrap().unwrap();
+    let a = cache.put_over("a", a, "9876543210".into(), long).await.unwrap().unwrap();
+    let refused = cache.put_over("a", a, "0123456789+".into(), long).await.unwrap_err();
     assert_eq!(refused.kind(), CacheErrorKind::Full);
     assert_eq!(cache.get("a").await.unwrap(), Some(Entry { value: "9876543210".into(), version: a }));
     assert_eq!(cache.bytes(), 2 * (OVERHEAD + 11));
 
     clock.advance(HOUR / 2);
-    let Replaced::Done(a) = cache.replace("a", a, "0123456789+".into(), long).await.unwrap() else { panic!() };
+    let a = cache.put_over("a", a, "0123456789+".into(), long).await.unwrap().unwrap();
     assert_eq!(cache.bytes(), OVERHEAD + 12);
-    assert!(matches!(cache.replace("a", a, "".into(), long).await.unwrap(), Replaced::Done(_)));
+    cache.put_over("a", a, "".into(), long).await.unwrap().unwrap();
     assert_eq!((cache.len(), cache.bytes()), (1, OVERHEAD + 1));
 }
 
@@ -25,7 +25,7 @@ async fn bytes_are_counted_exactly_and_what_has_ended_makes_room_to_grow() {
 async fn traffic_on_one_key_cleans_all_shards() {
     let (cache, clock) = cache(1_000_000, usize::MAX);
     fill(&cache, &clock, 0..20_000).await;
-    cache.insert("live", Bytes::new(), within(&clock, 4 * HOUR)).await.unwrap().unwrap();
+    cache.put("live", Bytes::new(), within(&clock, 4 * HOUR)).await.unwrap().unwrap();
     clock.advance(HOUR);
     assert_eq!(slots(&cache), 20_001);
     for _ in 0..20_000 {
@@ -45,7 +45,7 @@ async fn looking_for_room_ends_also_when_everything_was_touched() {
     clock.advance(HOUR / 2);
     let untouched = |cache: &InMemoryCache| cache.shards.iter().filter(|shard| shard.is_due(clock.now_ms())).count();
     let before = untouched(&cache);
-    let error = cache.insert("one more", Bytes::new(), within(&clock, HOUR)).await.unwrap_err();
+    let error = cache.put("one more", Bytes::new(), within(&clock, HOUR)).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Full);
     assert!((1..before).contains(&untouched(&cache)), "it looked at some of them, but not at all");
     assert_eq!(cache.len(), 30_000);
@@ -62,7 +62,7 @@ async fn looking_for_room_stops_as_soon_as_there_is_enough() {
     }
     let before = cache.shards.usage.entries();
     let large = vec![0; MOST - cache.bytes() - OVERHEAD];
-    cache.insert("one more", large.into(), within(&clock, HOUR)).await.unwrap().unwrap();
+    cache.put("one more", large.into(), within(&clock, HOUR)).await.unwrap().unwrap();
     let dropped = before + 1 - cache.shards.usage.entries();
     assert!((1..=128).contains(&dropped), "{dropped}");
 }
@@ -82,7 +82,7 @@ async fn touches_under_a_clock_that_runs_backwards_do_not_pile_up() {
     let (cache, clock) = cache(1000, usize::MAX);
     fill(&cache, &clock, 0..1).await;
     for _ in 0..10_000 {
-        clock.turn_back(Duration::from_secs(1));
+        clock.rewind(Duration::from_secs(1));
         assert!(cache.touch("key 0").await.unwrap());
     }
     assert!(queued(&cache) <= 66, "{}", queued(&cache));
@@ -94,7 +94,7 @@ async fn touches_under_a_clock_that_runs_backwards_do_not_pile_up() {
 async fn a_value_does_not_keep_the_buffer_that_it_came_in() {
     let (cache, clock) = cache(10, usize::MAX);
     let buffer = Bytes::from(vec![7; 1 << 20]);
-    cache.insert("a", buffer.slice(..100), within(&clock, HOUR)).await.unwrap().unwrap();
+    cache.put("a", buffer.slice(..100), within(&clock, HOUR)).await.unwrap().unwrap();
     assert!(buffer.try_into_mut().is_ok(), "nobody else holds it");
     assert_eq!(cache.get("a").await.unwrap().unwrap().value, vec![7; 100]);
 }
@@ -120,7 +120,7 @@ fn racing_inserts_never_exceed_the_bounds() {
             threads.spawn(move || {
                 for i in 0..2000 {
                     let key = format!("{:07}", thread * 2000 + i);
-                    match runtime().block_on(cache.insert(&key, "x".into(), long)) {
+                    match runtime().block_on(cache.put(&key, "x".into(), long)) {
                         Ok(Some(version)) if i % 3 == 0 => {
                             // The clock may have been turned in between.
                             let deleted = runtime().block_on(cache.delete(&key, version)).unwrap();
