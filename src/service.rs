@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use crate::{
     cache::Cache,
-    caching::{self, Seen},
+    caching::{self, SessionUse},
     error::{DefaultErrorResponse, ErrorResponse, SessionError},
     events,
     future::ResponseFuture,
@@ -155,13 +155,13 @@ impl<E> Exchange<E> {
             response = self.shared.on_error.error_response(&error);
         }
         let cookie = self.cookie();
-        let seen = Seen { looked: self.lazy.was_looked_at(), set_cookie: cookie.is_some() };
+        let session = SessionUse { accessed: self.lazy.was_looked_at(), set_cookie: cookie.is_some() };
         if let Some(cookie) = cookie
             && self.shared.policy.put(response.headers_mut(), cookie)
         {
             events::replaced_cookie();
         }
-        if self.shared.caching_headers && caching::apply(response.headers_mut(), seen) {
+        if self.shared.caching_headers && caching::apply(response.headers_mut(), session) {
             events::overridden_caching();
         }
         Ok(response)
