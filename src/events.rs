@@ -121,6 +121,27 @@ pub(crate) fn evicting() {
     tracing::warn!("Redis removes live sessions when its memory is full: `maxmemory-policy noeviction` does not");
 }
 
+/// An entry was read that none of the keys of an `EncryptedCache` decrypts.
+#[cfg(feature = "encryption")]
+pub(crate) fn undecryptable_entry(reason: &str, key_id: Option<u32>) {
+    count("undecryptable_entry");
+    static LIMIT: Limit = Limit::new();
+    if LIMIT.allows() {
+        let key_id = key_id.map(|id| tracing::field::display(format!("{id:08x}")));
+        tracing::warn!(reason, key_id, "an entry cannot be decrypted: taken as no session and left alone");
+    }
+}
+
+/// An entry was read that is not encrypted, which `accept_plaintext` allows.
+#[cfg(feature = "encryption")]
+pub(crate) fn plaintext_entry() {
+    count("plaintext_entry");
+    static LIMIT: Limit = Limit::new();
+    if LIMIT.allows() {
+        tracing::warn!("an entry without encryption was read, as `accept_plaintext` allows");
+    }
+}
+
 pub(crate) fn malformed_cookie() {
     count("malformed_cookie");
     static LIMIT: Limit = Limit::new();

@@ -38,7 +38,7 @@
 //! - [`SessionLayer`] and its [builder](SessionLayerBuilder): the middleware and its settings
 //! - [`Session`]: what a handler has in its hands
 //! - [`SessionStore`]: the settings that all sessions share, and sessions without HTTP
-//! - [`InMemoryCache`], `RedisCache`, [`Cache`]: where the data is, and how to keep it elsewhere
+//! - [`InMemoryCache`], `RedisCache`, `EncryptedCache`, [`Cache`]: where the data is, and how to keep it elsewhere
 //! - [`guide`]: chapters on concurrency, defaults and more
 //!
 //! # Features
@@ -49,6 +49,7 @@
 //! | `redis` | | `RedisCache`: one server |
 //! | `redis-cluster`, `redis-sentinel` | | `RedisCache::cluster`, `RedisCache::sentinel` |
 //! | `redis-tls` | | `rediss:` URLs, by rustls |
+//! | `encryption` | | `EncryptedCache`: any cache, with values encrypted at rest |
 //! | `metrics` | | counters of all events through the `metrics` facade: `cloakroom_events_total`, by `event` |
 //! | `signed` | | signed cookies: `SessionLayerBuilder::signing_keys` |
 //! | `testing` | | for your own tests: the cache contract suite, a cache that counts, fails and waits on demand |
@@ -84,6 +85,8 @@ pub mod testing;
 
 #[cfg(feature = "redis")]
 pub use self::cache::redis::{RedisCache, RedisCacheBuilder};
+#[cfg(feature = "encryption")]
+pub use self::cache::{EncryptedCache, EncryptionKey};
 pub use self::{
     cache::{BoxedCache, Cache, Deleted, Entry, Expiry, InMemoryCache, InMemoryCacheBuilder, ListMember, Replaced, Version},
     clock::Clock,
@@ -119,6 +122,9 @@ pub mod guide {
     #[cfg(feature = "redis")]
     #[doc = include_str!("docs/redis.md")]
     pub mod redis {}
+    #[cfg(feature = "encryption")]
+    #[doc = include_str!("docs/encryption.md")]
+    pub mod encryption {}
     #[doc = include_str!("docs/testing.md")]
     pub mod testing {}
     #[doc = include_str!("docs/caches.md")]

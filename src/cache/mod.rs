@@ -11,12 +11,16 @@ use bytes::Bytes;
 use crate::{clock::Clock, error::CacheError};
 
 mod boxed;
+#[cfg(feature = "encryption")]
+mod encrypted;
 mod index;
 mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 mod version;
 
+#[cfg(feature = "encryption")]
+pub use self::encrypted::{EncryptedCache, EncryptionKey};
 pub use self::{
     boxed::BoxedCache,
     memory::{InMemoryCache, InMemoryCacheBuilder},

@@ -1,0 +1,65 @@
+//! Encryption at rest: the format, what is refused, keys that change, and what the cache inside sees.
+#![cfg(all(feature = "encryption", feature = "testing"))]
+#![allow(missing_docs, unreachable_pub, dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+use std::time::{Duration, SystemTime};
+
+use cloakroom::{Bytes, Cache, EncryptedCache, EncryptionKey, Entry, Expiry, InMemoryCache, Version};
+
+#[cfg(feature = "redis")]
+#[path = "../common/redis_server.rs"]
+mod redis_server;
+
+#[cfg(feature = "redis")]
+mod at_rest;
+mod contract;
+mod events;
+mod keys;
+mod known_answers;
+mod refused;
+mod rotation;
+mod sessions;
+
+type Memory = EncryptedCache<InMemoryCache>;
+
+/// A key whose bytes are all this one.
+fn key(byte: u8) -> EncryptionKey {
+    EncryptionKey::from_bytes(&[byte; 32]).unwrap()
+}
+
+fn around<C: Cache>(inside: &C, keys: &[u8]) -> EncryptedCache<C>
+where
+    C: Clone,
+{
+    EncryptedCache::new(inside.clone(), keys.iter().map(|byte| key(*byte))).unwrap()
+}
+
+/// An encrypted cache, and the cache inside it.
+fn memory(keys: &[u8]) -> (Memory, InMemoryCache) {
+    let inside = InMemoryCache::new();
+    (around(&inside, keys), inside)
+}
+
+fn hour() -> Expiry {
+    Expiry::new(Duration::from_secs(3600), SystemTime::now() + Duration::from_secs(7200))
+}
+
+fn entry(value: impl Into<Bytes>) -> Entry {
+    Entry::new(value.into(), Version::unique())
+}
+
+/// Inserts, and returns the version.
+async fn put(cache: &impl Cache, key: &str, value: impl Into<Bytes>) -> Version {
+    let entry = entry(value);
+    let version = entry.version;
+    assert!(cache.insert(key, entry, hour()).await.unwrap(), "{key} is taken");
+    version
+}
+
+async fn get(cache: &impl Cache, key: &str) -> Option<Entry> {
+    cache.get(key).await.unwrap()
+}
+
+async fn value(cache: &impl Cache, key: &str) -> Bytes {
+    get(cache, key).await.expect("an entry").value
+}
