@@ -11,7 +11,7 @@ use std::{
 
 use cloakroom::{
     BoxedCache, Cache, CacheErrorKind, Clock, Entry, Expiry, InMemoryCache, Replaced, Session, SessionError,
-    SessionKey, SessionLayer, SessionStore, Version, WhenFull,
+    SessionKey, SessionLayer, SessionStore, Version, SessionLimitPolicy,
     testing::{Operation, TestCache},
 };
 use http::{Request, Response, StatusCode, header};
@@ -468,7 +468,7 @@ async fn the_limit_ends_the_oldest() {
 #[tokio::test]
 async fn the_limit_refuses_if_it_is_told_to() {
     for world in World::all().await {
-        let store = world.store().max_sessions_per_owner(1).when_full(WhenFull::Refuse);
+        let store = world.store().max_sessions_per_owner(1).session_limit_policy(SessionLimitPolicy::Refuse);
         let first = login(&store, None, "alice").await;
         let visitor = visit(&store, None, |session| async move { session.set("cart", 1) }).await;
         for renews in [true, false] {
@@ -495,14 +495,14 @@ async fn the_limit_refuses_if_it_is_told_to() {
 #[tokio::test]
 async fn of_two_new_sessions_at_the_same_moment_one_is_left() {
     for world in World::all().await {
-        for (round, policy) in [WhenFull::EndOldest, WhenFull::Refuse].into_iter().cycle().take(20).enumerate() {
+        for (round, policy) in [SessionLimitPolicy::EndOldest, SessionLimitPolicy::Refuse].into_iter().cycle().take(20).enumerate() {
             let owner = ["a", "b"][round % 2];
-            let store = world.store().max_sessions_per_owner(1).when_full(policy);
+            let store = world.store().max_sessions_per_owner(1).session_limit_policy(policy);
             world.cache.yield_always(true);
             tokio::join!(login(&store, None, owner), login(&store, None, owner));
             world.cache.yield_always(false);
             let left = keys(&store, owner).await.len();
-            let expected = if policy == WhenFull::EndOldest { 1..=1 } else { 0..=1 };
+            let expected = if policy == SessionLimitPolicy::EndOldest { 1..=1 } else { 0..=1 };
             assert!(expected.contains(&left), "{} {policy:?}: {left}", world.name);
             store.revoke_all(owner).await.unwrap();
         }

@@ -150,10 +150,6 @@ impl Changes {
             return Err(SessionError::TooManyUpdates { limit: MAX_UPDATES });
         }
         let present = self.effect.values.get(key).cloned();
-        if let (Some(json), false) = (&present, self.steps.contains_key(key)) {
-            let change = json.clone().map_or(Change::Remove, Change::Set);
-            self.push(key, Step { change, before_login: false }, json.clone());
-        }
         self.push(key, Step { change: Change::Update(Mutex::new(run), tag), before_login: false }, present.flatten());
         self.on = unknown();
         Ok(Discarded::default())
@@ -161,9 +157,16 @@ impl Changes {
 
     fn push(&mut self, key: &str, step: Step, json: Option<Bytes>) {
         self.updates += usize::from(matches!(step.change, Change::Update(..)));
+        let certain = |json: &Option<Bytes>| Step {
+            change: json.clone().map_or(Change::Remove, Change::Set),
+            before_login: false,
+        };
         match self.steps.get_mut(key) {
             Some(steps) => steps.push(step),
-            None => drop(self.steps.insert(key.into(), vec![step])),
+            None => {
+                let before = self.effect.values.get(key).map(certain);
+                self.steps.insert(key.into(), before.into_iter().chain([step]).collect());
+            }
         }
         self.edit().values.insert(key.into(), json);
     }

@@ -169,7 +169,9 @@ struct Handle {
 
 impl Handle {
     fn on(values: &[(&str, &str)]) -> Self {
-        Self { record: record(values), changes: Changes { on: identity(1), ..Changes::default() } }
+        let mut changes = Changes::default();
+        changes.on = identity(1);
+        Self { record: record(values), changes }
     }
 
     fn get(&self, key: &str) -> Option<Bytes> {

@@ -155,7 +155,7 @@ impl<C: Cache> Engine<C> {
                 if let Lookup::Live(stored) = found?
                     && stored.record.head.owner() == Some(owner)
                 {
-                    self.list_add(owner, &stored.key, stored.record.head.end).await?;
+                    self.cache.list_add(list, stored.key.as_str(), time_of(stored.record.head.end)).await?;
                 }
             }
         }
