@@ -54,7 +54,7 @@ async fn live(stage: &Stage) -> Vec<Value> {
     for key in keys {
         if let Some(entry) = stage.inner.get(&key).await.unwrap() {
             let record: Value = serde_json::from_slice(&entry.value).unwrap();
-            if record.get("data").is_some() {
+            if record.get("d").is_some() {
                 live.push(record);
             }
         }
@@ -238,7 +238,7 @@ async fn check(does: &[Does], stage: &Stage, said: &Said, steps: &[Step]) {
         return;
     }
     assert_eq!(live.len(), 1, "live sessions: {live:?} {}", schedule());
-    let data = &live[0]["data"];
+    let data = &live[0]["d"];
     let n = data["n"].as_u64().unwrap();
     let (silent, spoken) = (how_many(Does::Add) as u64, said.committed as u64);
     if how_many(Does::Login) == 0 {

@@ -1,7 +1,7 @@
 //! Loading: which session the cookies of a request lead to.
 use std::time::Duration;
 
-use super::{Base, Commit, Committed, Engine, Family, Lookup, Stored};
+use super::{Commit, Committed, Engine, Family, Lookup, Stored};
 use crate::{
     cache::Cache,
     deadline::Deadline,
@@ -14,8 +14,9 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) session: Option<(SessionId, Stored)>,
-    /// The key and time of a tombstone: no session, but a destroy follows it.
-    pub(crate) tombstone: Option<(SessionKey, u64)>,
+    /// A key that leads to no session but may be destroyed: of a tombstone, with its time, or of an entry that this process
+    /// cannot read.
+    pub(crate) former: Option<(SessionKey, u64)>,
 }
 
 impl<C: Cache> Engine<C> {
@@ -31,15 +32,16 @@ impl<C: Cache> Engine<C> {
                     return Ok(Found::default());
                 }
                 Lookup::Live(stored) => found.session = Some((id.clone(), stored)),
-                Lookup::Tombstone { at, .. } => found.tombstone = found.tombstone.or(Some((id.key(), at))),
-                Lookup::Absent | Lookup::Expired { .. } | Lookup::Unreadable { .. } => {}
+                Lookup::Tombstone { at, .. } => found.former = found.former.or(Some((id.key(), at))),
+                Lookup::Expired { .. } | Lookup::Unreadable { .. } => found.former = found.former.or(Some((id.key(), 0))),
+                Lookup::Absent => {}
             }
         }
         if let (Some(after), Some((_, stored)), true) = (refresh, &found.session, ids.len() > 1) {
             self.cache.get_and_touch(&self.cache_key(&stored.key), after).await?;
         }
         if found.session.is_some() {
-            found.tombstone = None;
+            found.former = None;
         }
         Ok(found)
     }
@@ -56,18 +58,9 @@ impl<C: Cache> Engine<C> {
         family: &Family,
         deadline: Deadline,
     ) -> Result<Committed, SessionError> {
-        match &commit.base {
-            // A touch cannot tell a live session from a tombstone, which matters where the session may have moved.
-            Base::Stored(stored) if !commit.detached => {
-                let live = self.cache.touch(&self.cache_key(&stored.key)).await?;
-                Ok(if live { Committed::Live } else { Committed::Gone })
-            }
-            _ => {
-                let Some(stored) = self.newest(commit, family, deadline).await? else { return Ok(Committed::Gone) };
-                let live = self.cache.touch(&self.cache_key(&stored.key)).await?;
-                Ok(if live { Committed::Live } else { Committed::Gone })
-            }
-        }
+        let Some(stored) = self.newest(commit, family, deadline).await? else { return Ok(Committed::Gone) };
+        let live = self.cache.touch(&self.cache_key(&stored.key)).await?;
+        Ok(if live { Committed::Live } else { Committed::Gone })
     }
 
     pub(super) async fn confirm(

@@ -22,6 +22,15 @@ use crate::{
 /// How long a destroy can find out what came of a renewed session.
 pub(crate) const TOMBSTONE_LIFE: Duration = Duration::from_secs(60 * 60);
 
+/// Rounds that a renewal loses before it asks the writers of other processes to wait.
+const PATIENCE: u32 = 2;
+
+/// How long a writer waits for a renewal that asked for it. Each writer counts for itself, so that no clocks are compared; a
+/// renewal that took longer has failed.
+const WAIT: Duration = Duration::from_millis(250);
+
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// A renewal whose tombstone may be written or not.
 pub(crate) struct Renewal {
     id: SessionId,
@@ -56,11 +65,7 @@ impl<C: Cache> Engine<C> {
                 let Some(mut newest) = self.newest(commit, family, deadline).await? else {
                     return self.write(commit, family, deadline).await;
                 };
-                // In line from the start: a renewal takes two operations between which no other commit may write.
-                let turn = self.queues.turn(&self.cache_key(&newest.key), deadline).await;
-                if let Some(latest) = turn.as_ref().and_then(Turn::latest) {
-                    newest = latest;
-                }
+                let turn = self.queue(&mut newest, deadline).await;
                 commit.changes.replay(newest.identity(), &newest.record)?;
                 let head = self.moved(&newest, &commit.changes);
                 let (id, successor) = self.create(&head, &commit.changes, &newest.record.values).await?;
@@ -82,6 +87,14 @@ impl<C: Cache> Engine<C> {
                     if commit.tried.is_none() {
                         self.discard(&successor).await;
                     }
+                    return Err(error);
+                }
+            };
+            let found = if round < PATIENCE { Ok(found) } else { self.announce(found, deadline).await };
+            let found = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    self.discard(&successor).await;
                     return Err(error);
                 }
             };
@@ -227,6 +240,39 @@ impl<C: Cache> Engine<C> {
             }
             Attempt::Lost(_) => None,
         })
+    }
+
+    /// Marks the session, so that writers wait: a renewal takes two operations between which no other commit may write. The
+    /// next write, or the tombstone, takes the mark away.
+    async fn announce(&self, mut found: Lookup, deadline: Deadline) -> Result<Lookup, SessionError> {
+        while let Lookup::Live(newest) = found {
+            let head = newest.record.head.renewing(true);
+            let record = self.encode(&newest.key, &head, &Changes::default(), &newest.record.values)?;
+            found = match self.attempt(&newest, record, &mut None).await? {
+                Attempt::Done(marked) => return Ok(Lookup::Live(marked)),
+                Attempt::Lost(newer) => newer,
+            };
+            if deadline.left().is_zero() {
+                return Err(super::timed_out());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Waits until the session that a renewal has marked is another one, and returns that.
+    pub(super) async fn wait_for_renewal(&self, marked: &Stored, deadline: Deadline) -> Result<Lookup, SessionError> {
+        let end = Deadline::after(WAIT.min(deadline.left() / 2));
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            match self.look_up(marked.key, None).await? {
+                Lookup::Live(stored) if stored.version == marked.version => {
+                    if end.left().is_zero() {
+                        return Ok(Lookup::Live(stored));
+                    }
+                }
+                other => return Ok(other),
+            }
+        }
     }
 
     /// Removes an entry whose ID was told to no browser. If that fails, the entry expires.

@@ -14,7 +14,7 @@ use crate::{
 impl<C: Cache> Engine<C> {
     /// Stores a copy of `record` under a fresh ID.
     pub(crate) async fn save_new(&self, record: &Record) -> Result<SessionId, SessionError> {
-        let head = record.head.like(self.now(), self.config.max_lifetime);
+        let head = record.head.like(self.now(), Version::unique().into(), self.config.max_lifetime);
         let (id, stored) = self.create(&head, &Changes::default(), &record.values).await?;
         self.list_new(&stored, Deadline::after(self.config.deadline)).await?;
         events::created(&stored.key);
@@ -33,7 +33,7 @@ impl<C: Cache> Engine<C> {
         for round in 0_u32.. {
             match self.look_up(key, None).await? {
                 Lookup::Live(newest) => {
-                    let like = record.head.like(newest.record.head.created, self.config.max_lifetime);
+                    let like = record.head.like(newest.record.head.created, Version::unique().into(), self.config.max_lifetime);
                     let own = like.own().cloned().unwrap_or_default();
                     let end = if own.lifetime.is_some() { like.end } else { newest.record.head.end };
                     let head = Head::with(newest.record.head.created, end, own);
@@ -49,7 +49,7 @@ impl<C: Cache> Engine<C> {
                     }
                 }
                 Lookup::Absent => {
-                    let head = record.head.like(self.now(), self.config.max_lifetime);
+                    let head = record.head.like(self.now(), Version::unique().into(), self.config.max_lifetime);
                     let record = self.encode(&key, &head, &Changes::default(), &record.values)?;
                     let stored = Stored { key, version: Version::unique(), record, at: self.now() };
                     let entry = Entry::new(stored.record.values.text().clone(), stored.version);

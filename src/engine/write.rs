@@ -53,18 +53,24 @@ impl<C: Cache> Engine<C> {
             };
         };
         let mut turn = self.queue(&mut newest, deadline).await;
-        let mut listing = Listing::default();
+        let (mut listing, mut waited) = (Listing::default(), false);
         for round in 0_u32.. {
             commit.changes.replay(newest.identity(), &newest.record)?;
             if !commit.changes.effect().alters(&newest.record, self.config.max_lifetime) {
                 return Ok(Committed::Stored { stored: newest, id: None });
             }
-            let head = newest.record.head.changed(commit.changes.effect().head(), self.config.max_lifetime);
+            let head = newest.record.head.changed(commit.changes.effect().head(), self.config.max_lifetime).renewing(false);
             if head.owner().is_some() && head != newest.record.head {
                 Box::pin(self.list_before(&newest, &head, &mut listing)).await?;
             }
             let record = self.encode(&newest.key, &head, &commit.changes, &newest.record.values)?;
-            let found = match self.attempt(&newest, record, &mut commit.tried).await? {
+            let attempt = if newest.record.head.is_renewing() && !waited {
+                waited = true;
+                Attempt::Lost(Box::pin(self.wait_for_renewal(&newest, deadline)).await?)
+            } else {
+                self.attempt(&newest, record, &mut commit.tried).await?
+            };
+            let found = match attempt {
                 Attempt::Done(stored) => {
                     if let Some(turn) = &mut turn {
                         turn.leave_behind(&stored);

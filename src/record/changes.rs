@@ -185,6 +185,15 @@ impl Changes {
         self.edit().head.then(changes);
     }
 
+    /// The time of a new owner is that of the commit: until then the session is not on the owner's list.
+    pub(crate) fn stamp(&mut self, now: u64) {
+        if matches!(self.effect.head.owner, Some(Some(_)))
+            && let Some(Some(owner)) = &mut self.edit().head.owner
+        {
+            owner.stamp.at = now;
+        }
+    }
+
     /// Gives the session to `owner`, whose login is now. The data of another owner goes first, also where only a replay
     /// finds that there was one; `present` is the owner as far as it is known.
     pub(crate) fn log_in(&mut self, owner: Owner, present: Option<&str>) -> Discarded {

@@ -47,6 +47,9 @@ pub(crate) struct Own {
     /// Where the last renewal moved the session from.
     #[serde(rename = "b", skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<Origin>,
+    /// A renewal lost to the writes of others: they wait a moment.
+    #[serde(rename = "r", skip_serializing_if = "is_false")]
+    pub(crate) renewing: bool,
 }
 
 /// Identifies a session among those of its owner, and puts them in order: a renewal keeps it, a login replaces it.
@@ -85,6 +88,11 @@ pub(crate) struct HeadChanges {
 pub(crate) struct Owner {
     pub(crate) name: Box<str>,
     pub(crate) stamp: Stamp,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl Head {
@@ -126,6 +134,17 @@ impl Head {
         self.own()?.origin
     }
 
+    pub(crate) fn is_renewing(&self) -> bool {
+        self.own().is_some_and(|own| own.renewing)
+    }
+
+    pub(crate) fn renewing(&self, renewing: bool) -> Self {
+        if renewing == self.is_renewing() {
+            return self.clone();
+        }
+        Self::with(self.created, self.end, Own { renewing, ..self.own().cloned().unwrap_or_default() })
+    }
+
     /// The session's own idle timeout.
     pub(crate) fn idle(&self) -> Option<Duration> {
         self.own()?.idle.map(Duration::from_millis)
@@ -133,13 +152,14 @@ impl Head {
 
     /// The head of the entry that a renewal moves the session to.
     pub(crate) fn moved(&self, prev: SessionKey, now: u64) -> Self {
-        let own = Own { origin: Some(Origin { prev, made: now }), ..self.own().cloned().unwrap_or_default() };
+        let own = Own { origin: Some(Origin { prev, made: now }), renewing: false, ..self.own().cloned().unwrap_or_default() };
         Self::with(self.created, self.end, own)
     }
 
     /// The head of a new session with the settings of this one.
-    pub(crate) fn like(&self, now: u64, lifetime: Duration) -> Self {
-        let own = Own { origin: None, ..self.own().cloned().unwrap_or_default() };
+    pub(crate) fn like(&self, now: u64, nonce: u64, lifetime: Duration) -> Self {
+        let mut own = Own { origin: None, login: None, ..self.own().cloned().unwrap_or_default() };
+        own.stamp = own.owner.is_some().then_some(Stamp { at: now, nonce });
         let lifetime = own.lifetime.map_or(lifetime, Duration::from_millis);
         Self::with(now, later(now, lifetime), own)
     }

@@ -97,9 +97,9 @@ pub(crate) fn decode(bytes: &Bytes, key: &SessionKey, limit: usize) -> Result<De
     if let Some((head, values)) = head_of(bytes, key)
         && let Some(values) = Values::of_object(bytes, values, bytes.len() - 1)
     {
-        return Ok(Decoded::Live(Record { head, values: Arc::new(values) }));
+        return live(head, values, limit);
     }
-    decode_any_form(bytes, key)
+    decode_any_form(bytes, key, limit)
 }
 
 /// The head of a live record in the form that [`encode`] writes, and where its values begin; they end before the last byte.
@@ -132,7 +132,7 @@ fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 /// Reads a record in any form that JSON has: laid out with blanks, or with its fields in another order.
-fn decode_any_form(bytes: &Bytes, key: &SessionKey) -> Result<Decoded, Unreadable> {
+fn decode_any_form(bytes: &Bytes, key: &SessionKey, limit: usize) -> Result<Decoded, Unreadable> {
     let text = str::from_utf8(bytes).map_err(|_| Unreadable::Malformed)?;
     let Fields(fields) = serde_json::from_str(text).map_err(|_| Unreadable::Malformed)?;
     let mut own = Vec::new();
@@ -166,10 +166,17 @@ fn decode_any_form(bytes: &Bytes, key: &SessionKey) -> Result<Decoded, Unreadabl
             let own = field(&format!("{{{}}}", own.join(",")))?;
             let head = Head::with(field(created)?, field(end)?, own);
             let values = Values::of_raw(bytes, values).ok_or(Unreadable::Malformed)?;
-            Ok(Decoded::Live(Record { head, values: Arc::new(values) }))
+            live(head, values, limit)
         }
         _ => Err(Unreadable::Malformed),
     }
+}
+
+fn live(head: Head, values: Values, limit: usize) -> Result<Decoded, Unreadable> {
+    if values.size() > limit {
+        return Err(Unreadable::TooLarge);
+    }
+    Ok(Decoded::Live(Record { head, values: Arc::new(values) }))
 }
 
 fn field<T: DeserializeOwned>(json: &str) -> Result<T, Unreadable> {

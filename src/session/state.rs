@@ -117,8 +117,8 @@ impl State {
 
     /// The state of a request's handle.
     pub(super) fn of_request(found: Found, now: u64, resign: impl FnOnce(&SessionId) -> bool) -> Self {
-        let has_cookie = found.session.is_some() || found.tombstone.is_some();
-        let (id, base, found_at) = match (found.session, found.tombstone) {
+        let has_cookie = found.session.is_some() || found.former.is_some();
+        let (id, base, found_at) = match (found.session, found.former) {
             (Some((id, stored)), _) => {
                 let at = stored.at;
                 (Some(id), Base::Stored(stored), at)
@@ -386,10 +386,17 @@ impl State {
             return Next::Done(Ok(()));
         };
         let found_at = self.found_at;
-        let look_first = look_first && action == Action::Write;
+        let look_first = match action {
+            Action::Write => look_first,
+            // Neither can tell a live session from a tombstone, which matters where the session may have moved.
+            Action::Touch => self.detached,
+            Action::Confirm => true,
+            Action::Renew | Action::Destroy => false,
+        };
         let mut commit = self.commit(action, look_first, found_at);
         if matches!(action, Action::Write | Action::Renew) {
             commit.changes = std::mem::take(&mut self.pending);
+            commit.changes.stamp(config.clock.now_ms());
             self.under_way = Some(UnderWay::Running(Arc::clone(commit.changes.effect())));
             self.touch = false;
         }

@@ -372,6 +372,6 @@ fn settings_of_the_store_that_cannot_work_do_not_build() {
     for (setting, set) in rows {
         let error = SessionLayer::builder(set(SessionStore::new(InMemoryCache::new()))).build().unwrap_err();
         assert_eq!(error.setting(), setting, "{error}");
-        assert!(error.rule().len() > 20, "{error}");
+        assert!(error.rule().starts_with("must "), "{error}");
     }
 }

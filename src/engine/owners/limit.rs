@@ -87,13 +87,14 @@ impl<C: Cache> Engine<C> {
         self.list_head(&successor.key, &successor.record.head, head, listing).await
     }
 
-    /// With [`SessionLimitPolicy::Refuse`]: whether a new session is not among the oldest that the limit allows.
+    /// With [`SessionLimitPolicy::Refuse`]: whether there are as many other sessions as the limit allows. The new one is listed
+    /// by now, so that of simultaneous ones at least one sees the others.
     async fn refuse(&self, owner: &str, own: &Stored, listing: &Listing) -> Result<(), SessionError> {
         let Some(limit) = self.limit(SessionLimitPolicy::Refuse).filter(|limit| listing.members > limit.get()) else {
             return Ok(());
         };
         let stamp = own.record.head.stamp();
-        let mut older = 0;
+        let mut others = 0;
         for list in self.lists(owner) {
             let mut after = None;
             while let Some(part) = self.part(&list, &mut after).await? {
@@ -101,8 +102,8 @@ impl<C: Cache> Engine<C> {
                 let mut stamps: Vec<_> = standings.iter().filter_map(counted).map(|other| other.record.head.stamp()).collect();
                 stamps.sort_unstable();
                 stamps.dedup();
-                older += stamps.into_iter().filter(|other| *other < stamp).count();
-                if older >= limit.get() {
+                others += stamps.into_iter().filter(|other| *other != stamp).count();
+                if others >= limit.get() {
                     return Err(SessionError::TooManySessions);
                 }
             }

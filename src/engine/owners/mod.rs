@@ -49,8 +49,8 @@ pub enum SessionLimitPolicy {
     EndOldest,
     /// The new session is refused with [`SessionError::TooManySessions`](crate::SessionError::TooManySessions).
     ///
-    /// Of two simultaneous logins for the last place the one with the older stamp gets in. Where the clocks of processes
-    /// differ, the limit can be exceeded by logins within that difference. Two sessions that exist already and get their
-    /// owner by [`Session::set_owner`](crate::Session::set_owner), without a renewal, may both be let in.
+    /// Simultaneous logins for the last place may all be refused, and one of them gets in when it is tried again; new sessions
+    /// never exceed the limit. Two sessions that exist already and get their owner by
+    /// [`Session::set_owner`](crate::Session::set_owner), without a renewal, may both be let in.
     Refuse,
 }

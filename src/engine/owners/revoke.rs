@@ -115,7 +115,10 @@ impl<C: Cache> Engine<C> {
         let mut gone = vec![key, stored.key];
         let mut stamp = None;
         for session in prev.into_iter().chain([stored]) {
-            let ended = self.end(session.key, Some(session), deadline, &is_doomed).await?;
+            // From the member itself where a tombstone leads from there, so that the tombstone goes, too.
+            let (from, known) =
+                if session.record.head.origin().is_some() && session.key != key { (key, None) } else { (session.key, Some(session)) };
+            let ended = self.end(from, known, deadline, &is_doomed).await?;
             gone.extend(ended.tombstones);
             if let Some(session) = ended.session {
                 gone.push(session.key);
