@@ -129,7 +129,7 @@ impl<C: Cache> Engine<C> {
             for (member, standing) in part.iter().zip(judged.await) {
                 let standing = standing?;
                 match &standing {
-                    Standing::Gone => gone.push(member.name.clone()),
+                    Standing::Gone | Standing::DeadEnd => gone.push(member.name.clone()),
                     Standing::Stray(stray) => {
                         self.discard(stray).await;
                         gone.push(member.name.clone());

@@ -91,6 +91,10 @@ impl<C: Cache> Engine<C> {
         let (stored, prev) = match self.judge(owner, key).await? {
             Standing::Foreign => return Ok(Verdict::default()),
             Standing::Gone => return Ok(Verdict { ended: None, gone: vec![key] }),
+            Standing::DeadEnd => {
+                self.end(key, None, deadline, &|_| false).await?;
+                return Ok(Verdict { ended: None, gone: vec![key] });
+            }
             Standing::Stray(stray) => {
                 self.discard(&stray).await;
                 return Ok(Verdict { ended: None, gone: vec![key] });

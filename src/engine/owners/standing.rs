@@ -22,6 +22,8 @@ pub(super) enum Standing {
     /// Under its key is an entry that this process cannot read, or whose lifetime is over by this process's clock alone.
     Unreadable { key: SessionKey, version: Version },
     Gone,
+    /// A tombstone that leads to no session any more.
+    DeadEnd,
 }
 
 impl<C: Cache> Engine<C> {
@@ -38,10 +40,11 @@ impl<C: Cache> Engine<C> {
                 Lookup::Expired { version } | Lookup::Unreadable { version } => {
                     return Ok(Standing::Unreadable { key: at, version });
                 }
+                Lookup::Absent if from.is_some() => return Ok(Standing::DeadEnd),
                 Lookup::Absent => return Ok(Standing::Gone),
             }
         }
-        let Some(stored) = stored else { return Ok(Standing::Gone) };
+        let Some(stored) = stored else { return Ok(Standing::Foreign) };
         if stored.record.head.owner() != Some(owner) {
             return Ok(Standing::Foreign);
         }
