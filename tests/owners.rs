@@ -1024,8 +1024,11 @@ impl<C: Cache> Run<C> {
                 if self.live[at].created + seconds <= self.now {
                     return;
                 }
-                self.request(at, move |session| async move { session.set_lifetime(Duration::from_secs(seconds)) })
-                    .await;
+                self.request(at, move |session| async move {
+                    session.touch();
+                    session.set_lifetime(Duration::from_secs(seconds))
+                })
+                .await;
                 self.live[at].end = self.live[at].created + seconds;
             }
             Step::Destroy(index) => {
