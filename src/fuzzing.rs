@@ -56,3 +56,51 @@ pub fn record(input: &[u8]) {
     let pairs = |values: &Values| values.iter().map(|pair| (pair.key.to_vec(), pair.json.to_vec())).collect::<Vec<_>>();
     assert_eq!(pairs(&values), pairs(&values_again), "the values changed");
 }
+
+/// Reads the input as an encrypted entry, writes it as a value, and flips a bit of what was written.
+///
+/// # Panics
+/// When a promise is broken.
+#[cfg(feature = "encryption")]
+pub fn encrypted_entry(input: &[u8]) {
+    use std::time::{Duration, SystemTime};
+
+    use crate::cache::{Cache, EncryptedCache, EncryptionKey, Entry, Expiry, InMemoryCache, Version};
+
+    let inside = InMemoryCache::builder().max_bytes(usize::MAX).build();
+    let keys = [EncryptionKey::from_bytes(&[1; 32]), EncryptionKey::from_bytes(&[2; 32])];
+    let Ok(cache) = EncryptedCache::new(inside.clone(), keys.into_iter().flatten()) else { panic!("no cache") };
+    let expiry = Expiry::new(Duration::from_secs(3600), SystemTime::now() + Duration::from_secs(3600));
+    let entry = |bytes: &[u8]| Entry::new(Bytes::copy_from_slice(bytes), Version::unique());
+
+    let raw = entry(input);
+    assert!(matches!(now(inside.insert("seed", raw.clone(), expiry)), Ok(true)));
+    let Ok(Some(read)) = now(cache.get("seed")) else { panic!("an entry is missing") };
+    assert_eq!(read.version, raw.version);
+    assert!(read.value.is_empty() || read.value.len() + 33 == input.len(), "a value from nowhere");
+
+    assert!(matches!(now(cache.insert("key", entry(input), expiry)), Ok(true)));
+    let Ok(Some(read)) = now(cache.get("key")) else { panic!("an entry is missing") };
+    assert_eq!(read.value, input, "the value changed");
+
+    let Ok(Some(sealed)) = now(inside.get("key")) else { panic!("an entry is missing") };
+    let mut altered = sealed.value.to_vec();
+    let bit = input.iter().fold(0, |bit: usize, byte| bit.wrapping_mul(31).wrapping_add((*byte).into()));
+    let bit = bit % (altered.len() * 8);
+    if let Some(byte) = altered.get_mut(bit / 8) {
+        *byte ^= 1 << (bit % 8);
+    }
+    assert!(now(inside.replace("key", sealed.version, entry(&altered), expiry)).is_ok());
+    let Ok(Some(read)) = now(cache.get("key")) else { panic!("an entry is missing") };
+    assert!(read.value.is_empty(), "bit {bit} was flipped, and the value was read");
+}
+
+/// The result of a future that never waits.
+#[cfg(feature = "encryption")]
+fn now<T>(future: impl Future<Output = T>) -> T {
+    use std::task::{Context, Poll, Waker};
+    match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => panic!("a cache in memory waits"),
+    }
+}

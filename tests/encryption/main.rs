@@ -14,6 +14,8 @@ mod redis_server;
 mod at_rest;
 mod contract;
 mod events;
+#[cfg(all(feature = "axum", feature = "redis"))]
+mod example;
 mod keys;
 mod known_answers;
 mod refused;
@@ -27,10 +29,7 @@ fn key(byte: u8) -> EncryptionKey {
     EncryptionKey::from_bytes(&[byte; 32]).unwrap()
 }
 
-fn around<C: Cache>(inside: &C, keys: &[u8]) -> EncryptedCache<C>
-where
-    C: Clone,
-{
+fn around<C: Cache + Clone>(inside: &C, keys: &[u8]) -> EncryptedCache<C> {
     EncryptedCache::new(inside.clone(), keys.iter().map(|byte| key(*byte))).unwrap()
 }
 

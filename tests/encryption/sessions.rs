@@ -1,7 +1,7 @@
 //! What sessions make of encryption: nothing, as long as they can be read.
 use std::collections::BTreeMap;
 
-use cloakroom::{Session, SessionStore};
+use cloakroom::{Session, SessionInfo, SessionStore};
 
 use super::*;
 
@@ -20,7 +20,7 @@ async fn sessions_are_what_they_are_without() {
     assert_eq!(loaded.get("map"), Some(map));
     assert_eq!(loaded.get::<String>("long").map(|text| text.len()), Some(60_000));
     let listed = store.sessions_of("alice").await.unwrap();
-    assert_eq!(listed.iter().map(|session| session.key()).collect::<Vec<_>>(), [id.key()]);
+    assert_eq!(listed.iter().map(SessionInfo::key).collect::<Vec<_>>(), [id.key()]);
     assert_eq!(store.revoke_all("alice").await.unwrap(), 1);
     assert!(store.load(&id).await.unwrap().is_none());
 }

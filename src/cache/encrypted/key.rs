@@ -26,8 +26,9 @@ const FOR_ENTRIES: &[u8] = b"cloakroom encryption entries 1";
 /// A key of an [`EncryptedCache`](crate::EncryptedCache): 256 bits that only the processes of the application know.
 ///
 /// It is never shown: `Debug` prints the key's ID, which each entry carries in plain text and which says nothing about the
-/// key; there is neither `Display` nor `Serialize`. The key is overwritten in memory when it is dropped. The bytes or the
-/// text that it was made from are the caller's to overwrite.
+/// key; there is neither `Display` nor `Serialize`. It is overwritten in memory when it is dropped; what the processor and
+/// the stack hold of it during an operation is not. The bytes or the text that it was made from are the caller's to
+/// overwrite.
 ///
 /// ```compile_fail
 /// fn show(key: cloakroom::EncryptionKey) { println!("{key}"); }
@@ -134,7 +135,7 @@ fn expand(key: &Hmac<Sha256>, info: &[u8]) -> Zeroizing<[u8; KEY_BYTES]> {
 
 #[cfg(test)]
 mod tests {
-    use hmac::digest::zeroize::ZeroizeOnDrop;
+    use hmac::digest::{block_api::EagerHash, zeroize::ZeroizeOnDrop};
 
     use super::*;
 
@@ -150,5 +151,16 @@ mod tests {
             0x0a, 0x90, 0xcf, 0x1a, 0x5a, 0x4c, 0x5d, 0xb0, 0x2d, 0x56, 0xec, 0xc4, 0xc5, 0xbf,
         ];
         assert_eq!(*expand(&keyed(&prk), &[0xf0, 0xf1, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8, 0xf9]), okm);
+    }
+
+    /// A field that is not overwritten, or the feature `zeroize` missing, does not compile.
+    #[test]
+    fn what_a_key_is_made_of_is_overwritten_when_dropped() {
+        fn overwritten<T: ZeroizeOnDrop>(_: &T) {}
+        let EncryptionKey { id: _, entries } = EncryptionKey::generate().unwrap();
+        // An `Hmac` is two states of its hash.
+        let _: &Hmac<Sha256> = &entries;
+        overwritten(&<Sha256 as EagerHash>::Core::default());
+        overwritten(&expand(&entries, b""));
     }
 }
