@@ -49,6 +49,7 @@
 //! | `redis` | | `RedisCache`: one server |
 //! | `redis-cluster`, `redis-sentinel` | | `RedisCache::cluster`, `RedisCache::sentinel` |
 //! | `redis-tls` | | `rediss:` URLs, by rustls |
+//! | `postgres`, `mysql`, `sqlite` | | `PostgresCache`, `MySqlCache`, `SqliteCache`, on sqlx 0.9; they ask for Rust 1.94 |
 //! | `metrics` | | counters of all events through the `metrics` facade: `cloakroom_events_total`, by `event` |
 //! | `signed` | | signed cookies: `SessionLayerBuilder::signing_keys` |
 //! | `testing` | | for your own tests: the cache contract suite, a cache that counts, fails and waits on demand |
@@ -85,6 +86,17 @@ pub mod testing;
 
 #[cfg(feature = "redis")]
 pub use self::cache::redis::{RedisCache, RedisCacheBuilder};
+#[cfg(feature = "mysql")]
+#[cfg_attr(docsrs, doc(cfg(feature = "mysql")))]
+pub use self::cache::sql::MySqlCache;
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::cache::sql::PostgresCache;
+#[cfg(feature = "sqlite")]
+#[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
+pub use self::cache::sql::SqliteCache;
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub use self::cache::sql::{SqlCache, SqlCacheBuilder, SqlTables};
 pub use self::{
     cache::{BoxedCache, Cache, Deleted, Entry, Expiry, InMemoryCache, InMemoryCacheBuilder, ListMember, Replaced, Version},
     clock::Clock,
@@ -120,6 +132,9 @@ pub mod guide {
     #[cfg(feature = "redis")]
     #[doc = include_str!("docs/redis.md")]
     pub mod redis {}
+    #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+    #[doc = include_str!("docs/sql.md")]
+    pub mod sql {}
     #[doc = include_str!("docs/testing.md")]
     pub mod testing {}
     #[doc = include_str!("docs/caches.md")]
