@@ -50,6 +50,7 @@
 //! | `redis-cluster`, `redis-sentinel` | | `RedisCache::cluster`, `RedisCache::sentinel` |
 //! | `redis-tls` | | `rediss:` URLs, by rustls |
 //! | `encryption` | | `EncryptedCache`: any cache, with values encrypted at rest |
+//! | `postgres`, `mysql`, `sqlite` | | `PostgresCache`, `MySqlCache`, `SqliteCache`, on sqlx 0.9; they ask for Rust 1.94 |
 //! | `metrics` | | counters of all events through the `metrics` facade: `cloakroom_events_total`, by `event` |
 //! | `signed` | | signed cookies: `SessionLayerBuilder::signing_keys` |
 //! | `testing` | | for your own tests: the cache contract suite, a cache that counts, fails and waits on demand |
@@ -87,6 +88,17 @@ pub mod testing;
 pub use self::cache::redis::{RedisCache, RedisCacheBuilder};
 #[cfg(feature = "encryption")]
 pub use self::cache::{EncryptedCache, EncryptionKey};
+#[cfg(feature = "mysql")]
+#[cfg_attr(docsrs, doc(cfg(feature = "mysql")))]
+pub use self::cache::sql::MySqlCache;
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::cache::sql::PostgresCache;
+#[cfg(feature = "sqlite")]
+#[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
+pub use self::cache::sql::SqliteCache;
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub use self::cache::sql::{SqlCache, SqlCacheBuilder, SqlTables};
 pub use self::{
     cache::{BoxedCache, Cache, Deleted, Entry, Expiry, InMemoryCache, InMemoryCacheBuilder, ListMember, Replaced, Version},
     clock::Clock,
@@ -125,6 +137,9 @@ pub mod guide {
     #[cfg(feature = "encryption")]
     #[doc = include_str!("docs/encryption.md")]
     pub mod encryption {}
+    #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+    #[doc = include_str!("docs/sql.md")]
+    pub mod sql {}
     #[doc = include_str!("docs/testing.md")]
     pub mod testing {}
     #[doc = include_str!("docs/caches.md")]

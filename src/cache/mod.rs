@@ -17,6 +17,8 @@ mod index;
 mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub(crate) mod sql;
 mod version;
 
 #[cfg(feature = "encryption")]
@@ -29,8 +31,8 @@ pub use self::{
 
 /// A cache: bytes under string keys, each entry with a version and an expiry of its own.
 ///
-/// Implementers write plain `async fn`s. [`InMemoryCache`] and `RedisCache` implement it, and any
-/// other store can: six methods are enough.
+/// Implementers write plain `async fn`s. [`InMemoryCache`], `RedisCache` and the SQL caches implement it, and
+/// any other store can: six methods are enough.
 ///
 /// # The contract
 ///

@@ -13,7 +13,7 @@ use super::*;
 
 #[tokio::test]
 async fn in_memory_with_a_turned_clock() {
-    let clock = Clock::turnable();
+    let clock = Clock::manual();
     let make = || async { around(&InMemoryCache::builder().clock(clock.clone()).build(), &[1]) };
     cache_contract(make, Some(clock.clone())).await;
 }

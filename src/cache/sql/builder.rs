@@ -1,0 +1,182 @@
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, AtomicU64},
+    time::Duration,
+};
+
+use sqlx::Pool;
+
+use super::{
+    Inner, SqlCache,
+    call::Caller,
+    connections::Connections,
+    dialect::{Dialect, PoolSettings, Statements, literal},
+    failure::Failure,
+    tables::SqlTables,
+};
+use crate::error::{CacheError, CacheErrorKind};
+
+/// Settings of a [`SqlCache`], from [`SqlCache::builder`] or [`SqlCacheBuilder::from_pool`].
+///
+/// # Example
+/// ```no_run
+/// # #[cfg(feature = "postgres")]
+/// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use cloakroom::{PostgresCache, SqlTables};
+///
+/// let cache = PostgresCache::builder("postgres://sessions@db.internal/app")
+///     .tables(SqlTables::named("web_sessions")?.in_schema("app")?)
+///     .timeout(Duration::from_millis(250))
+///     .max_connections(20)
+///     .build_lazy()?;
+/// # drop(cache);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a builder does nothing before `build` or `build_lazy`"]
+pub struct SqlCacheBuilder<D: Dialect> {
+    source: Source<D>,
+    tables: SqlTables,
+    pool: PoolSettings,
+    sweeps: bool,
+}
+
+const DEFAULTS: PoolSettings =
+    PoolSettings { connections: 10, timeout: Duration::from_millis(500), pooled: false };
+
+enum Source<D: Dialect> {
+    Url(String),
+    Pool(Pool<D::Database>),
+}
+
+impl<D: Dialect> SqlCacheBuilder<D> {
+    pub(super) fn new(url: &str) -> Self {
+        Self::over(Source::Url(url.to_owned()))
+    }
+
+    /// Settings for a cache that uses a pool of the application.
+    pub fn from_pool(pool: Pool<D::Database>) -> Self {
+        Self::over(Source::Pool(pool))
+    }
+
+    fn over(source: Source<D>) -> Self {
+        Self { source, tables: SqlTables::default(), pool: DEFAULTS, sweeps: true }
+    }
+
+    /// Which tables hold the sessions. Default: `cloakroom_sessions` and two named after it.
+    ///
+    /// Stores that share a database and have different tables have nothing in common.
+    pub fn tables(mut self, tables: SqlTables) -> Self {
+        self.tables = tables;
+        self
+    }
+
+    /// How long an operation may take, everything counted in: waiting for a connection, connecting, a second try.
+    /// Default: 500 ms.
+    ///
+    /// It should be shorter than the store's own deadline, so that the error names the cause. For SQLite it is also
+    /// twice the `busy_timeout` of connections that this cache opens.
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.pool.timeout = timeout;
+        self
+    }
+
+    /// How many connections this cache opens at most. Default: 10. A pool of the application has a limit of its own.
+    pub const fn max_connections(mut self, connections: u32) -> Self {
+        self.pool.connections = if connections == 0 { 1 } else { connections };
+        self
+    }
+
+    /// Whether a few rows that ended are removed with every 50th insert. Default: `true`.
+    ///
+    /// Without it, [`sweep`](SqlCache::sweep) or [`sweeper`](SqlCache::sweeper) has to be called by something else.
+    pub const fn sweep_with_inserts(mut self, sweep: bool) -> Self {
+        self.sweeps = sweep;
+        self
+    }
+
+    /// Connects, and asks the database whether it answers: an application with a wrong URL fails when it starts.
+    ///
+    /// The tables need not be there yet: see [`migrate`](SqlCache::migrate).
+    ///
+    /// # Errors
+    /// [`Other`](crate::CacheErrorKind::Other) when the URL cannot be used, [`Refused`](crate::CacheErrorKind::Refused)
+    /// for wrong credentials, [`Unavailable`](crate::CacheErrorKind::Unavailable) or
+    /// [`Timeout`](crate::CacheErrorKind::Timeout) when no database answers within the time limit.
+    pub async fn build(self) -> Result<SqlCache<D>, CacheError> {
+        let cache = self.build_lazy()?;
+        let caller = &cache.inner.caller;
+        caller.tries(super::call::Effect::Read, caller.deadline()).lease().await?.end();
+        Ok(cache)
+    }
+
+    /// Leaves connecting to the first operation: an application can start while the database is down, and works once it
+    /// is up. Needs a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`Other`](crate::CacheErrorKind::Other) when the URL cannot be used.
+    pub fn build_lazy(self) -> Result<SqlCache<D>, CacheError> {
+        let connections = match self.source {
+            Source::Pool(pool) => Connections::of_application(pool, D::ONE_WRITER),
+            Source::Url(url) => {
+                let pool = D::pool(&url, &self.pool).map_err(|error| match Failure::of(&error, D::answer) {
+                    Failure::Final(kind, text) => CacheError::new(kind, text),
+                    _ => CacheError::new(CacheErrorKind::Other, "the URL of the database cannot be used"),
+                })?;
+                Connections::own(pool, D::ONE_WRITER)
+            }
+        };
+        Ok(finish(connections, &self.tables, self.pool, self.sweeps))
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl SqlCacheBuilder<super::Postgres> {
+    /// For a connection through a pooler in transaction mode, as PgBouncer has it: nothing is prepared, and no setting
+    /// is sent along. Default: statements are prepared, once for each connection.
+    ///
+    /// Each statement then goes out with its values in it, and is planned anew; it stays one round trip. Values are
+    /// written as numbers and hexadecimal digits only. PgBouncer 1.21 and later can keep prepared statements
+    /// (`max_prepared_statements`): there it does without this setting, but refuses a `statement_timeout` from the client
+    /// unless `ignore_startup_parameters` names `options`.
+    #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+    pub const fn transaction_pooler(mut self) -> Self {
+        self.pool.pooled = true;
+        self
+    }
+}
+
+/// A cache with the default settings over a pool of the application.
+pub(super) fn over_pool<D: Dialect>(pool: Pool<D::Database>) -> SqlCache<D> {
+    finish(Connections::of_application(pool, D::ONE_WRITER), &SqlTables::default(), DEFAULTS, true)
+}
+
+fn finish<D: Dialect>(
+    connections: Connections<D::Database>,
+    tables: &SqlTables,
+    settings: PoolSettings,
+    sweeps: bool,
+) -> SqlCache<D> {
+    let style = if settings.pooled { literal(D::STYLE) } else { D::STYLE };
+    let inner = Inner {
+        caller: Caller::new(connections, settings.timeout),
+        statements: Statements::new(&D::TEXTS, style, tables),
+        schema: SqlCache::<D>::schema(tables),
+        sweeps,
+        inserts: AtomicU64::new(0),
+        sweeping: AtomicBool::new(false),
+    };
+    SqlCache { inner: inner.into() }
+}
+
+impl<D: Dialect> fmt::Debug for SqlCacheBuilder<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL has a password.
+        f.debug_struct("SqlCacheBuilder")
+            .field("tables", &self.tables)
+            .field("timeout", &self.pool.timeout)
+            .field("max_connections", &self.pool.connections)
+            .finish_non_exhaustive()
+    }
+}
