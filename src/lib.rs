@@ -85,6 +85,8 @@ pub mod testing;
 
 #[cfg(feature = "redis")]
 pub use self::cache::redis::{RedisCache, RedisCacheBuilder};
+#[cfg(feature = "signed")]
+pub use self::cookie::SigningKey;
 pub use self::{
     cache::{BoxedCache, Cache, Deleted, Entry, Expiry, InMemoryCache, InMemoryCacheBuilder, ListMember, Replaced, Version},
     clock::Clock,
@@ -117,6 +119,8 @@ pub mod guide {
     pub mod defaults {}
     #[doc = include_str!("docs/security.md")]
     pub mod security {}
+    #[doc = include_str!("docs/events.md")]
+    pub mod events {}
     #[cfg(feature = "redis")]
     #[doc = include_str!("docs/redis.md")]
     pub mod redis {}
