@@ -86,6 +86,16 @@ pub(crate) fn denied(command: &str) {
     }
 }
 
+/// A value that this crate did not write is under a key that a session would have.
+#[cfg(feature = "redis")]
+pub(crate) fn foreign_value() {
+    count("redis_foreign_value");
+    static LIMIT: Limit = Limit::new();
+    if LIMIT.allows() {
+        tracing::warn!("a value in Redis is not a cache entry: it counts as absent and is left as it is");
+    }
+}
+
 /// From now on operations are refused at once.
 #[cfg(feature = "redis")]
 pub(crate) fn refusing(operations: &'static str) {
