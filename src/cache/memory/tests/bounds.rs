@@ -1,6 +1,6 @@
-//! What the cache holds at most, whoever races for it, and how what is over leaves.
+//! The bounds, also when threads race for the last room, and how ended entries are removed.
 use super::*;
-use crate::cache::memory::slot::OVERHEAD;
+use crate::cache::memory::table::OVERHEAD;
 
 #[tokio::test]
 async fn bytes_are_counted_exactly_and_what_has_ended_makes_room_to_grow() {
@@ -95,7 +95,7 @@ async fn a_value_does_not_keep_the_buffer_that_it_came_in() {
     let (cache, clock) = cache(10, usize::MAX);
     let buffer = Bytes::from(vec![7; 1 << 20]);
     cache.put("a", buffer.slice(..100), within(&clock, HOUR)).await.unwrap().unwrap();
-    assert!(buffer.try_into_mut().is_ok(), "nobody else holds it");
+    assert!(buffer.try_into_mut().is_ok(), "the cache holds no part of it");
     assert_eq!(cache.get("a").await.unwrap().unwrap().value, vec![7; 100]);
 }
 
