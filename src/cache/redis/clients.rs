@@ -81,6 +81,11 @@ pub(super) fn client(info: ConnectionInfo, certificates: &Certificates) -> Resul
     Client::open(info).map_err(unusable)
 }
 
+/// Where the server is, without user and password.
+pub(super) fn address(client: &Client) -> String {
+    client.get_connection_info().addr().to_string()
+}
+
 /// How to connect to servers that are found only later.
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 #[derive(Clone)]

@@ -2,7 +2,7 @@
 use redis::{AsyncConnectionConfig, Client, aio::MultiplexedConnection};
 use std::time::Duration;
 
-use super::{errors::Failure, tracking::Tracking};
+use super::{clients::address, errors::Failure, tracking::Tracking};
 
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
@@ -25,11 +25,6 @@ impl Limits {
             .set_response_timeout(None)
             .set_pipeline_buffer_size(1000)
     }
-}
-
-/// Where the server is, without user and password.
-pub(super) fn address(client: &Client) -> String {
-    client.get_connection_info().addr().to_string()
 }
 
 pub(super) async fn connect(

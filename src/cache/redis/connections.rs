@@ -24,7 +24,8 @@ use tokio::time::timeout;
 use super::sentinel::{Sentinels, confirm_primary};
 use super::{
     circuit::{Admission, Change, CircuitBreaker},
-    connect::{Limits, address, connect},
+    clients::address,
+    connect::{Limits, connect},
     errors::Failure,
     near::NearCache,
     tracking::Tracking,

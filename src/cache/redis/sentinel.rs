@@ -8,8 +8,8 @@ use redis::{Client, ErrorKind, ServerErrorKind, Value, aio::MultiplexedConnectio
 use tokio::time::timeout;
 
 use super::{
-    clients::ServerSettings,
-    connect::{Limits, address, connect},
+    clients::{ServerSettings, address},
+    connect::{Limits, connect},
     errors::Failure,
 };
 

@@ -6,7 +6,7 @@ use redis::{
     aio::{AsyncPushSender, MultiplexedConnection, SendError},
 };
 
-use super::{errors::Failure, near::NearCache};
+use super::{clients::address, errors::Failure, near::NearCache};
 
 /// For one connection.
 pub(super) struct Tracking {
@@ -23,7 +23,7 @@ impl Tracking {
         config: AsyncConnectionConfig,
     ) -> Result<MultiplexedConnection, Failure> {
         let Self { near, number } = self;
-        let failed = |error: &RedisError| Failure::while_connecting(error, &super::connect::address(client));
+        let failed = |error: &RedisError| Failure::while_connecting(error, &address(client));
         // The older protocol has no place for messages that answer no question.
         let info = client.get_connection_info().clone();
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);

@@ -141,3 +141,19 @@ fn racing_inserts_never_exceed_the_bounds() {
     let live = cache.len();
     assert_eq!((live, cache.bytes()), (slots(&cache), live * (OVERHEAD + 8)));
 }
+
+#[tokio::test]
+async fn settings_at_their_extremes_work() {
+    for (entries, bytes, holds) in
+        [(0, 0, false), (0, usize::MAX, false), (usize::MAX, 0, false), (1, 1, false), (usize::MAX, usize::MAX, true)]
+    {
+        let (cache, clock) = cache(entries, bytes);
+        let written = cache.put("a", Bytes::from_static(b"value"), within(&clock, Duration::MAX)).await;
+        let kind = written.map(|version| version.is_some()).map_err(|error| error.kind());
+        assert_eq!(kind, if holds { Ok(true) } else { Err(CacheErrorKind::Full) }, "{entries}, {bytes}");
+        assert_eq!(cache.get_and_touch("a", Duration::MAX).await.unwrap().is_some(), holds);
+        let listed = cache.list_add("list", "member", clock.now() + HOUR).await;
+        assert_eq!(listed.is_ok(), bytes == usize::MAX, "{entries}, {bytes}");
+        assert!(cache.list_page("list", None, usize::MAX).await.unwrap().len() <= 1);
+    }
+}
