@@ -1,0 +1,1 @@
+//! PostgreSQL when something is wrong.
