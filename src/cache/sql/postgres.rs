@@ -159,7 +159,7 @@ impl Dialect for Postgres {
         let mut options: PgConnectOptions = url.parse()?;
         options = options.disable_statement_logging();
         if settings.pooled {
-            options = options.statement_cache_capacity(0);
+            options = options.statement_cache_capacity(0).extra_float_digits(None);
         } else {
             // What nobody waits for any more ends on the server, too. Poolers refuse such settings.
             let limit = settings.timeout.as_millis().clamp(1, i32::MAX as u128).to_string();
