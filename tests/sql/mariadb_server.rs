@@ -10,7 +10,7 @@ use crate::process::{Directory, find, free_port, run, signal, spawn, try_run, un
 
 /// Runs until it is dropped.
 #[derive(Debug)]
-pub struct MariaDbServer {
+pub(crate) struct MariaDbServer {
     port: u16,
     dir: Directory,
     settings: Vec<String>,
@@ -18,12 +18,12 @@ pub struct MariaDbServer {
 }
 
 impl MariaDbServer {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
     /// With more settings: `&["--max-connections=10"]`.
-    pub fn start_with(settings: &[&str]) -> Self {
+    pub(crate) fn start_with(settings: &[&str]) -> Self {
         for _ in 0..5 {
             let dir = Directory::new("mariadb");
             run(unprivileged(&program(&["mariadb-install-db", "mysql_install_db"]))
@@ -42,16 +42,16 @@ impl MariaDbServer {
         panic!("no server starts, see above");
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("mysql://root@127.0.0.1:{}/app", self.port)
     }
 
     /// Starts it on the same port, and waits until it answers.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.kill();
         self.try_start().unwrap_or_else(|why| panic!("{why}"));
     }
@@ -83,7 +83,7 @@ impl MariaDbServer {
     }
 
     /// Ends it as `kill -9` does.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -91,15 +91,15 @@ impl MariaDbServer {
     }
 
     /// Stops it from running, with its connections open.
-    pub fn pause(&self) {
+    pub(crate) fn pause(&self) {
         signal(self.child.as_ref().expect("the server runs"), "-STOP");
     }
 
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         signal(self.child.as_ref().expect("the server runs"), "-CONT");
     }
 
-    pub fn sql(&self, text: &str) -> String {
+    pub(crate) fn sql(&self, text: &str) -> String {
         self.try_sql(text).unwrap_or_else(|why| panic!("{why}"))
     }
 

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A cache with its tables that outwaits a machine which is busy with other tests.
-pub async fn patient(server: &PostgresServer) -> PostgresCache {
+pub(crate) async fn patient(server: &PostgresServer) -> PostgresCache {
     let cache = PostgresCache::builder(server.url()).timeout(Duration::from_secs(20)).build().await.unwrap();
     cache.migrate().await.unwrap();
     cache
@@ -62,7 +62,8 @@ async fn many_processes_migrate_at_once_and_tables_have_the_names_that_were_set(
         all.spawn(async move { cache.migrate().await.unwrap() });
     }
     all.join_all().await;
-    let names = server.sql("SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'app'");
+    let names =
+        server.sql("SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'app'");
     assert_eq!(names, "web web_lists web_schema");
     assert_eq!(server.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"), "0");
     let cache = PostgresCache::builder(server.url()).tables(tables.clone()).build().await.unwrap();
@@ -89,7 +90,8 @@ async fn touches_and_writes_leave_the_indexes_alone() {
         }
     }
     drop(cache);
-    let counts = "SELECT n_tup_upd || ' ' || n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'cloakroom_sessions'";
+    let counts =
+        "SELECT n_tup_upd || ' ' || n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'cloakroom_sessions'";
     // The server counts a little later.
     let mut seen = String::new();
     for _ in 0..100 {

@@ -39,7 +39,9 @@ async fn killed_connections_cost_an_insert_only() {
     let server = PostgresServer::start();
     let cache = PostgresCache::builder(server.url()).max_connections(1).build().await.unwrap();
     cache.migrate().await.unwrap();
-    let kill = || server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'");
+    let kill = || {
+        server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'")
+    };
     let mut there = entry("1");
     assert!(cache.insert("a", there.clone(), expiry()).await.unwrap());
     kill();
@@ -90,7 +92,8 @@ async fn a_write_whose_answer_was_lost_is_recognised() {
     let proxy = Proxy::before(server.port()).await;
     patient(&server).await;
     let url = format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port());
-    let cache = PostgresCache::builder(&url).timeout(Duration::from_secs(20)).transaction_pooler().build().await.unwrap();
+    let cache =
+        PostgresCache::builder(&url).timeout(Duration::from_secs(20)).transaction_pooler().build().await.unwrap();
     let first = entry("1");
     assert!(cache.insert("a", first.clone(), expiry()).await.unwrap());
 
@@ -175,7 +178,7 @@ async fn rights_and_tables_that_are_missing_are_named() {
 
     // The rights of the guide are enough for all that requests need, `migrate` on tables that are there included.
     server.sql(
-        "CREATE ROLE web LOGIN PASSWORD 'pa55'; CREATE ROLE none LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+        "CREATE ROLE web LOGIN PASSWORD 'pa55'; CREATE ROLE stranger LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC",
     );
     let web = server.url().replace("postgres@", "web@");
     let cache = PostgresCache::connect(&web).await.unwrap();
@@ -192,7 +195,7 @@ async fn rights_and_tables_that_are_missing_are_named() {
     cache.list_add("l", "m", expiry().end).await.unwrap();
     cache.sweep(10).await.unwrap();
 
-    let cache = PostgresCache::connect(server.url().replace("postgres@", "none@")).await.unwrap();
+    let cache = PostgresCache::connect(server.url().replace("postgres@", "stranger@")).await.unwrap();
     let error = cache.get("a").await.unwrap_err();
     assert!(shown(&error).contains("may not"), "{error:?}");
     assert_eq!(kind::<()>(Err(error)), CacheErrorKind::Refused);
@@ -203,7 +206,8 @@ async fn rights_and_tables_that_are_missing_are_named() {
 
 #[tokio::test]
 async fn as_many_connections_as_the_server_allows() {
-    let server = PostgresServer::start_with(&["max_connections=5", "superuser_reserved_connections=0", "max_wal_senders=0"]);
+    let server =
+        PostgresServer::start_with(&["max_connections=5", "superuser_reserved_connections=0", "max_wal_senders=0"]);
     patient(&server).await;
     let mut held = Vec::new();
     for _ in 0..5 {
@@ -294,9 +298,17 @@ async fn an_outage_is_no_logout() {
     let layer = SessionLayer::new(SessionStore::new(hasty(&server).await));
     let ask = |cookie: Option<String>| {
         let service = layer.layer(service_fn(|request: http::Request<()>| async move {
-            let session = request.extensions().get::<cloakroom::Session>().unwrap().clone();
-            let visits = session.update("visits", |n: Option<u64>| n.unwrap_or(0) + 1).unwrap();
-            Ok::<_, Infallible>(http::Response::new(visits.to_string()))
+            let lazy = request.extensions().get::<cloakroom::LazySession>().unwrap().clone();
+            let visited = match lazy.load().await {
+                Ok(session) => session.update("visits", |n: Option<u64>| n.unwrap_or(0) + 1),
+                Err(error) => Err(error),
+            };
+            let mut response = http::Response::new(String::new());
+            match visited {
+                Ok(visits) => *response.body_mut() = visits.to_string(),
+                Err(error) => *response.status_mut() = error.status(),
+            }
+            Ok::<_, Infallible>(response)
         }));
         let mut request = http::Request::get("/");
         if let Some(cookie) = cookie {

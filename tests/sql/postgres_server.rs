@@ -11,7 +11,7 @@ use crate::process::{Directory, find, free_port, give, run, signal, spawn, try_r
 
 /// Runs until it is dropped.
 #[derive(Debug)]
-pub struct PostgresServer {
+pub(crate) struct PostgresServer {
     port: u16,
     dir: Directory,
     settings: Vec<String>,
@@ -19,23 +19,27 @@ pub struct PostgresServer {
 }
 
 impl PostgresServer {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
     /// With more settings: `&["max_connections=10"]`.
-    pub fn start_with(settings: &[&str]) -> Self {
+    pub(crate) fn start_with(settings: &[&str]) -> Self {
         Self::start_in(settings, |data| {
-            run(unprivileged(&program("initdb")).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"])
-                .args(["--no-sync", "-D"]).arg(data));
+            run(unprivileged(&program("initdb"))
+                .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"])
+                .args(["--no-sync", "-D"])
+                .arg(data));
         })
     }
 
     /// A replica of another one.
-    pub fn replica_of(primary: &Self) -> Self {
+    pub(crate) fn replica_of(primary: &Self) -> Self {
         Self::start_in(&["hot_standby=on"], |data| {
-            run(unprivileged(&program("pg_basebackup")).args(["-h", "127.0.0.1", "-U", "postgres", "-R", "-c", "fast"])
-                .args(["-p", &primary.port.to_string(), "-D"]).arg(data));
+            run(unprivileged(&program("pg_basebackup"))
+                .args(["-h", "127.0.0.1", "-U", "postgres", "-R", "-c", "fast"])
+                .args(["-p", &primary.port.to_string(), "-D"])
+                .arg(data));
         })
     }
 
@@ -53,16 +57,16 @@ impl PostgresServer {
         panic!("no server starts, see above");
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         url(self.port)
     }
 
     /// Starts it on the same port, and waits until it answers.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.kill();
         self.try_start().unwrap_or_else(|why| panic!("{why}"));
     }
@@ -91,7 +95,7 @@ impl PostgresServer {
     }
 
     /// Ends it as `kill -9` of all its processes does, or nearly so: nothing is written any more, no client is told.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = try_run(Command::new("pkill").args(["-KILL", "-P", &child.id().to_string()]));
             let _ = child.kill();
@@ -100,11 +104,11 @@ impl PostgresServer {
     }
 
     /// Stops all its processes from running, with their connections open.
-    pub fn pause(&self) {
+    pub(crate) fn pause(&self) {
         self.signal_all("-STOP");
     }
 
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         self.signal_all("-CONT");
     }
 
@@ -114,7 +118,7 @@ impl PostgresServer {
         let _ = try_run(Command::new("pkill").args([name, "-P", &child.id().to_string()]));
     }
 
-    pub fn sql(&self, text: &str) -> String {
+    pub(crate) fn sql(&self, text: &str) -> String {
         self.try_sql(text).unwrap_or_else(|why| panic!("{why}"))
     }
 
@@ -155,14 +159,14 @@ fn program(name: &str) -> PathBuf {
 
 /// A pooler in transaction mode before a server.
 #[derive(Debug)]
-pub struct PgBouncer {
+pub(crate) struct PgBouncer {
     port: u16,
     child: Child,
     _dir: Directory,
 }
 
 impl PgBouncer {
-    pub fn before(server: &PostgresServer, connections: u32) -> Self {
+    pub(crate) fn before(server: &PostgresServer, connections: u32) -> Self {
         let program = find("pgbouncer", &[]).expect("no pgbouncer: `apt-get install pgbouncer` gets it");
         let (dir, port) = (Directory::new("pgbouncer"), free_port());
         let file = dir.path().join("pgbouncer.ini");
@@ -173,7 +177,8 @@ impl PgBouncer {
              [users]\n",
             server.port(),
         );
-        let settings = settings.replace(&format!("port={}\n", server.port()), &format!("port={} user=postgres\n", server.port()));
+        let settings =
+            settings.replace(&format!("port={}\n", server.port()), &format!("port={} user=postgres\n", server.port()));
         std::fs::write(&file, settings).expect("a file for the pooler");
         give(&file);
         let child = spawn(unprivileged(&program).arg(&file), &dir.path().join("log"));
@@ -186,7 +191,7 @@ impl PgBouncer {
         Self { port, child, _dir: dir }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         url(self.port)
     }
 }

@@ -16,10 +16,10 @@ const UNPRIVILEGED: u32 = 65534;
 
 /// A directory that goes with it.
 #[derive(Debug)]
-pub struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("cloakroom-{name}-{}-{number}", std::process::id()));
@@ -29,7 +29,7 @@ impl Directory {
         Self(path)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -41,7 +41,7 @@ impl Drop for Directory {
 }
 
 /// Leaves it to the unprivileged user, if there is a need.
-pub fn give(path: &Path) {
+pub(crate) fn give(path: &Path) {
     if is_root() {
         chown(path, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).expect("another owner");
     }
@@ -53,7 +53,7 @@ fn is_root() -> bool {
 }
 
 /// The program as an unprivileged user, whoever runs the tests.
-pub fn unprivileged(program: &Path) -> Command {
+pub(crate) fn unprivileged(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }
@@ -64,18 +64,18 @@ pub fn unprivileged(program: &Path) -> Command {
 }
 
 /// The file of this name in these directories or the PATH.
-pub fn find(name: &str, beside: &[PathBuf]) -> Option<PathBuf> {
+pub(crate) fn find(name: &str, beside: &[PathBuf]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = beside.iter().cloned().chain(std::env::split_paths(&path)).chain(["/usr/sbin".into()]);
     dirs.map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
 /// Runs to its end; what it printed.
-pub fn run(command: &mut Command) -> String {
+pub(crate) fn run(command: &mut Command) -> String {
     try_run(command).unwrap_or_else(|why| panic!("{why}"))
 }
 
-pub fn try_run(command: &mut Command) -> Result<String, String> {
+pub(crate) fn try_run(command: &mut Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
@@ -85,7 +85,7 @@ pub fn try_run(command: &mut Command) -> Result<String, String> {
 }
 
 /// Starts it, with what it prints in a file.
-pub fn spawn(command: &mut Command, log: &Path) -> Child {
+pub(crate) fn spawn(command: &mut Command, log: &Path) -> Child {
     let log = std::fs::File::create(log).expect("a file for the log");
     let errors = log.try_clone().expect("the same file");
     let spawned = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
@@ -93,14 +93,14 @@ pub fn spawn(command: &mut Command, log: &Path) -> Child {
 }
 
 /// `kill` with this signal.
-pub fn signal(child: &Child, signal: &str) {
+pub(crate) fn signal(child: &Child, signal: &str) {
     let id = child.id().to_string();
     let status = Command::new("kill").args([signal, &id]).status().expect("the program `kill`");
     assert!(status.success(), "kill {signal} {id}");
 }
 
 /// A port for a server, another one each time, below those that the system gives to outgoing connections.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: OnceLock<AtomicU64> = OnceLock::new();
     let next = NEXT.get_or_init(|| AtomicU64::new(RandomState::new().hash_one(())));
     loop {

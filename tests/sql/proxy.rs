@@ -10,21 +10,21 @@ use tokio::{
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Mode {
+pub(crate) enum Mode {
     Pass,
     /// The next answer to a request with these bytes in it is lost, and the connection cut: what was asked was done.
     CutAnswer(&'static [u8]),
 }
 
 #[derive(Clone)]
-pub struct Proxy {
+pub(crate) struct Proxy {
     port: u16,
     mode: Arc<Mutex<Mode>>,
     cuts: Arc<AtomicU64>,
 }
 
 impl Proxy {
-    pub async fn before(server: u16) -> Self {
+    pub(crate) async fn before(server: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let port = listener.local_addr().expect("its number").port();
         let proxy = Self { port, mode: Arc::new(Mutex::new(Mode::Pass)), cuts: Arc::default() };
@@ -37,16 +37,16 @@ impl Proxy {
         proxy
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn set(&self, mode: Mode) {
+    pub(crate) fn set(&self, mode: Mode) {
         *self.mode.lock().unwrap() = mode;
     }
 
     /// How many answers were lost.
-    pub fn cuts(&self) -> u64 {
+    pub(crate) fn cuts(&self) -> u64 {
         self.cuts.load(Ordering::SeqCst)
     }
 

@@ -3,17 +3,17 @@ use std::time::{Duration, SystemTime};
 
 use cloakroom::{Bytes, Cache, CacheError, CacheErrorKind, Deleted, Entry, Expiry, ListMember, Replaced, Version};
 
-pub fn expiry() -> Expiry {
+pub(crate) fn expiry() -> Expiry {
     Expiry::new(Duration::from_secs(3600), SystemTime::now() + Duration::from_secs(7200))
 }
 
-pub fn entry(value: &'static str) -> Entry {
+pub(crate) fn entry(value: &'static str) -> Entry {
     Entry::new(Bytes::from_static(value.as_bytes()), Version::unique())
 }
 
 /// The kind of an error, and that neither it nor its cause tells a secret.
 #[track_caller]
-pub fn kind<T>(result: Result<T, CacheError>) -> CacheErrorKind {
+pub(crate) fn kind<T>(result: Result<T, CacheError>) -> CacheErrorKind {
     let Err(error) = result else { panic!("no error") };
     let shown = shown(&error);
     for secret in ["pa55", "127.0.0.1", "SELECT", "INSERT", "secret-key", "secret-value"] {
@@ -22,13 +22,13 @@ pub fn kind<T>(result: Result<T, CacheError>) -> CacheErrorKind {
     error.kind()
 }
 
-pub fn shown(error: &CacheError) -> String {
+pub(crate) fn shown(error: &CacheError) -> String {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     format!("{error} {error:?} {}", cause.unwrap_or_default())
 }
 
 /// Numbers with and without the highest bit, as versions and back.
-pub async fn versions_keep_all_their_bits(cache: &impl Cache) {
+pub(crate) async fn versions_keep_all_their_bits(cache: &impl Cache) {
     for (number, version) in [0, 1, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX].into_iter().enumerate() {
         let key = format!("bits:{number}");
         let first = Entry::new(Bytes::from_static(b"1"), Version::from(version));
@@ -41,7 +41,7 @@ pub async fn versions_keep_all_their_bits(cache: &impl Cache) {
     }
 }
 
-pub async fn what_is_too_long_is_an_error(cache: &impl Cache) {
+pub(crate) async fn what_is_too_long_is_an_error(cache: &impl Cache) {
     let long = "k".repeat(1024);
     assert!(cache.insert(&long, entry("secret-value"), expiry()).await.unwrap());
     assert!(cache.get(&long).await.unwrap().is_some());
@@ -62,7 +62,7 @@ pub async fn what_is_too_long_is_an_error(cache: &impl Cache) {
 }
 
 /// 16 writers that compare and set, on one entry: no conflict names the version that was just refused.
-pub async fn conflicts_tell_what_is_there_now<C: Cache + Clone>(cache: &C) {
+pub(crate) async fn conflicts_tell_what_is_there_now<C: Cache + Clone>(cache: &C) {
     const WRITERS: usize = 16;
     const EACH: usize = 30;
     let first = entry("0");
@@ -96,7 +96,7 @@ pub async fn conflicts_tell_what_is_there_now<C: Cache + Clone>(cache: &C) {
 }
 
 /// Of many that add at once, the last one to count sees all.
-pub async fn the_last_one_to_add_counts_all<C: Cache + Clone>(cache: &C) {
+pub(crate) async fn the_last_one_to_add_counts_all<C: Cache + Clone>(cache: &C) {
     let end = SystemTime::now() + Duration::from_secs(60);
     let mut adders = tokio::task::JoinSet::new();
     for number in 0..20 {
@@ -108,7 +108,7 @@ pub async fn the_last_one_to_add_counts_all<C: Cache + Clone>(cache: &C) {
 }
 
 /// More names than one statement has places for.
-pub async fn many_members_are_removed(cache: &impl Cache) {
+pub(crate) async fn many_members_are_removed(cache: &impl Cache) {
     let end = SystemTime::now() + Duration::from_secs(60);
     let names: Vec<_> = (0..600).map(|number| format!("member-{number:04}")).collect();
     for name in &names {

@@ -42,8 +42,7 @@ pub struct SqlCacheBuilder<D: Dialect> {
     sweeps: bool,
 }
 
-const DEFAULTS: PoolSettings =
-    PoolSettings { connections: 10, timeout: Duration::from_millis(500), pooled: false };
+const DEFAULTS: PoolSettings = PoolSettings { connections: 10, timeout: Duration::from_millis(500), pooled: false };
 
 enum Source<D: Dialect> {
     Url(String),
@@ -75,8 +74,9 @@ impl<D: Dialect> SqlCacheBuilder<D> {
     /// How long an operation may take, everything counted in: waiting for a connection, connecting, a second try.
     /// Default: 500 ms.
     ///
-    /// It should be shorter than the store's own deadline, so that the error names the cause. For SQLite it is also
-    /// twice the `busy_timeout` of connections that this cache opens.
+    /// It should be shorter than the store's own deadline, so that the error names the cause. For SQLite,
+    /// the `busy_timeout` of connections that this cache opens is a tenth of it; in a pool of the application it has to be
+    /// shorter than this time limit.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.pool.timeout = timeout;
         self
