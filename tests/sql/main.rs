@@ -1,5 +1,6 @@
 //! The SQL caches, on servers that the tests start as an unprivileged user, and on files.
 #![cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[cfg(feature = "mysql")]
 mod mariadb_server;

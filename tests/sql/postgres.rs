@@ -8,6 +8,11 @@ use crate::{
     shared,
 };
 
+#[cfg(feature = "axum")]
+#[allow(dead_code, unreachable_pub, reason = "the test does not listen")]
+#[path = "../../examples/postgres.rs"]
+mod example;
+
 /// A cache with its tables that outwaits a machine which is busy with other tests.
 pub(crate) async fn patient(server: &PostgresServer) -> PostgresCache {
     let cache = PostgresCache::builder(server.url()).timeout(Duration::from_secs(20)).build().await.unwrap();
@@ -146,4 +151,15 @@ async fn inserts_sweep_a_little() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("rows that ended stay");
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn processes_of_the_example_share_a_session() {
+    let server = PostgresServer::start();
+    let mut cookie = None;
+    for visits in ["visits: 1\n", "visits: 2\n"] {
+        let app = example::app(&server.url()).await.unwrap();
+        assert_eq!(shared::ask(app, &mut cookie).await, visits);
+    }
 }

@@ -270,6 +270,8 @@ async fn a_pooler_with_prepared_statements_is_named() {
         .connect_with(pooler.url().parse::<sqlx::postgres::PgConnectOptions>().unwrap().extra_float_digits(None))
         .await
         .unwrap();
+    let refused = cloakroom::SqlCacheBuilder::from_pool(pool.clone()).transaction_pooler().build_lazy();
+    assert_eq!(kind(refused), CacheErrorKind::Unsupported, "a pool of the application may log statements");
     let cache = PostgresCache::from_pool(pool);
     let mut readers = tokio::task::JoinSet::new();
     for _ in 0..8 {

@@ -5,6 +5,11 @@ use cloakroom::{Cache, CacheErrorKind, SqlTables, SqliteCache, testing::cache_co
 
 use crate::shared::{self, entry, expiry, kind};
 
+#[cfg(feature = "axum")]
+#[allow(dead_code, unreachable_pub, reason = "the test does not listen")]
+#[path = "../../examples/sqlite.rs"]
+mod example;
+
 /// A directory that goes with it.
 struct Files(PathBuf);
 
@@ -196,5 +201,16 @@ async fn increment(cache: &SqliteCache, times: u64) {
                 cloakroom::Replaced::Missing => panic!("a live entry is gone"),
             }
         }
+    }
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn the_example_counts_on_after_a_restart() {
+    let files = Files::new();
+    let mut cookie = None;
+    for visits in ["visits: 1\n", "visits: 2\n"] {
+        let app = example::app(&files.url()).await.unwrap();
+        assert_eq!(shared::ask(app, &mut cookie).await, visits);
     }
 }
