@@ -44,7 +44,7 @@ async fn answer<B>(request: &Request<B>) -> Result<String, SessionError> {
 /// Serves until the listener fails.
 pub async fn serve(listener: TcpListener) -> io::Result<()> {
     // `lazy`: the session is loaded when the handler asks for it.
-    let sessions = SessionLayer::builder(SessionStore::new(InMemoryCache::new())).lazy().build();
+    let sessions = SessionLayer::builder(SessionStore::new(InMemoryCache::new())).lazy(true).build();
     let service = ServiceBuilder::new().layer(sessions.map_err(io::Error::other)?).service(service_fn(handle));
     loop {
         let (stream, _) = listener.accept().await?;

@@ -53,7 +53,7 @@ impl Records {
         let Ok(Decoded::Live(record::Record { values, .. })) = record::decode(bytes, &self.key, usize::MAX) else {
             return None;
         };
-        let value = name.and_then(|name| values.get(name)).and_then(|text| json::decode(&text).ok());
+        let value = name.and_then(|name| values.get(name)).and_then(|text| json::decode("", &text).ok());
         Some((values.len(), value))
     }
 }

@@ -102,9 +102,8 @@ pub enum SessionError {
     },
     /// The value cannot be kept: it would not come back as it is.
     Encode(EncodeError),
-    /// What is stored under the key is not of the type that was asked for. It is left as it is. The inner error may quote the
-    /// value, so neither `Debug` nor `Display` of this one shows it.
-    Decode(Arc<serde_json::Error>),
+    /// The value under the key is not of the type that was asked for. It stays as it is.
+    Decode(DecodeError),
     /// A session keeps the closures of 1,000 calls of [`update`](crate::Session::update) at most until its commit.
     TooManyUpdates {
         /// How many it keeps.
@@ -138,6 +137,49 @@ pub enum SessionError {
     /// The session was asked for where no `SessionLayer` is.
     MissingLayer,
 }
+
+/// A value of a session is not of the type that was asked for.
+///
+/// Names the value key and where in the JSON text decoding failed, and never the value.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DecodeError {
+    key: Box<str>,
+    category: serde_json::error::Category,
+    line: usize,
+    column: usize,
+}
+
+impl DecodeError {
+    pub(crate) fn new(key: &str, error: &serde_json::Error) -> Self {
+        // The text of the error may quote the value.
+        Self { key: key.into(), category: error.classify(), line: error.line(), column: error.column() }
+    }
+
+    /// The key of the value.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, category, line, column } = self;
+        let category = match category {
+            serde_json::error::Category::Data => "is of another type",
+            _ => "cannot be read",
+        };
+        write!(f, "the session's value `{key}` {category}, at line {line}, column {column} of its JSON")
+    }
+}
+
+impl fmt::Debug for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DecodeError").field("key", &self.key).field("column", &self.column).finish_non_exhaustive()
+    }
+}
+
+impl Error for DecodeError {}
 
 /// Why a value cannot be kept.
 #[derive(Clone)]
@@ -209,13 +251,13 @@ impl fmt::Debug for SessionError {
             Self::KeyTooLong { length } => return f.debug_struct("KeyTooLong").field("length", length).finish(),
             Self::Encode(refused) => return f.debug_tuple("Encode").field(refused).finish(),
             Self::Setting(what) => return f.debug_tuple("Setting").field(what).finish(),
+            Self::Decode(error) => return f.debug_tuple("Decode").field(error).finish(),
             Self::TooManyUpdates { limit } => return f.debug_struct("TooManyUpdates").field("limit", limit).finish(),
             Self::Incomplete { ended } => return f.debug_struct("Incomplete").field("ended", ended).finish(),
             Self::Panicked => "Panicked",
             Self::Conflict => "Conflict",
             Self::Closed => "Closed",
             Self::Gone => "Gone",
-            Self::Decode(_) => "Decode",
             Self::Random => "Random",
             Self::InvalidId => "InvalidId",
             Self::NoStore => "NoStore",
@@ -256,7 +298,7 @@ impl fmt::Display for SessionError {
             Self::Panicked => f.write_str("the closure of an update panicked when it ran again"),
             Self::Incomplete { ended } => write!(f, "{ended} sessions ended before the deadline: repeat the call"),
             Self::Encode(EncodeError::Other(_)) => f.write_str("the value has no form in JSON"),
-            Self::Decode(_) => f.write_str("the value in the session is of another type"),
+            Self::Decode(error) => error.fmt(f),
             Self::KeyTooLong { length } => write!(f, "a key of {length} bytes, 256 are allowed"),
             Self::Setting(what) => f.write_str(what),
             Self::Random => f.write_str("the operating system gave no randomness"),

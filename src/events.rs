@@ -1,9 +1,10 @@
-//! What the layer reports: one function an event, so that each is worded once and none carries a secret.
+//! What the crate logs and counts: one function per event, so that each has one wording and no line contains a secret.
 //!
-//! A session is named by the first characters of its key. With feature `metrics` each is counted as well, as
-//! `cloakroom_events_total` with the label `event`; what is logged at most once a second is counted every time.
+//! A session is named by the first characters of its key. With feature `metrics` each event is counted as
+//! `cloakroom_events_total` with the label `event`. Lines at `WARN` and `ERROR` that requests can cause are limited to one a
+//! second for each kind, so that no kind hides another; the counters count all. The chapter `docs/events.md` lists them.
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -12,195 +13,502 @@ use crate::{
     id::SessionKey,
 };
 
-/// One more of these, for whoever exports counters.
-#[cfg(feature = "metrics")]
-fn count(event: &'static str) {
-    metrics::counter!("cloakroom_events_total", "event" => event).increment(1);
+/// The target of every line.
+const TARGET: &str = "cloakroom";
+
+/// One kind of event.
+struct Kind {
+    /// The field `event` of its lines, and the label of its counter.
+    name: &'static str,
+    /// The second of its last line.
+    logged: AtomicU64,
+    /// How many were not logged since then.
+    suppressed: AtomicU64,
 }
 
-#[cfg(not(feature = "metrics"))]
-const fn count(_: &'static str) {}
+impl Kind {
+    const fn new(name: &'static str) -> Self {
+        Self { name, logged: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
+    }
+
+    #[cfg(feature = "metrics")]
+    fn count(&self) {
+        metrics::counter!("cloakroom_events_total", "event" => self.name).increment(1);
+    }
+
+    #[cfg(not(feature = "metrics"))]
+    const fn count(&self) {}
+
+    /// If a line may be logged in this second: how many were suppressed since the last one.
+    fn admit(&self, second: u64) -> Option<u64> {
+        if self.logged.swap(second, Ordering::Relaxed) == second {
+            self.suppressed.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(self.suppressed.swap(0, Ordering::Relaxed))
+    }
+}
+
+macro_rules! kinds {
+    ($($(#[$attribute:meta])* $kind:ident = $name:literal;)*) => {
+        $($(#[$attribute])* static $kind: Kind = Kind::new($name);)*
+        #[cfg(test)]
+        static ALL: &[&Kind] = &[$($(#[$attribute])* &$kind),*];
+    };
+}
+
+kinds! {
+    CREATED = "created";
+    RENEWED = "renewed";
+    DESTROYED = "destroyed";
+    GONE = "gone";
+    CONFLICT = "conflict";
+    CLOSED = "closed";
+    DROPPED_BY_STATUS = "dropped_by_status";
+    DROPPED_BY_ERROR = "dropped_by_error";
+    SETTING = "setting";
+    #[cfg(feature = "encryption")]
+    UNDECRYPTABLE_ENTRY = "undecryptable_entry";
+    #[cfg(feature = "encryption")]
+    PLAINTEXT_ENTRY = "plaintext_entry";
+    UNDECODABLE = "undecodable";
+    UNREADABLE_RECORD = "unreadable_record";
+    CACHE_UNAVAILABLE = "cache_unavailable";
+    CACHE_TIMEOUT = "cache_timeout";
+    CACHE_REFUSED = "cache_refused";
+    CACHE_FULL = "cache_full";
+    CACHE_ERROR = "cache_error";
+    TOO_LARGE = "too_large";
+    TOO_MANY_SESSIONS = "too_many_sessions";
+    ENCODE_ERROR = "encode_error";
+    DECODE_ERROR = "decode_error";
+    RANDOM_ERROR = "random_error";
+    SESSION_ERROR = "session_error";
+    MALFORMED_COOKIE = "malformed_cookie";
+    #[cfg(feature = "signed")]
+    UNSIGNED_COOKIE = "unsigned_cookie";
+    SEVERAL_SESSIONS = "several_sessions";
+    REPLACED_COOKIE = "replaced_cookie";
+    COOKIE_LIKELY_LOST = "cookie_likely_lost";
+    OVERRIDDEN_CACHING = "overridden_caching";
+    INSECURE = "insecure";
+    SAME_SITE_NONE = "same_site_none";
+    #[cfg(feature = "redis")]
+    REDIS_DENIED = "redis_denied";
+    #[cfg(feature = "redis")]
+    REDIS_REFUSING = "redis_refusing";
+    #[cfg(feature = "redis")]
+    REDIS_ANSWERING = "redis_answering";
+    #[cfg(feature = "redis")]
+    REDIS_EVICTING = "redis_evicting";
+}
+
+/// Counts an event and logs it every time.
+macro_rules! log_each {
+    ($level:ident, $kind:expr, $($line:tt)*) => {{
+        let kind: &Kind = $kind;
+        kind.count();
+        tracing::$level!(target: TARGET, event = kind.name, $($line)*);
+    }};
+}
+
+/// Counts an event and logs it at most once a second.
+macro_rules! log_limited {
+    ($level:ident, $kind:expr, $($line:tt)*) => {{
+        let kind: &Kind = $kind;
+        kind.count();
+        if let Some(suppressed) = kind.admit(second()) {
+            tracing::$level!(target: TARGET, event = kind.name, suppressed, $($line)*);
+        }
+    }};
+}
 
 pub(crate) fn created(key: &SessionKey) {
-    count("created");
-    tracing::debug!(session = key.short(), "session created");
+    log_each!(debug, &CREATED, session = key.short(), "session created");
 }
 
 pub(crate) fn renewed(old: &SessionKey, new: &SessionKey) {
-    count("renewed");
-    tracing::debug!(session = old.short(), successor = new.short(), "session renewed");
+    log_each!(debug, &RENEWED, session = old.short(), successor = new.short(), "session renewed");
 }
 
 pub(crate) fn destroyed(key: &SessionKey) {
-    count("destroyed");
-    tracing::debug!(session = key.short(), "session destroyed");
+    log_each!(debug, &DESTROYED, session = key.short(), "session destroyed");
 }
 
-/// Changes were made to a session that had ended.
+/// A request changed a session that had ended.
 pub(crate) fn gone(key: &SessionKey) {
-    count("gone");
-    tracing::warn!(session = key.short(), "the session ended meanwhile, this request's changes were dropped");
+    let session = key.short();
+    log_limited!(warn, &GONE, session, "the session ended while the request ran: its changes were dropped");
 }
 
 pub(crate) fn conflict(key: &SessionKey) {
-    count("conflict");
-    tracing::warn!(session = key.short(), "the session kept changing until the deadline, nothing was written");
+    let session = key.short();
+    log_limited!(
+        warn,
+        &CONFLICT,
+        session,
+        "other requests kept changing the session until the deadline: nothing was written"
+    );
 }
 
 /// A write of unknown outcome turned out not to have taken effect.
 pub(crate) fn dropped_by_error(key: &SessionKey) {
-    count("dropped_by_error");
-    tracing::warn!(session = key.short(), "a write that failed was not stored: its changes were dropped");
+    log_limited!(
+        warn,
+        &DROPPED_BY_ERROR,
+        session = key.short(),
+        "a write that had ended with an error was not stored: its changes were dropped"
+    );
 }
 
 /// A setting that cannot work, where no builder could return the error.
 pub(crate) fn setting(error: &ConfigError) {
-    count("setting");
-    static LIMIT: Limit = Limit::new();
-    if LIMIT.allows() {
-        tracing::error!(%error, "a setting cannot work: sessions fail until it is changed");
-    }
+    log_limited!(error, &SETTING, %error, "a setting cannot work: sessions fail until it is changed");
 }
 
 pub(crate) fn unreadable(key: &SessionKey, reason: &str) {
-    count("unreadable_record");
-    static LIMIT: Limit = Limit::new();
-    if LIMIT.allows() {
-        tracing::warn!(session = key.short(), reason, "a record cannot be read: taken as absent and left alone");
-    }
+    log_limited!(
+        warn,
+        &UNREADABLE_RECORD,
+        session = key.short(),
+        reason,
+        "a session record cannot be read: the visitor has no session, and the record stays as it is"
+    );
 }
 
 pub(crate) fn failed(error: &SessionError) {
-    count(failure(error));
-    static LIMIT: Limit = Limit::new();
-    if LIMIT.allows() {
-        let cause = std::error::Error::source(error).map(tracing::field::display);
-        tracing::error!(%error, kind = ?error.cache_kind(), cause, "the session could not be read or written");
+    let cause = std::error::Error::source(error).map(tracing::field::display);
+    log_limited!(error, kind_of(error), %error, cause, "the session could not be read or written");
+}
+
+/// A handler returned the error, or an extractor did. Errors of loading and of a commit were logged there.
+#[cfg(feature = "axum")]
+pub(crate) fn answered(error: &SessionError) {
+    if !matches!(error, SessionError::Cache(_) | SessionError::Conflict | SessionError::Gone) {
+        failed(error);
     }
 }
 
-/// The name under which a failure is counted: by the kind of the cache's error.
-fn failure(error: &SessionError) -> &'static str {
-    match error.cache_kind() {
-        Some(CacheErrorKind::Unavailable) => "cache_unavailable",
-        Some(CacheErrorKind::Timeout) => "cache_timeout",
-        Some(CacheErrorKind::Refused) => "cache_refused",
-        Some(CacheErrorKind::Full) => "cache_full",
-        Some(CacheErrorKind::Unsupported | CacheErrorKind::Other) => "cache_error",
-        None => "session_error",
+fn kind_of(error: &SessionError) -> &'static Kind {
+    match (error, error.cache_kind()) {
+        (_, Some(CacheErrorKind::Unavailable)) => &CACHE_UNAVAILABLE,
+        (_, Some(CacheErrorKind::Timeout)) => &CACHE_TIMEOUT,
+        (_, Some(CacheErrorKind::Refused)) => &CACHE_REFUSED,
+        (_, Some(CacheErrorKind::Full)) => &CACHE_FULL,
+        (_, Some(CacheErrorKind::Unsupported | CacheErrorKind::Other)) => &CACHE_ERROR,
+        (SessionError::TooLarge { .. }, None) => &TOO_LARGE,
+        (SessionError::TooManySessions, None) => &TOO_MANY_SESSIONS,
+        (SessionError::Encode(_), None) => &ENCODE_ERROR,
+        (SessionError::Decode(_), None) => &DECODE_ERROR,
+        (SessionError::Random, None) => &RANDOM_ERROR,
+        (_, None) => &SESSION_ERROR,
     }
 }
 
 /// The user of Redis may not run this command, or not with these keys.
 #[cfg(feature = "redis")]
 pub(crate) fn denied(command: &str) {
-    count("redis_denied");
-    static LIMIT: Limit = Limit::new();
-    if LIMIT.allows() {
-        tracing::error!(command, "Redis answered NOPERM: its user may not run this command, or not with these keys");
-    }
+    log_limited!(
+        error,
+        &REDIS_DENIED,
+        command,
+        "Redis answered NOPERM: its user may not run this command, or not with these keys"
+    );
 }
 
 /// From now on operations are refused at once.
 #[cfg(feature = "redis")]
 pub(crate) fn refusing(operations: &'static str) {
-    count("redis_refusing");
-    tracing::error!(operations, "Redis does not answer: operations are refused at once until it does again");
+    log_each!(
+        error,
+        &REDIS_REFUSING,
+        operations,
+        "Redis does not answer: operations are refused at once until it does again"
+    );
 }
 
 #[cfg(feature = "redis")]
 pub(crate) fn answering(operations: &'static str) {
-    count("redis_answering");
-    tracing::info!(operations, "Redis answers again");
+    log_each!(info, &REDIS_ANSWERING, operations, "Redis answers again");
 }
 
-/// A flood of new sessions would throw out live ones.
+/// A flood of new sessions would evict live ones.
 #[cfg(feature = "redis")]
 pub(crate) fn evicting() {
-    count("redis_evicting");
-    tracing::warn!("Redis removes live sessions when its memory is full: `maxmemory-policy noeviction` does not");
+    log_each!(
+        warn,
+        &REDIS_EVICTING,
+        "Redis removes live sessions when its memory is full: `maxmemory-policy noeviction` does not"
+    );
 }
 
 /// An entry was read that none of the keys of an `EncryptedCache` decrypts.
 #[cfg(feature = "encryption")]
 pub(crate) fn undecryptable_entry(reason: &str, key_id: Option<u32>) {
-    count("undecryptable_entry");
-    static LIMIT: Limit = Limit::new();
-    if LIMIT.allows() {
-        let key_id = key_id.map(|id| tracing::field::display(format!("{id:08x}")));
-        tracing::warn!(reason, key_id, "an entry cannot be decrypted: taken as no session and left alone");
-    }
+    let key_id = key_id.map(|id| tracing::field::display(format!("{id:08x}")));
+    log_limited!(
+        warn,
+        &UNDECRYPTABLE_ENTRY,
+        reason,
+        key_id,
+        "an entry cannot be decrypted: the visitor has no session, and the entry stays as it is"
+    );
 }
 
 /// An entry was read that is not encrypted, which `accept_plaintext` allows.
 #[cfg(feature = "encryption")]
 pub(crate) fn plaintext_entry() {
-    count("plaintext_entry");
-    static LIMIT: Limit = Limit::new();
-    if LIMIT.allows() {
-        tracing::warn!("an entry without encryption was read, as `accept_plaintext` allows");
-    }
+    log_limited!(warn, &PLAINTEXT_ENTRY, "an entry without encryption was read, as `accept_plaintext` allows");
 }
 
 pub(crate) fn malformed_cookie() {
-    count("malformed_cookie");
-    static LIMIT: Limit = Limit::new();
-    if LIMIT.allows() {
-        tracing::warn!("a session cookie that cannot be a session ID was ignored");
-    }
+    log_limited!(warn, &MALFORMED_COOKIE, "a session cookie whose value cannot be a session ID was ignored");
+}
+
+#[cfg(feature = "signed")]
+pub(crate) fn unsigned_cookie() {
+    log_limited!(
+        warn,
+        &UNSIGNED_COOKIE,
+        "a session cookie without a signature by one of the signing keys was ignored: has a key been removed?"
+    );
 }
 
 pub(crate) fn several_sessions() {
-    count("several_sessions");
-    static LIMIT: Limit = Limit::new();
-    if LIMIT.allows() {
-        tracing::warn!("session cookies of two live sessions in one request: neither is used");
-    }
+    log_limited!(
+        warn,
+        &SEVERAL_SESSIONS,
+        "the request has cookies of two live sessions: neither is used, the visitor has no session"
+    );
 }
 
 /// A call that cannot return an error came after the commit.
 pub(crate) fn closed(call: &'static str) {
-    count("closed");
-    tracing::warn!(call, "the response has been sent: the call did nothing");
+    log_limited!(error, &CLOSED, call, "called after the response was sent: the call had no effect");
 }
 
 pub(crate) fn dropped_by_status(key: Option<&SessionKey>) {
-    count("dropped_by_status");
     let session = key.map(SessionKey::short);
-    tracing::debug!(session, "the request failed: its changes to the session were dropped");
+    log_each!(debug, &DROPPED_BY_STATUS, session, "the request failed: its changes to the session were dropped");
 }
 
+/// `key` is the name of the value, never the value.
 pub(crate) fn undecodable(key: &str) {
-    count("undecodable");
-    tracing::warn!(length = key.len(), "`get` found a value of another type: `try_get` returns the error");
+    log_limited!(
+        warn,
+        &UNDECODABLE,
+        key,
+        "`get` found a value of another type and returned nothing: `try_get` returns the error"
+    );
 }
 
 pub(crate) fn replaced_cookie() {
-    count("replaced_cookie");
-    tracing::warn!("the handler set a cookie of the session cookie's name: it was dropped");
+    log_limited!(
+        warn,
+        &REPLACED_COOKIE,
+        "a handler or an inner layer set a cookie with the name of the session cookie: it was dropped"
+    );
+}
+
+/// The warning is for whoever sets up the server, so one line is enough.
+pub(crate) fn cookie_likely_lost() {
+    static LOGGED: AtomicBool = AtomicBool::new(false);
+    if LOGGED.swap(true, Ordering::Relaxed) {
+        COOKIE_LIKELY_LOST.count();
+        return;
+    }
+    log_each!(
+        warn,
+        &COOKIE_LIKELY_LOST,
+        "a `Secure` session cookie went to a browser that seems to use plain HTTP, where it is dropped: serve this host over \
+         HTTPS, let the proxy send `X-Forwarded-Proto: https`, or build with `secure(false)` for development"
+    );
 }
 
 pub(crate) fn overridden_caching() {
-    count("overridden_caching");
-    tracing::warn!("the handler made a response with a session in it cacheable: it was made private");
+    log_limited!(
+        warn,
+        &OVERRIDDEN_CACHING,
+        "a handler let shared caches store a response that depends on the session: this was revoked"
+    );
 }
 
 pub(crate) fn insecure() {
-    tracing::warn!("session cookies without `Secure`: for development only");
+    log_each!(warn, &INSECURE, "the session cookie is not `Secure`: for development only");
 }
 
-/// At most one event a second of what a client can trigger as often as it likes.
-struct Limit {
-    second: AtomicU64,
+pub(crate) fn same_site_none() {
+    log_each!(
+        warn,
+        &SAME_SITE_NONE,
+        "`SameSite=None`: requests that other sites cause carry the session cookie, so check `Origin` or a token"
+    );
 }
 
-impl Limit {
-    const fn new() -> Self {
-        Self { second: AtomicU64::new(0) }
+fn second() -> u64 {
+    #[cfg(test)]
+    if let Some(second) = tests::unlimited_second() {
+        return second;
+    }
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::Cell,
+        collections::BTreeMap,
+        sync::{Arc, Mutex},
+    };
+
+    use tracing_subscriber::{layer::Context, prelude::*};
+
+    use super::*;
+    use crate::error::{CacheError, DecodeError, EncodeError};
+
+    thread_local! {
+        /// A different second for each call on this thread, so that what other tests log suppresses nothing here.
+        static SECOND: Cell<Option<u64>> = const { Cell::new(None) };
     }
 
-    fn allows(&self) -> bool {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
-        self.second.swap(now, Ordering::Relaxed) != now
+    pub(super) fn unlimited_second() -> Option<u64> {
+        let second = SECOND.get()?;
+        SECOND.set(Some(second + 1));
+        Some(second)
+    }
+
+    /// Level, target and fields of an event.
+    type Row = (String, String, Vec<String>);
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<BTreeMap<String, Row>>>);
+
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Lines {
+        fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+            #[derive(Default)]
+            struct Name(String);
+            impl tracing::field::Visit for Name {
+                fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
+                    if field.name() == "event" {
+                        self.0 = value.to_owned();
+                    }
+                }
+                fn record_debug(&mut self, _: &tracing::field::Field, _: &dyn std::fmt::Debug) {}
+            }
+            let mut name = Name::default();
+            event.record(&mut name);
+            let metadata = event.metadata();
+            let fields = metadata.fields().iter().map(|field| field.name().to_owned());
+            let mut fields: Vec<_> = fields.filter(|name| !["event", "message"].contains(&name.as_str())).collect();
+            fields.sort();
+            let row = (metadata.level().to_string(), metadata.target().to_owned(), fields);
+            self.0.lock().unwrap().insert(name.0, row);
+        }
+    }
+
+    fn call_every_function() {
+        let key = SessionKey::of_digest(&[7; 32]);
+        created(&key);
+        renewed(&key, &key);
+        destroyed(&key);
+        gone(&key);
+        conflict(&key);
+        closed("destroy");
+        dropped_by_status(Some(&key));
+        dropped_by_error(&key);
+        setting(&ConfigError::new("ttl", "must be greater than zero"));
+        undecodable("visits");
+        #[cfg(feature = "encryption")]
+        {
+            undecryptable_entry("no key", Some(7));
+            plaintext_entry();
+        }
+        unreadable(&key, "cut short");
+        for kind in [
+            CacheErrorKind::Unavailable,
+            CacheErrorKind::Timeout,
+            CacheErrorKind::Refused,
+            CacheErrorKind::Full,
+            CacheErrorKind::Unsupported,
+            CacheErrorKind::Other,
+        ] {
+            failed(&CacheError::new(kind, "a cause").into());
+        }
+        let decode = DecodeError::new("visits", &serde_json::from_str::<u8>("x").unwrap_err());
+        for error in [
+            SessionError::TooLarge { size: 2, limit: 1 },
+            SessionError::TooManySessions,
+            SessionError::Encode(EncodeError::Depth),
+            SessionError::Decode(decode),
+            SessionError::Random,
+            SessionError::MissingLayer,
+        ] {
+            failed(&error);
+        }
+        malformed_cookie();
+        #[cfg(feature = "signed")]
+        unsigned_cookie();
+        several_sessions();
+        replaced_cookie();
+        cookie_likely_lost();
+        overridden_caching();
+        insecure();
+        same_site_none();
+        #[cfg(feature = "redis")]
+        {
+            denied("GETEX");
+            refusing("reads");
+            answering("reads");
+            evicting();
+        }
+    }
+
+    /// The rows of the table in the guide, by the name of the event.
+    fn documented() -> BTreeMap<String, Row> {
+        let rows = include_str!("docs/events.md").lines().filter(|line| line.starts_with("| `"));
+        let rows = rows.map(|line| {
+            let cells: Vec<_> = line.split('|').map(str::trim).collect();
+            let code = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+            let mut fields = code(cells[3]);
+            fields.sort();
+            (code(cells[1]).remove(0), (cells[2].to_owned(), TARGET.to_owned(), fields))
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn the_guide_lists_every_event_with_its_level_and_fields() {
+        let lines = Lines::default();
+        SECOND.set(Some(u64::MAX / 2));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines.clone()), call_every_function);
+        SECOND.set(None);
+        let logged = lines.0.lock().unwrap().clone();
+        let mut names: Vec<_> = ALL.iter().map(|kind| kind.name).collect();
+        names.sort_unstable();
+        assert_eq!(logged.keys().collect::<Vec<_>>(), names, "every kind is logged by a function");
+        let mut documented = documented();
+        if !cfg!(feature = "redis") {
+            documented.retain(|name, _| !name.starts_with("redis_"));
+        }
+        if !cfg!(feature = "encryption") {
+            documented.retain(|name, _| !["undecryptable_entry", "plaintext_entry"].contains(&name.as_str()));
+        }
+        if !cfg!(feature = "signed") {
+            documented.remove("unsigned_cookie");
+        }
+        assert_eq!(documented, logged);
+    }
+
+    #[test]
+    fn one_line_a_second_tells_how_many_were_suppressed() {
+        let (one, other) = (Kind::new("one"), Kind::new("other"));
+        assert_eq!(one.admit(5), Some(0));
+        assert_eq!(other.admit(5), Some(0), "a kind does not suppress another");
+        for _ in 0..3 {
+            assert_eq!(one.admit(5), None);
+        }
+        assert_eq!((one.admit(6), one.admit(6), one.admit(7), one.admit(8)), (Some(3), None, Some(1), Some(0)));
+        // A clock that was set back.
+        assert_eq!((one.admit(3), one.admit(3), one.admit(8)), (Some(0), None, Some(1)));
     }
 }

@@ -10,6 +10,7 @@ use http::{HeaderValue, header, request::Parts};
 
 use crate::{
     error::SessionError,
+    events,
     session::{LazySession, Session},
 };
 
@@ -44,13 +45,14 @@ impl<S: Sync> FromRequestParts<S> for LazySession {
     }
 }
 
-/// [`SessionError::status`] and a short text that says nothing of the cause.
+/// [`SessionError::status`] and a short text without the cause. Within a layer the response of
+/// [`on_error`](crate::SessionLayerBuilder::on_error) takes its place.
 impl IntoResponse for SessionError {
     fn into_response(self) -> Response {
-        if matches!(self, Self::MissingLayer) {
-            tracing::error!("{self}");
-        }
+        events::answered(&self);
         let mut response = self.response(Body::from(self.public_text()));
+        // The layer answers in its place, as it does for an error of its own commit.
+        response.extensions_mut().insert(self.clone());
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, text);
         response

@@ -44,7 +44,7 @@ pub fn record(input: &[u8]) {
     assert_eq!(names.len(), values.len());
     for name in &names {
         let raw = values.get(name).expect("a name that was listed");
-        let _ = json::decode::<serde_json::Value>(&raw);
+        let _ = json::decode::<serde_json::Value>(name, &raw);
     }
     let again = record::encode(&key, &head, values.iter(), usize::MAX).map(|record| record.values.text().clone()).unwrap_or_default();
     let Ok(Decoded::Live(record::Record { head: head_again, values: values_again })) =

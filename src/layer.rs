@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::Response;
 use tower_layer::Layer;
 
+#[cfg(feature = "signed")]
+use crate::cookie::SigningKey;
 use crate::{
     cache::Cache,
     cookie::{CookiePolicy, CookieSettings, SameSite},
@@ -166,7 +168,7 @@ impl<S, C, E> Layer<S> for SessionLayer<C, E> {
 /// | [`cookie_domain`](Self::cookie_domain) | none | the cookie belongs to one host |
 /// | [`persistent`](Self::persistent) | `false` | it ends with the browser (NIST SP 800-63B-4, section 5.1) |
 /// | [`refresh`](Self::refresh) | [`Refresh::OnWrite`] | nobody pays for nothing |
-/// | [`lazy`](Self::lazy) | off: eager | handlers find the session in the extensions |
+/// | [`lazy`](Self::lazy) | `false` | handlers find the session in the extensions |
 /// | [`on_error`](Self::on_error) | an empty 503 or 500 | says nothing of the cause |
 /// | [`caching_headers`](Self::caching_headers) | `true` | a shared cache must not hand out one visitor's page to another |
 #[must_use = "a builder does nothing until `build`"]
@@ -182,12 +184,11 @@ struct Settings {
     refresh: Refresh,
     lazy: bool,
     caching_headers: bool,
-    signed_without_keys: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { refresh: Refresh::default(), lazy: false, caching_headers: true, signed_without_keys: false }
+        Self { refresh: Refresh::default(), lazy: false, caching_headers: true }
     }
 }
 
@@ -206,14 +207,19 @@ impl<C: Cache, E> SessionLayerBuilder<C, E> {
         self
     }
 
-    /// The domain whose hosts, all of them, the cookie is sent to. Default: none, this host alone. Takes another name than
-    /// the default one, which forbids it.
+    /// The domain whose hosts, all of them, get the cookie. Default: none, so that the cookie belongs to one host.
+    ///
+    /// Takes another [`cookie_name`](Self::cookie_name) than the default, whose prefix forbids it. `build` refuses a single
+    /// label (`localhost`, `com`) and an IP address, which browsers refuse too. A public suffix of several labels (`co.uk`)
+    /// is not found out: that takes a list of 800 KB that changes every week, and browsers drop such a cookie silently.
     pub fn cookie_domain(mut self, domain: impl Into<String>) -> Self {
         self.cookie.domain = Some(domain.into());
         self
     }
 
-    /// Whether the cookie goes with requests that other sites make. Default: [`SameSite::Lax`].
+    /// Whether the cookie goes with requests that other sites cause. Default: [`SameSite::Lax`].
+    ///
+    /// [`SameSite::None`] is logged as `same_site_none` when the layer is built.
     pub fn same_site(mut self, same_site: SameSite) -> Self {
         self.cookie.same_site = same_site;
         self
@@ -227,7 +233,9 @@ impl<C: Cache, E> SessionLayerBuilder<C, E> {
 
     /// Whether the cookie goes over secure connections only. Default: `true`.
     ///
-    /// For development where a browser does not take `http://localhost` as secure: `.secure(false).cookie_name("id")`.
+    /// Browsers take `http://localhost` as secure, and no other plain HTTP: they drop the cookie there, and the visitor stays
+    /// logged out. A cookie that is sent to such a browser is logged as `cookie_likely_lost`, once per process. For
+    /// development over plain HTTP: `.secure(false).cookie_name("id")`, which is logged as `insecure`.
     pub fn secure(mut self, secure: bool) -> Self {
         self.cookie.secure = secure;
         self
@@ -248,14 +256,24 @@ impl<C: Cache, E> SessionLayerBuilder<C, E> {
         self
     }
 
-    /// Signs the cookie: with the first key; verifies with any, so that keys can be changed without ending sessions.
+    /// Signs the cookie: with the first key; verifies with any, so that a key can be replaced without ending sessions.
+    /// Default: no keys, the cookie is not signed.
     ///
     /// A 192-bit random ID cannot be guessed, signed or not. What a signature adds: a forged ID costs no look-up in the
-    /// cache. What it does not: a stolen cookie is as good as before. A cookie signed with an old key is issued anew.
+    /// cache. What it does not: a stolen cookie works as before. A cookie signed with an older key is issued again.
+    ///
+    /// `build` refuses an empty list, a key that is given twice and a key of zeros.
+    ///
+    /// # Example
+    /// ```
+    /// # use cloakroom::{InMemoryCache, SessionLayer, SessionStore, SigningKey};
+    /// let (new, old) = (SigningKey::generate()?, SigningKey::generate()?); // in production: `from_base64` of a secret
+    /// let layer = SessionLayer::builder(SessionStore::new(InMemoryCache::new())).signing_keys([new, old]).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[cfg(feature = "signed")]
-    pub fn signing_keys(mut self, keys: impl IntoIterator<Item = ::cookie::Key>) -> Self {
-        self.cookie.keys = keys.into_iter().collect();
-        self.settings.signed_without_keys = self.cookie.keys.is_empty();
+    pub fn signing_keys(mut self, keys: impl IntoIterator<Item = SigningKey>) -> Self {
+        self.cookie.keys = Some(keys.into_iter().collect());
         self
     }
 
@@ -265,20 +283,21 @@ impl<C: Cache, E> SessionLayerBuilder<C, E> {
         self
     }
 
-    /// Loads a session when somebody asks for it and not before. Default: off.
+    /// Whether a session is loaded when a handler asks for it, instead of before the handler runs. Default: `false`.
     ///
-    /// The extensions then hold a [`LazySession`](crate::LazySession) alone; the extractors work as before. Routes that
-    /// never ask cost no look-up, and are served at full speed while the cache is down.
-    pub fn lazy(mut self) -> Self {
-        self.settings.lazy = true;
+    /// If it is, the extensions hold a [`LazySession`](crate::LazySession) and no [`Session`](crate::Session); the extractors
+    /// work as before. Routes that never ask cost no look-up, and are served at full speed while the cache is down.
+    pub fn lazy(mut self, lazy: bool) -> Self {
+        self.settings.lazy = lazy;
         self
     }
 
-    /// Whether the layer takes care of `Vary` and `Cache-Control`. Default: `true`.
+    /// Whether the layer keeps shared caches from storing responses that depend on a session. Default: `true`.
     ///
-    /// `Vary: Cookie` is added when the session was looked at, `Cache-Control: no-store` with a session cookie and
-    /// `private` when a session was read; a handler that declared such a response cacheable for everybody is overruled.
-    /// Turn it off only where something else does all of this.
+    /// A response whose handler accessed the session gets `Vary: Cookie` and `Cache-Control: private`, one with a session
+    /// cookie `no-store` (RFC 9111, section 7.3). A handler that lets shared caches store such a response is overridden, which
+    /// is logged; fields that some caches obey in place of `Cache-Control` are removed (RFC 9213 and older ones). See
+    /// [`defaults`](crate::guide::defaults). Turn it off only where something else does all of this.
     pub fn caching_headers(mut self, on: bool) -> Self {
         self.settings.caching_headers = on;
         self
@@ -320,13 +339,13 @@ impl<C: Cache, E> SessionLayerBuilder<C, E> {
                 "browsers keep no cookie for more than 400 days (RFC 6265bis, section 5.5): shorter, or not `persistent`",
             ));
         }
-        if self.settings.signed_without_keys {
-            return Err(ConfigError::new("signing_keys", "cookies that are to be signed need a key: at least one"));
-        }
+        let policy = CookiePolicy::new(&self.cookie)?;
         if !self.cookie.secure {
             events::insecure();
         }
-        let policy = self.cookie.check()?;
+        if self.cookie.same_site == SameSite::None {
+            events::same_site_none();
+        }
         Ok(SessionLayer::of(self.store, policy, self.settings, self.on_error))
     }
 }

@@ -99,12 +99,14 @@ pub use self::cache::sql::PostgresCache;
 pub use self::cache::sql::SqliteCache;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 pub use self::cache::sql::{SqlCache, SqlCacheBuilder, SqlTables};
+#[cfg(feature = "signed")]
+pub use self::cookie::SigningKey;
 pub use self::{
     cache::{BoxedCache, Cache, Deleted, Entry, Expiry, InMemoryCache, InMemoryCacheBuilder, ListMember, Replaced, Version},
     clock::Clock,
     cookie::SameSite,
     engine::SessionLimitPolicy,
-    error::{CacheError, CacheErrorKind, ConfigError, DefaultErrorResponse, ErrorResponse, SessionError, EncodeError},
+    error::{CacheError, CacheErrorKind, ConfigError, DecodeError, DefaultErrorResponse, ErrorResponse, SessionError, EncodeError},
     future::ResponseFuture,
     id::{ParseKeyError, SessionId, SessionKey},
     layer::{Refresh, SessionLayer, SessionLayerBuilder},
@@ -131,6 +133,8 @@ pub mod guide {
     pub mod defaults {}
     #[doc = include_str!("docs/security.md")]
     pub mod security {}
+    #[doc = include_str!("docs/events.md")]
+    pub mod events {}
     #[cfg(feature = "redis")]
     #[doc = include_str!("docs/redis.md")]
     pub mod redis {}

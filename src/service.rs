@@ -13,6 +13,7 @@ use tower_service::Service;
 use crate::{
     cache::Cache,
     caching::{self, SessionUse},
+    cookie,
     error::{DefaultErrorResponse, ErrorResponse, SessionError},
     events,
     future::ResponseFuture,
@@ -106,6 +107,8 @@ where
 pub(crate) struct Exchange<E> {
     shared: Arc<Shared<E>>,
     lazy: LazySession,
+    /// The browser will most likely drop a `Secure` cookie.
+    drops_cookie: bool,
 }
 
 pub(crate) type Committing = RunToEnd<Result<(), SessionError>>;
@@ -121,8 +124,13 @@ impl<E> Exchange<E> {
         if candidates.malformed {
             events::malformed_cookie();
         }
+        #[cfg(feature = "signed")]
+        if candidates.unsigned {
+            events::unsigned_cookie();
+        }
+        let drops_cookie = shared.policy.is_secure() && candidates.is_empty() && cookie::is_likely_lost(request);
         let lazy = LazySession::new(Arc::clone(&shared.engine), candidates, shared.refresh);
-        (Self { shared: Arc::clone(shared), lazy: lazy.clone() }, lazy)
+        (Self { shared: Arc::clone(shared), lazy: lazy.clone(), drops_cookie }, lazy)
     }
 
     /// What there is to commit, once the handler is done. `None`: nothing.
@@ -149,16 +157,21 @@ impl<E> Exchange<E> {
         E: ErrorResponse<B>,
     {
         let mut response = result?;
-        if let Err(error) = commit
-            && !self.is_lost_to_a_logout(&error)
-        {
+        let error = match commit {
+            Err(error) if !self.is_lost_to_a_logout(&error) => Some(error),
+            // That of an extractor, or of a handler that returned it.
+            _ => response.extensions_mut().remove::<SessionError>(),
+        };
+        if let Some(error) = error {
             response = self.shared.on_error.error_response(&error);
         }
         let cookie = self.cookie();
         let session = SessionUse { accessed: self.lazy.was_looked_at(), set_cookie: cookie.is_some() };
-        if let Some(cookie) = cookie
-            && self.shared.policy.put(response.headers_mut(), cookie)
-        {
+        let replaced = match cookie {
+            Some(cookie) => self.shared.policy.put(response.headers_mut(), cookie),
+            None => self.shared.policy.drop_foreign(response.headers_mut()),
+        };
+        if replaced {
             events::replaced_cookie();
         }
         if self.shared.caching_headers && caching::apply(response.headers_mut(), session) {
@@ -183,7 +196,12 @@ impl<E> Exchange<E> {
             Some(Duration::from_millis(end.saturating_sub(self.shared.engine.config().clock.now_ms())))
         };
         match due {
-            CookieDue::Issue(id) => Some(policy.issue(&id, max_age())),
+            CookieDue::Issue(id) => {
+                if self.drops_cookie {
+                    events::cookie_likely_lost();
+                }
+                Some(policy.issue(&id, max_age()))
+            }
             CookieDue::Moved(id) if persistent => Some(policy.issue(&id, max_age())),
             CookieDue::Remove => Some(policy.removal()),
             CookieDue::Moved(_) | CookieDue::Nothing => None,

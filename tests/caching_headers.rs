@@ -27,7 +27,7 @@ fn trial() -> Trial {
     let cache = TestCache::new(InMemoryCache::new());
     let store = SessionStore::new(cache.clone());
     let eager = SessionLayer::new(store.clone());
-    let lazy = SessionLayer::builder(store.clone()).lazy().build().unwrap();
+    let lazy = SessionLayer::builder(store.clone()).lazy(true).build().unwrap();
     let off = SessionLayer::builder(store.clone()).caching_headers(false).build().unwrap();
     Trial { cache, store, eager, lazy, off }
 }

@@ -39,7 +39,7 @@ impl Trial {
         let store = SessionStore::new(RedisCache::connect(server.url()).await.unwrap());
         let mut layer = SessionLayer::builder(store).refresh(refresh);
         if lazy {
-            layer = layer.lazy();
+            layer = layer.lazy(true);
         }
         let trial = Self { server, app: routes().layer(layer.build().unwrap()) };
         // Loads every script once.

@@ -83,7 +83,7 @@ async fn the_cost_of_a_request() {
             for (name, with_cookie, does, cost) in table {
                 let cache = TestCache::new(InMemoryCache::new());
                 let builder = SessionLayer::builder(SessionStore::new(cache.clone())).refresh(refresh);
-                let layer = if lazy { builder.lazy().build().unwrap() } else { builder.build().unwrap() };
+                let layer = if lazy { builder.lazy(true).build().unwrap() } else { builder.build().unwrap() };
                 let cookie = plain(&layer).await;
                 cache.reset_calls();
                 send(&layer, with_cookie.then_some(&*cookie), move |session| async move {
@@ -119,7 +119,7 @@ async fn ignore(layer: &SessionLayer<Cache>, cookie: Option<&str>) -> Response<S
 #[tokio::test]
 async fn a_session_nobody_asks_for() {
     let (eager, store, cache) = trial();
-    let lazy = SessionLayer::builder(store).lazy().build().unwrap();
+    let lazy = SessionLayer::builder(store).lazy(true).build().unwrap();
     let cookie = plain(&eager).await;
     for (layer, cost) in [(&eager, vec![(Operation::Get, 1)]), (&lazy, vec![])] {
         cache.reset_calls();
@@ -238,7 +238,7 @@ async fn ones_own_error_response_and_a_body_without_default() {
 #[tokio::test]
 async fn one_load_a_request_whoever_asks() {
     let (_, store, cache) = trial();
-    let layer = SessionLayer::builder(store).lazy().build().unwrap();
+    let layer = SessionLayer::builder(store).lazy(true).build().unwrap();
     let cookie = plain(&layer).await;
     cache.yield_always(true);
     cache.reset_calls();

@@ -653,7 +653,7 @@ async fn debug_of_everything_public_is_free_of_secrets() {
     let version = cloakroom::Version::unique();
     let builder = SessionLayer::builder(store.clone());
     #[cfg(feature = "signed")]
-    let builder = builder.signing_keys([cookie::Key::from(&[b'c'; 64])]);
+    let builder = builder.signing_keys([cloakroom::SigningKey::from_bytes(&[b'c'; 64]).unwrap()]);
     let mut shown = vec![format!("{builder:?} {builder:#?}")];
     let layer = builder.build().unwrap();
     let service = tower::Layer::layer(

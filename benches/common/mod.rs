@@ -91,7 +91,7 @@ fn router(around: Around, cache: InMemoryCache) -> Router {
             .fold(Router::new(), |router, path| router.route(path, get(hello)));
     }
     let layer = SessionLayer::builder(SessionStore::new(cache));
-    let layer = if around == Around::Lazy { layer.lazy() } else { layer };
+    let layer = if around == Around::Lazy { layer.lazy(true) } else { layer };
     Router::new()
         .route("/none", get(hello))
         .route("/read", get(async |session: Session| session.get::<u64>("user_id").unwrap().to_string()))

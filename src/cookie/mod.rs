@@ -1,15 +1,21 @@
-//! The session cookie: its settings are checked once, then it is read, written and removed by the same policy.
+//! The session cookie: its settings are checked once, then one policy reads, issues and removes it.
+mod candidates;
+mod domain;
+mod insecure_origin;
 mod policy;
-mod read;
+mod request;
+mod set_cookie;
+mod settings;
 #[cfg(feature = "signed")]
-mod signed;
+mod signature;
+#[cfg(feature = "signed")]
+mod signing_key;
 #[cfg(test)]
 mod tests;
-mod write;
 
-pub use ::cookie::SameSite;
-
+pub use self::settings::SameSite;
+#[cfg(feature = "signed")]
+pub use self::signing_key::SigningKey;
 pub(crate) use self::{
-    policy::{CookiePolicy, CookieSettings},
-    read::Candidates,
+    candidates::Candidates, insecure_origin::is_likely_lost, policy::CookiePolicy, settings::CookieSettings,
 };

@@ -9,7 +9,7 @@ use serde_json::{
 };
 
 use super::{exact, values::Fields};
-use crate::error::{EncodeError, SessionError};
+use crate::error::{DecodeError, EncodeError, SessionError};
 
 /// Arrays and objects within each other: half of what serde_json reads back, as a record adds some of its own.
 pub(crate) const MAX_DEPTH: usize = 64;
@@ -34,8 +34,9 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, limit: usize) -> Result<B
     Ok(text.buffer.into_boxed_slice().into())
 }
 
-pub(crate) fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, SessionError> {
-    serde_json::from_slice(json).map_err(|error| SessionError::Decode(Arc::new(error)))
+/// The value under `key`, of which this is the JSON.
+pub(crate) fn decode<T: DeserializeOwned>(key: &str, json: &[u8]) -> Result<T, SessionError> {
+    serde_json::from_slice(json).map_err(|error| SessionError::Decode(DecodeError::new(key, &error)))
 }
 
 /// Whether two texts are the same value: a map may list its keys in another order each time. Numbers are compared as they
@@ -209,7 +210,7 @@ mod tests {
             let result = encode(&nested(levels), LIMIT);
             assert_eq!(result.is_ok(), fits, "{levels}: {result:?}");
             if let Ok(json) = result {
-                assert_eq!(decode::<Value>(&json).unwrap(), nested(levels));
+                assert_eq!(decode::<Value>("k", &json).unwrap(), nested(levels));
             }
         }
         let raw = RawValue::from_string(format!("{}{}", "[".repeat(65), "]".repeat(65))).unwrap();
@@ -238,7 +239,7 @@ mod tests {
         assert!(matches!(encode(&i128::MIN, LIMIT), Err(SessionError::Encode(EncodeError::Range))));
         assert!(matches!(encode(&HashMap::from([((1, 2), 3)]), LIMIT), Err(SessionError::Encode(EncodeError::Other(_)))));
         for fits in [u128::from(u64::MAX), 0] {
-            assert_eq!(decode::<u128>(&encode(&fits, LIMIT).unwrap()).unwrap(), fits);
+            assert_eq!(decode::<u128>("k", &encode(&fits, LIMIT).unwrap()).unwrap(), fits);
         }
         assert_eq!(&encode(&[Some(1.5), None], LIMIT).unwrap()[..], b"[1.5,null]");
     }
@@ -285,7 +286,7 @@ mod tests {
     #[test]
     fn floats_come_back_as_they_were() {
         for value in [0.1 + 0.2, -0.0, f64::MIN_POSITIVE, 5e-324, f64::MAX, -73.985_130_000_000_02, 1e23] {
-            let back: f64 = decode(&encode(&value, LIMIT).unwrap()).unwrap();
+            let back: f64 = decode("k", &encode(&value, LIMIT).unwrap()).unwrap();
             assert_eq!(back.to_bits(), value.to_bits(), "{value}");
         }
     }
@@ -295,10 +296,10 @@ mod tests {
         fn every_finite_float_comes_back(bits: u64, single: u32) {
             let (value, single) = (f64::from_bits(bits), f32::from_bits(single));
             if value.is_finite() {
-                assert_eq!(decode::<f64>(&encode(&value, LIMIT).unwrap()).unwrap().to_bits(), bits);
+                assert_eq!(decode::<f64>("k", &encode(&value, LIMIT).unwrap()).unwrap().to_bits(), bits);
             }
             if single.is_finite() {
-                assert_eq!(decode::<f32>(&encode(&single, LIMIT).unwrap()).unwrap().to_bits(), single.to_bits());
+                assert_eq!(decode::<f32>("k", &encode(&single, LIMIT).unwrap()).unwrap().to_bits(), single.to_bits());
             }
         }
     }

@@ -196,7 +196,7 @@ impl Handle {
 
     fn add(&mut self, key: &str, by: i64) {
         let mut run: Run = Box::new(move |old| {
-            let old: i64 = old.map_or(Ok(0), json::decode)?;
+            let old: i64 = old.map_or(Ok(0), |old| json::decode("k", old))?;
             json::encode(&(old + by), 100).map(Some)
         });
         let now = run(self.get(key).as_deref()).unwrap();

@@ -37,12 +37,12 @@ impl Session {
         T: Serialize + DeserializeOwned + Send + 'static,
         F: FnMut(Option<T>) -> T + Send + 'static,
     {
-        let limit = self.max_bytes();
+        let (limit, name) = (self.max_bytes(), Box::<str>::from(key.name()));
         let (last, mut f) = (Slot::default(), f);
         let into = last.clone();
         let run: Run = Box::new(move |old| {
             into.put(None);
-            let new = f(old.map(json::decode).transpose()?);
+            let new = f(old.map(|json| json::decode(&name, json)).transpose()?);
             let json = json::encode(&new, limit)?;
             into.put(Some(new));
             Ok(Some(json))
@@ -72,11 +72,11 @@ impl Session {
     where
         T: DeserializeOwned + Send + 'static,
     {
-        let taken = Slot::default();
+        let (taken, name) = (Slot::default(), Box::<str>::from(key.name()));
         let into = taken.clone();
         let run: Run = Box::new(move |old| {
             into.put(None);
-            into.put(old.map(json::decode).transpose()?);
+            into.put(old.map(|json| json::decode(&name, json)).transpose()?);
             Ok(None)
         });
         self.run_now(key.name(), run).await?;

@@ -60,7 +60,7 @@ impl SessionInfo {
     /// or it is of another type.
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: impl IntoKey<T>) -> Option<T> {
-        json::decode(&self.stored.record.values.get(name.name())?).ok()
+        json::decode(name.name(), &self.stored.record.values.get(name.name())?).ok()
     }
 }
 

@@ -44,7 +44,7 @@ impl Session {
     }
 
     fn decode<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, SessionError> {
-        self.raw(key).map(|value| json::decode(&value)).transpose()
+        self.raw(key).map(|value| json::decode(key, &value)).transpose()
     }
 
     /// Puts a value under `key`. If all changes of a request leave the session as it was loaded, nothing is written.
@@ -104,7 +104,7 @@ impl Session {
         loop {
             let seen = self.open()?.get(key);
             // No lock is held while a closure of the user runs.
-            let new = f(seen.as_deref().map(json::decode).transpose()?);
+            let new = f(seen.as_deref().map(|json| json::decode(key, json)).transpose()?);
             let value = json::encode(&new, limit)?;
             let mut state = self.open()?;
             if state.get(key) != seen {
@@ -114,7 +114,7 @@ impl Session {
                 // Without a store there is no commit that would run it again.
                 state.change(|changes| changes.set(key, value));
             } else {
-                state.try_change(|changes| changes.update(key, Some(value), replayed(f, limit), 0))?;
+                state.try_change(|changes| changes.update(key, Some(value), replayed(key.into(), f, limit), 0))?;
             }
             return Ok(new);
         }
@@ -155,7 +155,7 @@ impl Session {
         let value = state.get(key);
         state.change(|changes| changes.remove(key));
         drop(state);
-        json::decode(&value?).ok()
+        json::decode(key, &value?).ok()
     }
 
     /// Takes the value under `key` away, and returns it as this handle saw it: a message that is shown once, say. Two
@@ -168,7 +168,7 @@ impl Session {
         let key = key.name();
         loop {
             let seen = self.open()?.get(key);
-            let taken = seen.as_deref().map(json::decode).transpose()?;
+            let taken = seen.as_deref().map(|json| json::decode(key, json)).transpose()?;
             let mut state = self.open()?;
             if state.get(key) == seen {
                 state.change(|changes| changes.remove(key));
@@ -215,10 +215,10 @@ impl Session {
 }
 
 /// An `update` closure on JSON, as a replay runs it.
-fn replayed<T, F>(mut f: F, limit: usize) -> Run
+fn replayed<T, F>(key: Box<str>, mut f: F, limit: usize) -> Run
 where
     T: Serialize + DeserializeOwned + 'static,
     F: FnMut(Option<T>) -> T + Send + 'static,
 {
-    Box::new(move |old| json::encode(&f(old.map(json::decode).transpose()?), limit).map(Some))
+    Box::new(move |old| json::encode(&f(old.map(|json| json::decode(&key, json)).transpose()?), limit).map(Some))
 }

@@ -82,7 +82,7 @@ impl App {
     }
 
     fn over_store(store: SessionStore<impl Cache>) -> Self {
-        let sessions = SessionLayer::builder(store).lazy().build().unwrap();
+        let sessions = SessionLayer::builder(store).lazy(true).build().unwrap();
         let router = Router::new()
             .route("/read", get(read))
             .route("/counted", get(counted))

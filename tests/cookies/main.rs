@@ -33,7 +33,7 @@ async fn trial() -> Trial {
     let cache = TestCache::new(InMemoryCache::new());
     let store = SessionStore::new(cache.clone());
     let layer = SessionLayer::new(store.clone());
-    let lazy = SessionLayer::builder(store.clone()).lazy().build().unwrap();
+    let lazy = SessionLayer::builder(store.clone()).lazy(true).build().unwrap();
     let (a, b) = (stored(&store, "A").await, stored(&store, "B").await);
     Trial { cache, store, layer, lazy, a, b }
 }

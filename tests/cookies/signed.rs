@@ -1,14 +1,14 @@
 //! Signed cookies: what is forged costs nothing, and an old key is replaced.
 use std::convert::Infallible;
 
-use cloakroom::{CacheErrorKind, SessionLayer, SessionStore};
+use cloakroom::{CacheErrorKind, SessionLayer, SessionStore, SigningKey};
 use http::{Request, Response, header};
 use tower::{Layer as _, ServiceExt, service_fn};
 
 use super::{Cache, Layer, login, logout, renew, set_cookies, trial, unknown, web::send, who};
 
-fn key(fill: u8) -> cookie::Key {
-    cookie::Key::from(&[fill; 64])
+fn key(fill: u8) -> SigningKey {
+    SigningKey::from_bytes(&[fill; 64]).unwrap()
 }
 
 /// Layers that know only the old key, both (the new one first), and only the new one.
@@ -22,9 +22,12 @@ async fn begin(layer: &Layer) -> String {
 }
 
 #[tokio::test]
-async fn no_keys_are_an_error() {
-    let error = SessionLayer::builder(trial().await.store).signing_keys([]).build().unwrap_err();
-    assert_eq!(error.setting(), "signing_keys", "{error}");
+async fn keys_that_protect_nothing_do_not_build() {
+    let store = trial().await.store;
+    for keys in [vec![], vec![key(0)], vec![key(1), key(1)]] {
+        let error = SessionLayer::builder(store.clone()).signing_keys(keys).build().unwrap_err();
+        assert_eq!(error.setting(), "signing_keys", "{error}");
+    }
 }
 
 #[tokio::test]
@@ -101,7 +104,7 @@ async fn only_what_is_live_is_issued_again() {
     assert_eq!((reply.status, set_cookies(&reply.headers)), (503, vec![]));
     trial.cache.heal();
     // Nobody asked for it: it is not known whether it lives.
-    let lazy = SessionLayer::builder(trial.store.clone()).signing_keys([key(2), key(1)]).lazy().build().unwrap();
+    let lazy = SessionLayer::builder(trial.store.clone()).signing_keys([key(2), key(1)]).lazy(true).build().unwrap();
     trial.cache.reset_calls();
     let inner = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) });
     let request = Request::get("/").header(header::COOKIE, &one).body(()).unwrap();

@@ -71,7 +71,7 @@ async fn no_byte_of_plain_text() {
         } else {
             plant(redis).await;
             let seen = found(&everything(&server));
-            assert!(seen.contains(&"canary-value") && seen.contains(&"canary-name"), "the search finds what is there");
+            assert!(seen.contains(&"canary-value") && seen.contains(&"canary-name"), "the search finds plain text");
         }
     }
 }

@@ -31,6 +31,8 @@ impl Log {
         while !self.text().lines().any(|line| parts.iter().all(|part| line.contains(part))) {
             assert!(began.elapsed() < Duration::from_secs(60), "no {parts:?}: {}", self.text());
             get(cache, name).await.unwrap();
+            // A thread without a subscriber that met the event first has switched it off for all.
+            tracing::callsite::rebuild_interest_cache();
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

@@ -1,8 +1,8 @@
-mod policy;
-mod read;
+mod request;
+mod set_cookie;
+mod settings;
 #[cfg(feature = "signed")]
-mod signed;
-mod write;
+mod signature;
 
 use super::*;
 use crate::id::SessionId;
@@ -23,7 +23,7 @@ fn settings(change: impl FnOnce(&mut CookieSettings)) -> CookieSettings {
 }
 
 fn policy(change: impl FnOnce(&mut CookieSettings)) -> CookiePolicy {
-    settings(change).check().unwrap()
+    CookiePolicy::new(&settings(change)).unwrap()
 }
 
 /// Every combination of the attributes, valid or not.

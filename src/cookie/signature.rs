@@ -1,14 +1,18 @@
-//! Signed values: `<id>.<HMAC-SHA256>`, so that an ID which was not issued here is never looked up.
+//! Signed values: `<id>.<HMAC-SHA256>`, so that an ID which this application did not issue is never looked up.
 use std::fmt;
 
-use ::cookie::Key;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use hmac::{Hmac, KeyInit, Mac, digest};
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::read::Candidate;
+use super::{
+    candidates::{Candidate, Rejection},
+    signing_key::SigningKey,
+};
 use crate::id::{ID_CHARS, SessionId};
 
+/// How many values of a request are verified: more than the cookies of one name that browsers send.
+pub(super) const MAX_VERIFIED: usize = 64;
 /// Makes the signature different from every other use of the same key.
 const DOMAIN: &[u8] = b"cloakroom cookie signature 1\0";
 const TAG_BYTES: usize = 32;
@@ -25,7 +29,7 @@ pub(super) struct Signer {
 
 impl Signer {
     /// `None` without keys: nothing is signed.
-    pub(super) fn new(name: &str, keys: &[Key]) -> Option<Self> {
+    pub(super) fn new(name: &str, keys: &[SigningKey]) -> Option<Self> {
         let (first, others) = keys.split_first()?;
         Some(Self { first: start(name, first), others: others.iter().map(|key| start(name, key)).collect() })
     }
@@ -41,18 +45,22 @@ impl Signer {
     }
 
     /// The ID in this value, if one of the keys signed it for a cookie of this name.
-    pub(super) fn verify(&self, value: &[u8]) -> Option<Candidate> {
-        let (id, signature) = value.split_at_checked(ID_CHARS)?;
-        let signature = signature.strip_prefix(b".").filter(|text| text.len() + 1 == SIGNATURE_CHARS)?;
-        let id = SessionId::parse(id)?;
-        let mut tag = [0; TAG_BYTES];
-        // Refuses a last character whose spare bits are not zero: one ID has one value.
-        URL_SAFE_NO_PAD.decode_slice(signature, &mut tag).ok()?;
+    pub(super) fn verify(&self, value: &[u8]) -> Result<Candidate, Rejection> {
+        let (id, signature) = value.split_at_checked(ID_CHARS).ok_or(Rejection::Malformed)?;
+        let id = SessionId::parse(id).ok_or(Rejection::Malformed)?;
+        // A bare ID was issued before cookies were signed.
+        if signature.is_empty() {
+            return Err(Rejection::Unsigned);
+        }
+        let tag = decode(signature).ok_or(Rejection::Malformed)?;
         let signed_by = |key: &Hmac<Sha256>| finish(key, &id).verify_slice(&tag).is_ok();
         if signed_by(&self.first) {
-            return Some(Candidate { id, resign: false });
+            Ok(Candidate { id, resign: false })
+        } else if self.others.iter().any(signed_by) {
+            Ok(Candidate { id, resign: true })
+        } else {
+            Err(Rejection::Unsigned)
         }
-        self.others.iter().any(signed_by).then_some(Candidate { id, resign: true })
     }
 }
 
@@ -62,12 +70,17 @@ impl fmt::Debug for Signer {
     }
 }
 
+fn decode(signature: &[u8]) -> Option<[u8; TAG_BYTES]> {
+    let text = signature.strip_prefix(b".").filter(|text| text.len() + 1 == SIGNATURE_CHARS)?;
+    let mut tag = [0; TAG_BYTES];
+    // Refuses a last character whose spare bits are not zero: one ID has one value.
+    URL_SAFE_NO_PAD.decode_slice(text, &mut tag).ok()?;
+    Some(tag)
+}
+
 /// The part of the computation that is the same for every ID. No name contains the NUL that ends it.
-fn start(name: &str, key: &Key) -> Hmac<Sha256> {
-    // HMAC itself fills up a short key with zeros (RFC 2104, 2), so this is `key.signing()` as it is.
-    let mut block = digest::Key::<Hmac<Sha256>>::default();
-    block.iter_mut().zip(key.signing()).for_each(|(to, from)| *to = *from);
-    Hmac::new(&block).chain_update(DOMAIN).chain_update(name).chain_update([0])
+fn start(name: &str, key: &SigningKey) -> Hmac<Sha256> {
+    Hmac::new(key.block().into()).chain_update(DOMAIN).chain_update(name).chain_update([0])
 }
 
 fn finish(start: &Hmac<Sha256>, id: &SessionId) -> Hmac<Sha256> {

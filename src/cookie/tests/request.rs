@@ -1,4 +1,7 @@
-use http::{HeaderMap, HeaderValue, header::COOKIE};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{COOKIE, SET_COOKIE},
+};
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
@@ -264,7 +267,8 @@ proptest! {
         if let Ok(value) = HeaderValue::from_bytes(&bytes) {
             let map = HeaderMap::from_iter([(COOKIE, value.clone())]);
             prop_assert!(CookiePolicy::default().read(&map).is_empty());
-            CookiePolicy::default().is_own(&value);
+            let mut response = HeaderMap::from_iter([(SET_COOKIE, value)]);
+            CookiePolicy::default().drop_foreign(&mut response);
         }
     }
 }

@@ -51,6 +51,12 @@ fn every_broken_rule_is_named() {
     {
         rows.push((domain(bad), "cookie_domain", "label"));
     }
+    for bad in ["localhost", "com", ".com", "nas", "127", "0x7f"] {
+        rows.push((domain(bad), "cookie_domain", "single label"));
+    }
+    for bad in ["127.0.0.1", ".10.0.0.1", "192.168.1.05", "127.1", "example.1", "a.0x7F", "a.0X1", "a.0x"] {
+        rows.push((domain(bad), "cookie_domain", "IP address"));
+    }
     rows.push((Box::new(|it| (it.same_site, it.secure) = (SameSite::None, false)), "same_site", "Secure"));
     rows.push((Box::new(|it| (it.partitioned, it.secure) = (true, false)), "partitioned", "Secure"));
     rows.push((Box::new(|it| it.secure = false), "secure", "4.1.3.2"));
@@ -64,7 +70,7 @@ fn every_broken_rule_is_named() {
     }
     for (change, setting, rule) in rows {
         let settings = settings(change);
-        let error = settings.clone().check().expect_err(&format!("{settings:?}"));
+        let error = settings.check().expect_err(&format!("{settings:?}"));
         assert_eq!(error.setting(), setting, "{error} of {settings:?}");
         assert!(error.rule().contains(rule), "{error} of {settings:?} does not say {rule}");
     }
@@ -82,15 +88,18 @@ fn what_browsers_keep_is_allowed() {
         path(&format!("/{}", "p".repeat(1023))),
         domain("shop.example"),
         domain(".shop.example"),
-        domain("localhost"),
-        domain("127.0.0.1"),
+        domain("co.uk"),
+        domain("1.2.example"),
+        domain("1.2.0xfg"),
+        domain("1.2.3a"),
+        domain(".localhost.example"),
         domain("xn--bcher-kva.example"),
         domain(&format!("{}.example", "l".repeat(63))),
         domain(&format!("{}a", "abc.".repeat(63))),
     ];
     for change in rows {
         let settings = settings(change);
-        assert!(settings.clone().check().is_ok(), "{settings:?}");
+        assert!(settings.check().is_ok(), "{settings:?}");
     }
 }
 
@@ -106,18 +115,20 @@ fn every_combination_is_judged_as_a_browser_does() {
             && (settings.http_only || !http)
             && (!host || (settings.path == "/" && settings.domain.is_none()));
         valid += usize::from(kept);
-        assert_eq!(settings.clone().check().is_ok(), kept, "{settings:?}");
+        assert_eq!(settings.check().is_ok(), kept, "{settings:?}");
     }
     assert!(valid > 100);
 }
 
 #[test]
 fn the_default_breaks_no_rule() {
-    let checked = CookieSettings::default().check().unwrap();
+    let checked = policy(|_| ());
     let default = CookiePolicy::default();
     assert_eq!(default.removal(), checked.removal());
     assert_eq!((default.name(), default.persistent()), ("__Host-id", false));
     assert!(policy(|it| it.persistent = true).persistent());
+    let insecure = policy(|it| (it.name, it.secure) = ("id".to_owned(), false));
+    assert_eq!((default.is_secure(), insecure.is_secure()), (true, false));
 }
 
 #[test]
