@@ -26,7 +26,7 @@ on_both_caches! {
 
 async fn a_handle_loaded_after_the_response_is_closed(cache: impl Cache) {
     let stage = Stage::new(cache).await;
-    let layer = SessionLayer::builder(stage.store.clone()).lazy().build().unwrap();
+    let layer = SessionLayer::builder(stage.store.clone()).lazy(true).build().unwrap();
     for cookie in [Some(&*stage.cookie), None] {
         let kept = Arc::new(Mutex::new(None));
         let into = kept.clone();
@@ -57,7 +57,7 @@ async fn a_handle_loaded_after_the_response_is_closed(cache: impl Cache) {
 
 async fn a_handle_loaded_while_the_response_commits_is_closed(cache: impl Cache) {
     let stage = Stage::new(cache).await;
-    let layer = SessionLayer::builder(stage.store.clone()).lazy().build().unwrap();
+    let layer = SessionLayer::builder(stage.store.clone()).lazy(true).build().unwrap();
     let gate = stage.cache.hold(Operation::Get);
     let (seen, told) = (Arc::new(Mutex::new(None)), Arc::new(tokio::sync::Notify::new()));
     let (into, tell) = (seen.clone(), told.clone());
