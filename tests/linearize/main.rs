@@ -12,7 +12,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -31,8 +31,11 @@ use spec::{Op, Ret, Stored};
 use worker::{Outcome, Worker};
 
 /// Each is a process with one client.
-const PROCESSES: usize = 4;
-const OPERATIONS: usize = 6;
+const PROCESSES: usize = 3;
+const OPERATIONS: usize = 8;
+/// A history ends early after this many operations of unknown outcome: each may have taken effect at any later moment or
+/// never, so that the search takes several times as long for each of them.
+const UNKNOWN: usize = 3;
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
@@ -64,8 +67,8 @@ fn mix(seed: u64) -> u64 {
 fn judge(history: &History) -> bool {
     let mut tester = LinearizabilityTester::new(Stored::default());
     // A client whose operation never returned goes on under another name.
-    let mut names: Vec<usize> = (0..PROCESSES).collect();
-    let mut next = PROCESSES;
+    let mut names: Vec<usize> = (0..=PROCESSES).collect();
+    let mut next = names.len();
     for (at, (client, event)) in history.iter().enumerate() {
         match event {
             Event::Invoked(op) => {
@@ -91,15 +94,27 @@ fn judge(history: &History) -> bool {
 }
 
 /// One client's operations on the session with this ID.
-async fn client(number: usize, worker: &mut Worker, id: &str, seed: u64, history: &Mutex<History>) {
+async fn client(
+    number: usize,
+    worker: &mut Worker,
+    id: &str,
+    seed: u64,
+    history: &Mutex<History>,
+    unknown: &AtomicUsize,
+) {
     let record = |event| history.lock().unwrap().push((number, event));
     for turn in 0..OPERATIONS {
+        if unknown.load(Ordering::Relaxed) >= UNKNOWN {
+            break;
+        }
         let op = Op::random(mix(seed ^ mix((number * OPERATIONS + turn) as u64)));
         record(Event::Invoked(op));
         match worker.run(id, op).await {
             Outcome::Returned(ret) => record(Event::Returned(ret)),
             Outcome::Refused => record(Event::Refused),
-            Outcome::Unknown => {}
+            Outcome::Unknown => {
+                unknown.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -109,7 +124,7 @@ fn disturb(server: &RedisServer, mut seed: u64, over: &AtomicBool) {
     while !over.load(Ordering::Relaxed) {
         seed = mix(seed);
         std::thread::sleep(Duration::from_micros(2_000 + seed % 20_000));
-        if seed >> 60 == 0 {
+        if seed >> 61 == 0 {
             server.pause();
             std::thread::sleep(Duration::from_millis(worker::TIMEOUT_MS + 20));
             server.resume();
@@ -137,12 +152,25 @@ async fn record(count: usize) -> Seen {
     let mut seen = Seen::default();
     while seen.histories < count {
         let Ok(id) = store.save(&Session::new()).await else { continue };
-        let history = Mutex::new(History::new());
+        let (history, unknown) = (Mutex::new(History::new()), AtomicUsize::new(0));
         let seed = mix(seed ^ seen.histories as u64);
-        let clients =
-            workers.iter_mut().enumerate().map(|(number, worker)| client(number, worker, id.as_ref(), seed, &history));
+        let clients = workers
+            .iter_mut()
+            .enumerate()
+            .map(|(number, worker)| client(number, worker, id.as_ref(), seed, &history, &unknown));
         together(clients).await;
-        let history = history.into_inner().unwrap();
+        let mut history = history.into_inner().unwrap();
+        for key in 0..spec::KEYS.len() {
+            history.push((PROCESSES, Event::Invoked(Op::Get(key))));
+            let value = loop {
+                match store.load(&id).await {
+                    Ok(Some(session)) => break Ret::Value(session.get(spec::KEYS[key])),
+                    Ok(None) => break Ret::Gone,
+                    Err(_) => {}
+                }
+            };
+            history.push((PROCESSES, Event::Returned(value)));
+        }
         let invoked = history.iter().filter(|(_, event)| matches!(event, Event::Invoked(_))).count();
         let returned = history.iter().filter(|(_, event)| matches!(event, Event::Returned(_))).count();
         let refused = history.iter().filter(|(_, event)| matches!(event, Event::Refused)).count();
@@ -173,11 +201,11 @@ async fn together(futures: impl Iterator<Item = impl Future<Output = ()>>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn histories_under_faults_are_linearizable() {
-    let count = env::var("CLOAKROOM_HISTORIES").ok().and_then(|count| count.parse().ok()).unwrap_or(12);
+    let count = env::var("CLOAKROOM_HISTORIES").ok().and_then(|count| count.parse().ok()).unwrap_or(60);
     let seen = record(count).await;
     println!("{seen:?}");
-    assert!(seen.operations >= count * OPERATIONS * PROCESSES);
-    assert!(count < 12 || seen.unknown + seen.refused > 0, "the faults are felt: {seen:?}");
+    assert!(seen.operations >= count * PROCESSES);
+    assert!(count < 60 || seen.unknown + seen.refused > 0, "the faults are felt: {seen:?}");
 }
 
 /// The process of one client; without its variable it is no test.

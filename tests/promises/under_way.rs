@@ -1,5 +1,5 @@
 //! Changes to a session while an explicit commit of the same session is under way.
-use cloakroom::{Cache, Session, testing::Operation};
+use cloakroom::{Cache, CacheErrorKind, Session, testing::Operation};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -13,6 +13,7 @@ on_both_caches! {
     a_later_set_back_to_the_first_value_is_kept,
     the_owner_set_last_is_the_owner,
     an_owner_taken_away_is_away,
+    an_update_that_was_put_back_after_a_conflict_is_replayed,
     the_handler_sees_all_of_its_changes_in_their_order,
 }
 
@@ -168,4 +169,28 @@ async fn the_handler_sees_all_of_its_changes_in_their_order(cache: impl Cache) {
         while_committing(&stage, before, during, meanwhile).await;
         assert_eq!(stage.stored().await.keys(), ["d"]);
     }
+}
+
+async fn an_update_that_was_put_back_after_a_conflict_is_replayed(cache: impl Cache) {
+    let stage = Stage::new(cache).await;
+    stage.elsewhere(|session| session.set("n", 5).unwrap()).await;
+    let gate = stage.cache.hold(Operation::Replace);
+    let reply = stage.request(|session| {
+        let (gate, stage) = (gate.clone(), &stage);
+        async move {
+            increment(&session);
+            let clone = session.clone();
+            let commit = tokio::spawn(async move { clone.commit().await });
+            gate.arrived().await;
+            // So that one more is what this request has loaded.
+            stage.elsewhere(|session| session.set("n", 4).unwrap()).await;
+            stage.cache.fail_once(Operation::Replace, CacheErrorKind::Unavailable);
+            gate.open();
+            commit.await.unwrap().unwrap_err();
+            session.commit().await.unwrap();
+            200
+        }
+    });
+    assert_eq!(reply.await.status, 200);
+    assert_eq!(stage.n().await, 5);
 }
