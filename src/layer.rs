@@ -9,9 +9,9 @@ use crate::cookie::SigningKey;
 use crate::{
     cache::Cache,
     cookie::{CookiePolicy, CookieSettings, SameSite},
+    engine::SessionEngine,
     error::{ConfigError, DefaultErrorResponse, SessionError},
     events,
-    engine::SessionEngine,
     service::SessionService,
     store::SessionStore,
 };

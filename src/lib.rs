@@ -86,8 +86,6 @@ pub mod testing;
 
 #[cfg(feature = "redis")]
 pub use self::cache::redis::{RedisCache, RedisCacheBuilder};
-#[cfg(feature = "encryption")]
-pub use self::cache::{EncryptedCache, EncryptionKey};
 #[cfg(feature = "mysql")]
 #[cfg_attr(docsrs, doc(cfg(feature = "mysql")))]
 pub use self::cache::sql::MySqlCache;
@@ -99,14 +97,21 @@ pub use self::cache::sql::PostgresCache;
 pub use self::cache::sql::SqliteCache;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 pub use self::cache::sql::{SqlCache, SqlCacheBuilder, SqlTables};
+#[cfg(feature = "encryption")]
+pub use self::cache::{EncryptedCache, EncryptionKey};
 #[cfg(feature = "signed")]
 pub use self::cookie::SigningKey;
 pub use self::{
-    cache::{BoxedCache, Cache, Deleted, Entry, Expiry, InMemoryCache, InMemoryCacheBuilder, ListMember, Replaced, Version},
+    cache::{
+        BoxedCache, Cache, Deleted, Entry, Expiry, InMemoryCache, InMemoryCacheBuilder, ListMember, Replaced, Version,
+    },
     clock::Clock,
     cookie::SameSite,
     engine::SessionLimitPolicy,
-    error::{CacheError, CacheErrorKind, ConfigError, DecodeError, DefaultErrorResponse, ErrorResponse, SessionError, EncodeError},
+    error::{
+        CacheError, CacheErrorKind, ConfigError, DecodeError, DefaultErrorResponse, EncodeError, ErrorResponse,
+        SessionError,
+    },
     future::ResponseFuture,
     id::{ParseKeyError, SessionId, SessionKey},
     layer::{Refresh, SessionLayer, SessionLayerBuilder},

@@ -11,7 +11,7 @@ use std::{
 
 use cloakroom::{
     BoxedCache, Cache, CacheErrorKind, Clock, Entry, Expiry, InMemoryCache, Replaced, Session, SessionError,
-    SessionKey, SessionLayer, SessionStore, Version, SessionLimitPolicy,
+    SessionKey, SessionLayer, SessionLimitPolicy, SessionStore, Version,
     testing::{Operation, TestCache},
 };
 use http::{Request, Response, StatusCode, header};
@@ -505,7 +505,9 @@ async fn the_limit_refuses_if_it_is_told_to() {
 #[tokio::test]
 async fn of_two_new_sessions_at_the_same_moment_one_is_left() {
     for world in World::all().await {
-        for (round, policy) in [SessionLimitPolicy::EndOldest, SessionLimitPolicy::Refuse].into_iter().cycle().take(20).enumerate() {
+        for (round, policy) in
+            [SessionLimitPolicy::EndOldest, SessionLimitPolicy::Refuse].into_iter().cycle().take(20).enumerate()
+        {
             let owner = ["a", "b"][round % 2];
             let store = world.store().max_sessions_per_owner(1).session_limit_policy(policy);
             world.cache.yield_always(true);

@@ -11,8 +11,8 @@ use std::{
 };
 
 use cloakroom::{
-    Bytes, Cache, CacheErrorKind, Entry, Expiry, InMemoryCache, Session, SessionError, SessionLayer, SessionStore,
-    EncodeError, Version,
+    Bytes, Cache, CacheErrorKind, EncodeError, Entry, Expiry, InMemoryCache, Session, SessionError, SessionLayer,
+    SessionStore, Version,
     testing::{Operation, TestCache},
 };
 use tracing_subscriber::{layer::SubscriberExt, registry::LookupSpan};

@@ -14,7 +14,10 @@ pub(crate) enum Base {
     /// From nowhere: the visitor came without one. A detached handle sees what its request had set by then.
     New(Option<Box<Record>>),
     /// From an ID that was renewed away at this time.
-    Renewed { key: SessionKey, at: u64 },
+    Renewed {
+        key: SessionKey,
+        at: u64,
+    },
     Stored(Stored),
 }
 
@@ -43,7 +46,6 @@ pub(crate) struct Commit {
     pub(crate) tried: Option<Tried>,
 }
 
-#[expect(clippy::large_enum_variant, reason = "every write passes through it, and a box would cost each an allocation")]
 pub(crate) enum Tried {
     Write(Write),
     Renewal(Box<Renewal>),
@@ -54,7 +56,10 @@ pub(crate) enum Tried {
 #[must_use = "only `Stored` means that the changes are stored"]
 pub(crate) enum Committed {
     /// The record has the changes; with an ID if it is a new one.
-    Stored { stored: Stored, id: Option<SessionId> },
+    Stored {
+        stored: Stored,
+        id: Option<SessionId>,
+    },
     /// The session lives; nothing was written.
     Live,
     Destroyed,

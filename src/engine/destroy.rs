@@ -140,8 +140,7 @@ impl<C: Cache> Engine<C> {
     async fn shorten(&self, chain: &[(SessionKey, Version)], successor: SessionKey) -> Result<(), SessionError> {
         let Some((key, version)) = chain.first() else { return Ok(()) };
         let now = self.now();
-        let entry =
-            Entry::new(record::encode_tombstone(key, &Tombstone { successor, at: now }), Version::unique());
+        let entry = Entry::new(record::encode_tombstone(key, &Tombstone { successor, at: now }), Version::unique());
         let expiry = Expiry::new(TOMBSTONE_LIFE, time_of(later(now, TOMBSTONE_LIFE)));
         // A conflict means that another destroy has been here.
         match self.cache.replace(&self.cache_key(key), *version, entry, expiry).await? {

@@ -33,7 +33,9 @@ impl<C: Cache> Engine<C> {
                 }
                 Lookup::Live(stored) => found.session = Some((id.clone(), stored)),
                 Lookup::Tombstone { at, .. } => found.former = found.former.or(Some((id.key(), at))),
-                Lookup::Expired { .. } | Lookup::Unreadable { .. } => found.former = found.former.or(Some((id.key(), 0))),
+                Lookup::Expired { .. } | Lookup::Unreadable { .. } => {
+                    found.former = found.former.or(Some((id.key(), 0)));
+                }
                 Lookup::Absent => {}
             }
         }

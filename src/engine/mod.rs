@@ -26,8 +26,8 @@ mod renew;
 mod save;
 mod write;
 
-use self::{cache_key::CacheKey, endings::Endings, queue::Queues};
 pub use self::owners::SessionLimitPolicy;
+use self::{cache_key::CacheKey, endings::Endings, queue::Queues};
 pub(crate) use self::{
     commit::{Action, Base, Commit, Committed},
     endings::Ending,
@@ -114,9 +114,13 @@ pub(crate) enum Lookup {
     },
     Absent,
     /// A session whose lifetime is over by this process's clock. For one whose clock is behind it may still live.
-    Expired { version: Version },
+    Expired {
+        version: Version,
+    },
     /// An entry that is no record of this key, or not of this version of the crate: no session, and never written over.
-    Unreadable { version: Version },
+    Unreadable {
+        version: Version,
+    },
 }
 
 impl<C: Cache> Engine<C> {

@@ -1,7 +1,11 @@
 //! Sessions without a request: stored and looked up by their ID.
 use std::time::Duration;
 
-use super::{Engine, Lookup, Stored, owners::Listing, write::{Attempt, back_off}};
+use super::{
+    Engine, Lookup, Stored,
+    owners::Listing,
+    write::{Attempt, back_off},
+};
 use crate::{
     cache::{Cache, Entry, Version},
     deadline::Deadline,
@@ -33,7 +37,11 @@ impl<C: Cache> Engine<C> {
         for round in 0_u32.. {
             match self.look_up(key, None).await? {
                 Lookup::Live(newest) => {
-                    let like = record.head.like(newest.record.head.created, Version::unique().into(), self.config.max_lifetime);
+                    let like = record.head.like(
+                        newest.record.head.created,
+                        Version::unique().into(),
+                        self.config.max_lifetime,
+                    );
                     let own = like.own().cloned().unwrap_or_default();
                     let end = if own.lifetime.is_some() { like.end } else { newest.record.head.end };
                     let head = Head::with(newest.record.head.created, end, own);

@@ -61,7 +61,8 @@ impl<C: Cache> Engine<C> {
             if !is_known && !commit.changes.effect().alters(&newest.record, self.config.max_lifetime) {
                 return Ok(Committed::Stored { stored: newest, id: None });
             }
-            let head = newest.record.head.changed(commit.changes.effect().head(), self.config.max_lifetime).renewing(false);
+            let head =
+                newest.record.head.changed(commit.changes.effect().head(), self.config.max_lifetime).renewing(false);
             if head.owner().is_some() && head != newest.record.head {
                 Box::pin(self.list_before(&newest, &head, &mut listing)).await?;
             }

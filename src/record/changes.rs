@@ -25,8 +25,9 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Record, json,
+    Record,
     head::{HeadChanges, Owner},
+    json,
     values::{Pair, Values},
 };
 use crate::{cache::Version, error::SessionError, id::SessionKey};
@@ -101,14 +102,7 @@ enum Change {
 impl Default for Changes {
     fn default() -> Self {
         static NOTHING: LazyLock<Arc<Effect>> = LazyLock::new(Arc::default);
-        Self {
-            on: None,
-            effect: Arc::clone(&NOTHING),
-            steps: BTreeMap::new(),
-            clear: false,
-            login: None,
-            updates: 0,
-        }
+        Self { on: None, effect: Arc::clone(&NOTHING), steps: BTreeMap::new(), clear: false, login: None, updates: 0 }
     }
 }
 
@@ -410,12 +404,12 @@ impl Effect {
 
     /// Whether a record with these changes differs from the one without; `lifetime` is the store's.
     pub(crate) fn alters(&self, record: &Record, lifetime: Duration) -> bool {
-        let changed = |(key, json): (&Box<str>, &Option<Bytes>)| match (json, record.values.get(key)) {
+        let changed = |key: &str, json: &Option<Bytes>| match (json, record.values.get(key)) {
             (Some(new), Some(old)) => !json::same(&old, new),
             (None, None) => false,
             _ => true,
         };
-        if self.values.iter().any(changed) {
+        if self.values.iter().any(|(key, json)| changed(key, json)) {
             return true;
         }
         // Every value that is set equals the old one, so that others are gone if there are fewer.

@@ -152,7 +152,11 @@ impl Head {
 
     /// The head of the entry that a renewal moves the session to.
     pub(crate) fn moved(&self, prev: SessionKey, now: u64) -> Self {
-        let own = Own { origin: Some(Origin { prev, made: now }), renewing: false, ..self.own().cloned().unwrap_or_default() };
+        let own = Own {
+            origin: Some(Origin { prev, made: now }),
+            renewing: false,
+            ..self.own().cloned().unwrap_or_default()
+        };
         Self::with(self.created, self.end, own)
     }
 

@@ -237,7 +237,10 @@ mod tests {
         assert!(matches!(encode(&[f32::NEG_INFINITY], LIMIT), Err(SessionError::Encode(EncodeError::NonFinite))));
         assert!(matches!(encode(&u128::MAX, LIMIT), Err(SessionError::Encode(EncodeError::Range))));
         assert!(matches!(encode(&i128::MIN, LIMIT), Err(SessionError::Encode(EncodeError::Range))));
-        assert!(matches!(encode(&HashMap::from([((1, 2), 3)]), LIMIT), Err(SessionError::Encode(EncodeError::Other(_)))));
+        assert!(matches!(
+            encode(&HashMap::from([((1, 2), 3)]), LIMIT),
+            Err(SessionError::Encode(EncodeError::Other(_)))
+        ));
         for fits in [u128::from(u64::MAX), 0] {
             assert_eq!(decode::<u128>("k", &encode(&fits, LIMIT).unwrap()).unwrap(), fits);
         }

@@ -30,12 +30,12 @@ mod scan;
 mod tests;
 mod values;
 
+use self::values::{Fields, Writer};
 pub(crate) use self::{
     changes::{Changes, Discarded, Effect, Identity, Run, Tag, unknown},
     head::{Head, HeadChanges, Own, Owner, Stamp},
     values::{Pair, Values},
 };
-use self::values::{Fields, Writer};
 
 const FORMAT: u64 = 2;
 

@@ -283,7 +283,11 @@ fn a_list_alters_a_record_if_anything_differs() {
     for this in same {
         let mut handle = Handle::on(&base);
         this(&mut handle);
-        assert!(!handle.changes.effect().alters(&handle.record, LIFETIME), "{:?}", list(&handle.changes, &handle.record));
+        assert!(
+            !handle.changes.effect().alters(&handle.record, LIFETIME),
+            "{:?}",
+            list(&handle.changes, &handle.record)
+        );
     }
     let other: [This; 5] = [
         |this| this.set("k", "2"),

@@ -52,11 +52,7 @@ struct Visit {
 }
 
 impl LazySession {
-    pub(crate) fn new(
-        engine: Arc<dyn SessionEngine>,
-        candidates: Candidates,
-        refresh: Option<Duration>,
-    ) -> Self {
+    pub(crate) fn new(engine: Arc<dyn SessionEngine>, candidates: Candidates, refresh: Option<Duration>) -> Self {
         let visit = Visit {
             engine,
             candidates,
@@ -170,7 +166,8 @@ impl Visit {
     fn keep(&self, found: Result<Found, SessionError>) -> Result<Session, SessionError> {
         let loaded = self.loaded.get_or_init(|| {
             let found = found.inspect_err(events::failed)?;
-            let resign = |id: &SessionId| self.candidates.iter().any(|candidate| candidate.resign && candidate.id == *id);
+            let resign =
+                |id: &SessionId| self.candidates.iter().any(|candidate| candidate.resign && candidate.id == *id);
             Ok(Session::of_request(Arc::clone(&self.engine), found, resign))
         });
         // Either this sees that the response's commit has begun, or that commit sees the session.

@@ -28,13 +28,13 @@ mod users;
 mod value_key;
 mod values;
 
+pub(crate) use self::state::{CookieDue, Scope};
+use self::state::{Next, State, Wish};
 pub use self::{
     lazy::LazySession,
     users::SessionInfo,
     value_key::{IntoKey, Key},
 };
-use self::state::{Next, State, Wish};
-pub(crate) use self::state::{CookieDue, Scope};
 
 /// A visitor's session: named values that outlive the request.
 ///

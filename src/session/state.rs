@@ -197,7 +197,8 @@ impl State {
     }
 
     pub(super) fn owner(&self) -> Option<String> {
-        let changed = |head: &HeadChanges| head.owner.as_ref().map(|owner| owner.as_ref().map(|owner| owner.name.to_string()));
+        let changed =
+            |head: &HeadChanges| head.owner.as_ref().map(|owner| owner.as_ref().map(|owner| owner.name.to_string()));
         self.setting(changed, |record| record.head.owner().map(str::to_owned)).flatten()
     }
 
@@ -206,7 +207,8 @@ impl State {
         let effect = self.effect();
         let base = self.record().cloned().unwrap_or(fresh);
         let head = base.head.changed(effect.head(), lifetime);
-        let values = if effect.is_empty() { base.values } else { Arc::new(Values::of_pairs(effect.merged(&base.values))) };
+        let values =
+            if effect.is_empty() { base.values } else { Arc::new(Values::of_pairs(effect.merged(&base.values))) };
         Record { head, values }
     }
 

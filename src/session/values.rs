@@ -196,9 +196,7 @@ impl Session {
     /// The value keys, sorted.
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
-        self.look().with_values(|values| {
-            values.map(|pair| String::from_utf8_lossy(pair.key).into_owned()).collect()
-        })
+        self.look().with_values(|values| values.map(|pair| String::from_utf8_lossy(pair.key).into_owned()).collect())
     }
 
     /// How many values there are.

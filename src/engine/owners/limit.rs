@@ -48,7 +48,8 @@ impl<C: Cache> Engine<C> {
         let Some(owner) = head.owner().filter(|owner| newest.record.head.owner() != Some(*owner)) else {
             return Ok(());
         };
-        let becomes = Stored { record: crate::record::Record { head: head.clone(), ..newest.record.clone() }, ..newest.clone() };
+        let becomes =
+            Stored { record: crate::record::Record { head: head.clone(), ..newest.record.clone() }, ..newest.clone() };
         if let Err(error) = self.refuse(owner, &becomes, listing).await {
             self.unlist(owner, [newest.key]).await;
             return Err(error);
@@ -99,7 +100,8 @@ impl<C: Cache> Engine<C> {
             let mut after = None;
             while let Some(part) = self.part(&list, &mut after).await? {
                 let standings = self.judge_all(owner, &list, &part).await?;
-                let mut stamps: Vec<_> = standings.iter().filter_map(counted).map(|other| other.record.head.stamp()).collect();
+                let mut stamps: Vec<_> =
+                    standings.iter().filter_map(counted).map(|other| other.record.head.stamp()).collect();
                 stamps.sort_unstable();
                 stamps.dedup();
                 others += stamps.into_iter().filter(|other| *other != stamp).count();
@@ -129,7 +131,8 @@ impl<C: Cache> Engine<C> {
         deadline: Deadline,
     ) -> Result<(), SessionError> {
         let Some(owner) = own.record.head.owner() else { return Ok(()) };
-        let Some(limit) = self.limit(SessionLimitPolicy::EndOldest).filter(|limit| listing.members > limit.get()) else {
+        let Some(limit) = self.limit(SessionLimitPolicy::EndOldest).filter(|limit| listing.members > limit.get())
+        else {
             return Ok(());
         };
         // Half of the time that is left: the commit needs the other half to say that it is done.
@@ -182,7 +185,9 @@ impl<C: Cache> Engine<C> {
     async fn all_live(&self, owner: &str, sessions: &[Stored]) -> Result<bool, SessionError> {
         let judged = super::list::together(sessions.iter().map(|stored| async move {
             let standing = self.judge(owner, stored.key).await?;
-            Ok::<_, SessionError>(counted(&standing).map(|found| found.record.head.stamp()) == Some(stored.record.head.stamp()))
+            Ok::<_, SessionError>(
+                counted(&standing).map(|found| found.record.head.stamp()) == Some(stored.record.head.stamp()),
+            )
         }));
         for live in judged.await {
             if !live? {
@@ -203,7 +208,8 @@ impl<C: Cache> Engine<C> {
         let mut is_own = false;
         for stored in surplus.into_iter().rev() {
             let stamp: Option<Stamp> = stored.record.head.stamp();
-            let is_judged = |found: &Stored| found.record.head.owner() == Some(owner) && found.record.head.stamp() == stamp;
+            let is_judged =
+                |found: &Stored| found.record.head.owner() == Some(owner) && found.record.head.stamp() == stamp;
             let ended = self.end(stored.key, Some(stored), deadline, &is_judged).await?;
             if ended.spared {
                 return Ok(false);

@@ -10,8 +10,8 @@ mod list;
 mod revoke;
 mod standing;
 
-pub(crate) use self::list::Page;
 pub(super) use self::list::Listing;
+pub(crate) use self::list::Page;
 
 /// How a store deals with owners.
 #[derive(Clone)]

@@ -120,8 +120,11 @@ impl<C: Cache> Engine<C> {
         let mut stamp = None;
         for session in prev.into_iter().chain([stored]) {
             // From the member itself where a tombstone leads from there, so that the tombstone goes, too.
-            let (from, known) =
-                if session.record.head.origin().is_some() && session.key != key { (key, None) } else { (session.key, Some(session)) };
+            let (from, known) = if session.record.head.origin().is_some() && session.key != key {
+                (key, None)
+            } else {
+                (session.key, Some(session))
+            };
             let ended = self.end(from, known, deadline, &is_doomed).await?;
             gone.extend(ended.tombstones);
             if let Some(session) = ended.session {

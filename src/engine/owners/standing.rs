@@ -14,13 +14,19 @@ pub(super) enum Standing {
     /// A session of the owner.
     Counts(Stored),
     /// A session that `prev` is just being renewed to. It ends only by way of `prev`.
-    Making { stored: Stored, prev: Stored },
+    Making {
+        stored: Stored,
+        prev: Stored,
+    },
     /// A renewal left it behind, and its ID was told to no browser.
     Stray(Stored),
     /// A session of another owner, which may be about to become this owner's.
     Foreign,
     /// Under its key is an entry that this process cannot read, or whose lifetime is over by this process's clock alone.
-    Unreadable { key: SessionKey, version: Version },
+    Unreadable {
+        key: SessionKey,
+        version: Version,
+    },
     Gone,
     /// A tombstone that leads to no session any more.
     DeadEnd,
