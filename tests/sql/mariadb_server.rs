@@ -2,11 +2,12 @@
 use std::{
     path::PathBuf,
     process::{Child, Command},
+    sync::{Mutex, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use crate::process::{Directory, find, free_port, run, signal, spawn, try_run, unprivileged};
+use crate::process::{Directory, find, free_port, signal, spawn, try_run, unprivileged};
 
 /// Runs until it is dropped.
 #[derive(Debug)]
@@ -26,9 +27,10 @@ impl MariaDbServer {
     pub(crate) fn start_with(settings: &[&str]) -> Self {
         for _ in 0..5 {
             let dir = Directory::new("mariadb");
-            run(unprivileged(&program(&["mariadb-install-db", "mysql_install_db"]))
-                .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
-                .arg(format!("--datadir={}", dir.path().join("data").display())));
+            if let Err(why) = install(&dir) {
+                eprintln!("{why}");
+                continue;
+            }
             let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
             let mut server = Self { port: free_port(), dir, settings, child: None };
             match server.try_start() {
@@ -117,6 +119,17 @@ impl Drop for MariaDbServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// One at a time: an installation runs a server of its own, and several of them get in each other's way.
+fn install(dir: &Directory) -> Result<String, String> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    try_run(
+        unprivileged(&program(&["mariadb-install-db", "mysql_install_db"]))
+            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+            .arg(format!("--datadir={}", dir.path().join("data").display())),
+    )
 }
 
 fn program(names: &[&str]) -> PathBuf {
