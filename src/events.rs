@@ -101,6 +101,8 @@ kinds! {
     REDIS_ANSWERING = "redis_answering";
     #[cfg(feature = "redis")]
     REDIS_EVICTING = "redis_evicting";
+    #[cfg(feature = "redis")]
+    REDIS_FOREIGN_VALUE = "redis_foreign_value";
 }
 
 /// Counts an event and logs it every time.
@@ -213,6 +215,16 @@ pub(crate) fn denied(command: &str) {
         &REDIS_DENIED,
         command,
         "Redis answered NOPERM: its user may not run this command, or not with these keys"
+    );
+}
+
+/// A value that this crate did not write is under a key that a session would have.
+#[cfg(feature = "redis")]
+pub(crate) fn foreign_value() {
+    log_limited!(
+        warn,
+        &REDIS_FOREIGN_VALUE,
+        "a value in Redis is not a cache entry: it counts as absent and stays as it is"
     );
 }
 
@@ -460,6 +472,7 @@ mod tests {
             refusing("reads");
             answering("reads");
             evicting();
+            foreign_value();
         }
     }
 

@@ -13,7 +13,7 @@ use tower_service::Service;
 use crate::{
     error::{ErrorResponse, SessionError},
     run_to_end::RunToEnd,
-    service::Exchange,
+    service::{Commit, Exchange},
     session::Session,
 };
 
@@ -78,8 +78,8 @@ where
                     // The handler's future is dropped before anything is decided: it may hold a handle of the session.
                     this.state.set(State::Done);
                     match this.exchange.commit(&result) {
-                        Some(commit) => State::Committing { commit, result: Some(result) },
-                        None => return Poll::Ready(this.exchange.respond(result, Ok(()))),
+                        Commit::UnderWay(commit) => State::Committing { commit, result: Some(result) },
+                        Commit::Done(committed) => return Poll::Ready(this.exchange.respond(result, committed)),
                     }
                 }
                 StateProjection::Committing { commit, result } => {

@@ -111,7 +111,11 @@ pub(crate) struct Exchange<E> {
     drops_cookie: bool,
 }
 
-pub(crate) type Committing = RunToEnd<Result<(), SessionError>>;
+/// A commit that is done, or has to be waited for.
+pub(crate) enum Commit {
+    Done(Result<(), SessionError>),
+    UnderWay(RunToEnd<Result<(), SessionError>>),
+}
 
 /// Whether a response with this status means that the handler did what it was to do. A 408 cut it off half-way.
 fn commits(status: StatusCode) -> bool {
@@ -133,18 +137,23 @@ impl<E> Exchange<E> {
         (Self { shared: Arc::clone(shared), lazy: lazy.clone(), drops_cookie }, lazy)
     }
 
-    /// What there is to commit, once the handler is done. `None`: nothing.
-    pub(crate) fn commit<B, Error>(&self, result: &Result<Response<B>, Error>) -> Option<Committing> {
+    /// What there is to commit, once the handler is done.
+    pub(crate) fn commit<B, Error>(&self, result: &Result<Response<B>, Error>) -> Commit {
         let scope = if result.as_ref().is_ok_and(|response| commits(response.status())) {
             Scope::All
         } else {
             Scope::DestroyOnly
         };
-        let session = self.lazy.close()?;
-        if !session.close(scope) {
-            return None;
+        let Some(session) = self.lazy.close().filter(|session| session.close(scope)) else {
+            return Commit::Done(Ok(()));
+        };
+        match session.commit_at_once(scope) {
+            Some(done) => Commit::Done(done),
+            None => {
+                let commit = session.clone().run_commit(Order::Response(scope), self.lazy.deadline());
+                Commit::UnderWay(RunToEnd::new(commit))
+            }
         }
-        Some(RunToEnd::new(session.clone().run_commit(Order::Response(scope), self.lazy.deadline())))
     }
 
     /// The response that goes out.

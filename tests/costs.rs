@@ -69,7 +69,7 @@ impl Trial {
         cookie
     }
 
-    /// The commands that clients sent for one request; what scripts call inside the server is not among them.
+    /// The commands of one request: what clients sent, and what scripts read and wrote inside the server.
     async fn cost(&self, path: &str, cookie: Option<&str>) -> BTreeMap<String, u64> {
         let before = self.server.calls();
         self.request(path, cookie).await;
@@ -77,12 +77,12 @@ impl Trial {
         for (command, count) in before {
             *calls.get_mut(&command).unwrap() -= count;
         }
-        let by_clients = ["get", "set", "evalsha", "eval", "del", "pexpire", "getex", "multi", "watch"];
+        let by_clients = ["get", "getrange", "set", "evalsha", "eval", "del", "pexpire", "getex", "multi", "watch"];
         let scripts = calls.contains_key("evalsha") && calls["evalsha"] > 0;
-        // Inside of scripts `get`, `set` and the like are counted as well.
+        // Inside of scripts `getrange`, `set` and the like are counted as well.
         calls.retain(|command, count| *count > 0 && by_clients.contains(&command.as_str()));
         if scripts {
-            calls.retain(|command, _| ["evalsha", "eval", "get", "set"].contains(&command.as_str()));
+            calls.retain(|command, _| ["evalsha", "eval", "getrange", "set"].contains(&command.as_str()));
         }
         calls
     }
@@ -112,8 +112,8 @@ async fn requests_that_need_no_look_up_cost_nothing() {
 async fn a_read_is_one_get_and_a_new_session_one_set() {
     let trial = Trial::new(Refresh::OnWrite, false).await;
     let cookie = trial.fresh().await;
-    assert_eq!(trial.cost("/read", Some(&cookie)).await, commands(&[("get", 1)]));
-    assert_eq!(trial.cost("/same", Some(&cookie)).await, commands(&[("get", 1)]));
+    assert_eq!(trial.cost("/read", Some(&cookie)).await, commands(&[("getrange", 1)]));
+    assert_eq!(trial.cost("/same", Some(&cookie)).await, commands(&[("getrange", 1)]));
     assert_eq!(trial.cost("/write", None).await, commands(&[("set", 1)]));
 }
 
@@ -121,17 +121,17 @@ async fn a_read_is_one_get_and_a_new_session_one_set() {
 async fn a_change_is_a_get_and_one_script() {
     let trial = Trial::new(Refresh::OnWrite, false).await;
     let cookie = trial.fresh().await;
-    // The script's own `SET` is counted by the server, too.
-    assert_eq!(trial.cost("/write", Some(&cookie)).await, commands(&[("evalsha", 1), ("get", 1), ("set", 1)]));
-    assert_eq!(trial.cost("/touch", Some(&cookie)).await, commands(&[("evalsha", 1), ("get", 1)]));
-    assert_eq!(trial.cost("/destroy", Some(&cookie)).await, commands(&[("evalsha", 1), ("get", 1)]));
+    // The script's own `GETRANGE` and `SET` are counted by the server, too.
+    assert_eq!(trial.cost("/write", Some(&cookie)).await, commands(&[("evalsha", 1), ("getrange", 2), ("set", 1)]));
+    assert_eq!(trial.cost("/touch", Some(&cookie)).await, commands(&[("evalsha", 1), ("getrange", 2)]));
+    assert_eq!(trial.cost("/destroy", Some(&cookie)).await, commands(&[("evalsha", 1), ("getrange", 2)]));
 }
 
 #[tokio::test]
 async fn a_renewal_is_a_get_an_insert_and_one_script() {
     let trial = Trial::new(Refresh::OnWrite, false).await;
     let cookie = trial.fresh().await;
-    assert_eq!(trial.cost("/renew", Some(&cookie)).await, commands(&[("evalsha", 1), ("get", 1), ("set", 2)]));
+    assert_eq!(trial.cost("/renew", Some(&cookie)).await, commands(&[("evalsha", 1), ("getrange", 2), ("set", 2)]));
 }
 
 #[tokio::test]

@@ -103,6 +103,15 @@ impl World {
         }
         self.memory.as_ref().unwrap().len()
     }
+
+    /// What entries and lists take in memory; their number in Redis.
+    fn bytes(&self) -> usize {
+        #[cfg(feature = "redis")]
+        if self.server.is_some() {
+            return self.len();
+        }
+        self.memory.as_ref().unwrap().bytes()
+    }
 }
 
 /// A browser and what it got.
@@ -686,9 +695,9 @@ async fn a_dead_member_is_dropped_when_it_is_seen() {
         store.destroy(visitor.id.as_deref().unwrap()).await.unwrap();
         assert!(store.sessions_of("alice").await.is_err() && store.revoke_all("alice").await.is_err());
         world.cache.heal();
-        assert_eq!(world.len(), 1, "{}: the list", world.name);
+        assert_ne!(world.bytes(), 0, "{}: the list", world.name);
         assert!(keys(&store, "alice").await.is_empty());
-        assert_eq!(world.len(), 0, "{}: healed", world.name);
+        assert_eq!(world.bytes(), 0, "{}: healed", world.name);
         // A session that cannot be listed is not made.
         world.cache.fail(Operation::List, CacheErrorKind::Unavailable);
         let refused = login(&store, None, "alice").await;
@@ -700,7 +709,7 @@ async fn a_dead_member_is_dropped_when_it_is_seen() {
 
 #[tokio::test]
 async fn a_list_is_bounded_and_dead_members_make_room() {
-    let memory = InMemoryCache::new();
+    let memory = Arc::new(SixMethods::new(InMemoryCache::new()));
     let store = SessionStore::new(memory.clone()).readable_owners(true);
     let (list, end) = ("cloakroom:owner:alice", SystemTime::now() + Duration::from_secs(3600));
     let first = login(&store, None, "alice").await;
@@ -723,7 +732,7 @@ async fn a_list_is_bounded_and_dead_members_make_room() {
 
 #[tokio::test]
 async fn an_unreadable_list_is_an_error_for_everybody_who_needs_it() {
-    let memory = InMemoryCache::new();
+    let memory = Arc::new(SixMethods::new(InMemoryCache::new()));
     let store = SessionStore::new(memory.clone()).readable_owners(true);
     let other = login(&store, None, "bob").await;
     let expiry = Expiry { idle: Duration::from_secs(60), end: SystemTime::now() + Duration::from_secs(60) };

@@ -41,7 +41,7 @@ async fn refused(cache: &RedisCache, operations: usize) -> usize {
     let mut refused = 0;
     for _ in 0..operations {
         let error = cache.get("k").await.unwrap_err();
-        refused += usize::from(format!("{error:?}").contains("only now and then an operation finds out"));
+        refused += usize::from(format!("{error:?}").contains("refused but for one every 250 ms"));
         sleep(Duration::from_millis(5)).await;
     }
     refused
@@ -61,7 +61,7 @@ async fn outage(server: &mut RedisServer, name: &str, hit: fn(&mut RedisServer),
     let of = 100;
     let refused = refused(&cache, of).await;
     sleep(seconds().saturating_sub(begun.elapsed())).await;
-    // Nobody of those who came an eternity ago is still there.
+    // No request that came long ago is still under way.
     load.answers(50, open, &[("/read", 503), ("/count", 503), ("/health", 200)]).await;
     load.settled().await;
     let after = memory();

@@ -8,16 +8,20 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{clock::Clock, error::CacheError};
+use crate::error::CacheError;
 
 mod boxed;
 #[cfg(feature = "encryption")]
 mod encrypted;
-mod index;
+mod lists;
 mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+#[cfg_attr(
+    not(all(feature = "postgres", feature = "mysql", feature = "sqlite")),
+    allow(dead_code, reason = "what only one of the databases needs")
+)]
 pub(crate) mod sql;
 mod version;
 
@@ -50,12 +54,12 @@ pub use self::{
 /// 7. Every method ends within a bounded time.
 /// 8. Bytes come back as they were given: any bytes, any length, empty ones too.
 ///
-/// Each method states the rest. The conditional ones answer with what is there now, so that the caller
-/// needs no second look.
+/// Each method states the rest. The conditional ones answer with the entry that is there now, so that the caller
+/// needs no second read.
 pub trait Cache: Send + Sync + 'static {
     /// Whether every one of the six operations is done at its first poll, because nothing in it ever waits. Default: `false`.
     ///
-    /// Then a request needs no allocation, no timer and no other task to wait with. A cache that says so and waits all the
+    /// Then a request needs no allocation, no timer and no other task to wait with. A cache that sets it and waits all the
     /// same breaks the contract: its operations are dropped half-way and done again.
     const IMMEDIATE: bool = false;
 
@@ -132,7 +136,7 @@ pub trait Cache: Send + Sync + 'static {
         member: &str,
         end: SystemTime,
     ) -> impl Future<Output = Result<usize, CacheError>> + Send {
-        index::add(self, &SYSTEM, list, member, end)
+        lists::add(self, list, member, end)
     }
 
     /// Takes `members` off the list under `list`; those that are not on it are no error.
@@ -140,7 +144,7 @@ pub trait Cache: Send + Sync + 'static {
     /// # Errors
     /// When the cache cannot do it.
     fn list_remove(&self, list: &str, members: &[String]) -> impl Future<Output = Result<(), CacheError>> + Send {
-        index::remove(self, &SYSTEM, list, members)
+        lists::remove(self, list, members)
     }
 
     /// A part of the list under `list`: up to `limit` members behind `after`, or the first ones without it.
@@ -157,10 +161,10 @@ pub trait Cache: Send + Sync + 'static {
         after: Option<&ListMember>,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<ListMember>, CacheError>> + Send {
-        index::page(self, &SYSTEM, list, after, limit)
+        lists::page(self, list, after, limit)
     }
 
-    /// Finds out whether the cache answers, for readiness probes. The default reads a key that nobody writes.
+    /// Finds out whether the cache answers, for readiness probes. The default reads a key that is never written.
     ///
     /// # Errors
     /// When it does not.
@@ -168,9 +172,6 @@ pub trait Cache: Send + Sync + 'static {
         async { self.get("cloakroom:ping").await.map(drop) }
     }
 }
-
-/// The lists of a cache that says nothing else end by the system's clock.
-static SYSTEM: Clock = Clock::system();
 
 /// A cache that is shared is a cache.
 impl<C: Cache> Cache for Arc<C> {

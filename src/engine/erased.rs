@@ -1,7 +1,7 @@
 //! The engine as the handles see it: without the type of its cache.
 use std::{future::Future, pin::Pin, time::Duration};
 
-use super::{Commit, Committed, Config, Ending, Engine, Family, Found, Page, Stored};
+use super::{Action, Commit, Committed, Config, Ending, Engine, Family, Found, Page, Stored};
 use crate::{
     cache::{Cache, ListMember},
     deadline::{Deadline, at_once},
@@ -18,6 +18,9 @@ pub(crate) trait SessionEngine: Send + Sync {
     fn load_at_once(&self, ids: &[SessionId], refresh: Option<Duration>) -> Option<Result<Found, SessionError>>;
     fn reload<'a>(&'a self, key: SessionKey, family: &'a Family) -> Work<'a, Option<Stored>>;
     fn commit<'a>(&'a self, commit: &'a mut Commit, family: &'a Family, deadline: Deadline) -> Work<'a, Committed>;
+    /// A first poll of the same future, where the cache does not wait. `None`: it has to wait for something else, and nothing
+    /// was done. Only for a [write](Action::Write), which can be begun again wherever it waits.
+    fn commit_at_once(&self, commit: &mut Commit, family: &Family) -> Option<Result<Committed, SessionError>>;
     fn ending(&self, key: &SessionKey) -> Ending;
     fn owner_page<'a>(&'a self, owner: &'a str, after: Option<&'a ListMember>, limit: usize) -> Work<'a, Page>;
     fn revoke_all<'a>(&'a self, owner: &'a str, deadline: Deadline) -> Work<'a, usize>;
@@ -44,6 +47,13 @@ impl<C: Cache> SessionEngine for Engine<C> {
 
     fn commit<'a>(&'a self, commit: &'a mut Commit, family: &'a Family, deadline: Deadline) -> Work<'a, Committed> {
         Box::pin(Self::commit(self, commit, family, deadline))
+    }
+
+    fn commit_at_once(&self, commit: &mut Commit, family: &Family) -> Option<Result<Committed, SessionError>> {
+        if !C::IMMEDIATE || commit.action != Action::Write || commit.tried.is_some() {
+            return None;
+        }
+        at_once(Self::commit(self, commit, family, Deadline::after(self.config.deadline)))
     }
 
     fn ending(&self, key: &SessionKey) -> Ending {

@@ -55,8 +55,10 @@ impl<C: Cache> Engine<C> {
         let mut turn = self.queue(&mut newest, deadline).await;
         let (mut listing, mut waited) = (Listing::default(), false);
         for round in 0_u32.. {
+            // On its own base the list was found to alter something before it came here.
+            let is_known = round == 0 && !commit.look_first && commit.changes.is_on(newest.identity());
             commit.changes.replay(newest.identity(), &newest.record)?;
-            if !commit.changes.effect().alters(&newest.record, self.config.max_lifetime) {
+            if !is_known && !commit.changes.effect().alters(&newest.record, self.config.max_lifetime) {
                 return Ok(Committed::Stored { stored: newest, id: None });
             }
             let head = newest.record.head.changed(commit.changes.effect().head(), self.config.max_lifetime).renewing(false);
@@ -203,6 +205,10 @@ impl<C: Cache> Engine<C> {
         let lifetime = self.config.max_lifetime;
         let empty = Record { head: Head::new(self.now(), lifetime), values: Values::empty() };
         commit.changes.replay(None, &empty)?;
+        let effect = commit.changes.effect();
+        if effect.merged(&empty.values).next().is_none() && !matches!(effect.head().owner, Some(Some(_))) {
+            return Ok(Committed::Live);
+        }
         let head = empty.head.changed(commit.changes.effect().head(), lifetime);
         let (id, stored) = self.create(&head, &commit.changes, &empty.values).await?;
         Box::pin(self.list_new(&stored, deadline)).await?;

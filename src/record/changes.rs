@@ -18,7 +18,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -48,8 +48,13 @@ pub(crate) type Identity = Option<(SessionKey, Version)>;
 #[must_use = "closures of the user are dropped without a lock"]
 pub(crate) struct Discarded(Vec<Step>);
 
+impl Discarded {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// The changes of a session in their order, of which only those are kept that still matter.
-#[derive(Default)]
 pub(crate) struct Changes {
     /// What the list was computed on: on any other record it is replayed before it counts.
     pub(crate) on: Identity,
@@ -91,6 +96,20 @@ enum Change {
     Remove,
     /// The mutex is never locked: it lets a list be lent to the tasks of a runtime.
     Update(Mutex<Run>, Tag),
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        static NOTHING: LazyLock<Arc<Effect>> = LazyLock::new(Arc::default);
+        Self {
+            on: None,
+            effect: Arc::clone(&NOTHING),
+            steps: BTreeMap::new(),
+            clear: false,
+            login: None,
+            updates: 0,
+        }
+    }
 }
 
 impl Changes {
@@ -236,12 +255,21 @@ impl Changes {
         discarded
     }
 
+    /// Whether a value is known only after a replay on the stored record.
+    pub(crate) fn depends_on_record(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
+    pub(crate) fn is_on(&self, identity: Identity) -> bool {
+        self.on == identity
+    }
+
     /// Computes the list anew if it was computed on another record. Runs closures of the user.
     ///
     /// # Errors
     /// Those of the closures, and [`Panicked`](SessionError::Panicked): the list can then be replayed again.
     pub(crate) fn replay(&mut self, identity: Identity, record: &Record) -> Result<(), SessionError> {
-        if self.on == identity {
+        if self.is_on(identity) {
             return Ok(());
         }
         let of_another = self.login.as_ref().is_some_and(|login| {
@@ -282,6 +310,9 @@ impl Changes {
         if self.is_empty() {
             let earlier = std::mem::replace(self, later);
             return Discarded(earlier.steps.into_values().flatten().collect());
+        }
+        if later.is_empty() {
+            return later.discard();
         }
         let mut discarded = Discarded::default();
         let later_effect = std::mem::take(&mut later.effect);

@@ -313,7 +313,7 @@ impl Session {
             if let Err(error) = &result {
                 events::failed(error);
             }
-            let settled = self.lock().settle(*commit, was_unknown, result);
+            let settled = self.lock().settle(commit, was_unknown, result);
             if let Some(result) = settled {
                 if self.lock().is_closed() {
                     self.end_family();
@@ -325,8 +325,25 @@ impl Session {
 
     /// Closes the handle for the response's commit. `false`: there is nothing to commit.
     pub(crate) fn close(&self, scope: Scope) -> bool {
-        let Some(config) = self.config() else { return false };
-        self.lock().close(scope, config)
+        self.lock().close(scope)
+    }
+
+    /// The response's commit, where nothing has to be waited for. `None`: it takes [`run_commit`](Self::run_commit).
+    pub(crate) fn commit_at_once(&self, scope: Scope) -> Option<Result<(), SessionError>> {
+        let engine = self.inner.engine.as_ref()?;
+        let _alone = self.inner.committing.try_lock().ok()?;
+        let mut commit = match self.lock().begin(scope, false, engine.config()) {
+            Next::Commit(commit) => commit,
+            Next::Done(result) => return Some(result),
+        };
+        let Some(result) = engine.commit_at_once(&mut commit, self.family()) else {
+            self.lock().not_begun(commit);
+            return None;
+        };
+        if let Err(error) = &result {
+            events::failed(error);
+        }
+        self.lock().settle(commit, false, result)
     }
 
     /// Nothing more will be committed: detached handles need not wait.

@@ -93,8 +93,9 @@ pub(super) struct State {
 }
 
 /// What a commit has to do next.
+#[expect(clippy::large_enum_variant, reason = "the large one is the common one")]
 pub(super) enum Next {
-    Commit(Box<Commit>),
+    Commit(Commit),
     Done(Result<(), SessionError>),
 }
 
@@ -222,7 +223,7 @@ impl State {
     /// Whether a session that is not stored has anything worth it.
     fn stores_something(&self) -> bool {
         let has_owner = matches!(self.pending.effect().head().owner, Some(Some(_)));
-        has_owner || self.with_values(|values| values.next().is_some())
+        has_owner || self.pending.depends_on_record() || self.with_values(|values| values.next().is_some())
     }
 
     pub(super) const fn is_closed(&self) -> bool {
@@ -252,7 +253,14 @@ impl State {
 
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Changes) -> Discarded) {
         let discarded = change(self.list());
-        self.discarded.push(discarded);
+        self.discard(discarded);
+    }
+
+    /// Keeps closures until the state is unlocked.
+    fn discard(&mut self, discarded: Discarded) {
+        if !discarded.is_empty() {
+            self.discarded.push(discarded);
+        }
     }
 
     pub(super) fn try_change(
@@ -260,7 +268,7 @@ impl State {
         change: impl FnOnce(&mut Changes) -> Result<Discarded, SessionError>,
     ) -> Result<(), SessionError> {
         let discarded = change(self.list())?;
-        self.discarded.push(discarded);
+        self.discard(discarded);
         Ok(())
     }
 
@@ -282,15 +290,15 @@ impl State {
 
     // Commits.
 
-    /// Closes the handle for the response's commit. `false`: there is nothing to commit, nor a commit under way.
-    pub(super) fn close(&mut self, scope: Scope, config: &Config) -> bool {
+    /// Closes the handle for the response's commit. `false`: there is surely nothing to commit, nor a commit under way.
+    pub(super) fn close(&mut self, scope: Scope) -> bool {
         self.closed = true;
         if scope == Scope::DestroyOnly && (!self.pending.is_empty() || self.wish == Wish::Renew) {
             events::dropped_by_status(self.key().as_ref());
             self.drop_pending();
         }
-        // Looking at an old record first is decided at the commit.
-        self.under_way.is_some() || self.action(!self.pending.is_empty(), config).is_some()
+        let has_wishes = self.wish != Wish::Keep || self.touch || self.browser.resign;
+        self.under_way.is_some() || has_wishes || !self.pending.is_empty()
     }
 
     /// The handle takes no more changes, and its closures go: they may hold the handle.
@@ -308,7 +316,7 @@ impl State {
 
     fn drop_pending(&mut self) {
         let discarded = std::mem::take(&mut self.pending).discard();
-        self.discarded.push(discarded);
+        self.discard(discarded);
         if self.wish == Wish::Renew {
             self.wish = Wish::Keep;
         }
@@ -317,7 +325,7 @@ impl State {
 
     fn drop_under_way(&mut self) {
         if let Some(UnderWay::Unknown(commit)) = self.under_way.take() {
-            self.discarded.push(commit.changes.discard());
+            self.discard(commit.changes.discard());
         }
     }
 
@@ -358,15 +366,15 @@ impl State {
         if let Some(commit) = unknown {
             if self.wish == Wish::Destroy {
                 let (tried, found_at) = (commit.tried, self.found_at);
-                self.discarded.push(commit.changes.discard());
+                self.discard(commit.changes.discard());
                 let commit = Commit { tried, ..self.commit(Action::Destroy, false, found_at) };
-                return Next::Commit(Box::new(commit));
+                return Next::Commit(commit);
             }
             if scope == Scope::All || commit.action == Action::Renew {
                 self.under_way = Some(UnderWay::Running(Arc::clone(commit.changes.effect())));
-                return Next::Commit(commit);
+                return Next::Commit(*commit);
             }
-            self.discarded.push(commit.changes.discard());
+            self.discard(commit.changes.discard());
         }
         if scope == Scope::DestroyOnly && self.wish != Wish::Destroy {
             return Next::Done(Ok(()));
@@ -405,7 +413,7 @@ impl State {
             Action::Touch => self.touch = false,
             _ => {}
         }
-        Next::Commit(Box::new(commit))
+        Next::Commit(commit)
     }
 
     fn commit(&self, action: Action, look_first: bool, found_at: u64) -> Commit {
@@ -465,10 +473,12 @@ impl State {
                 }
                 self.found_at = stored.at;
                 self.base = Base::Stored(stored);
-                self.discarded.push(commit.changes.discard());
+                self.discard(commit.changes.discard());
                 (!was_unknown).then_some(Ok(()))
             }
             Ok(Committed::Live) => {
+                self.under_way = None;
+                self.discard(commit.changes.discard());
                 if self.closed {
                     self.browser.note_live();
                 }
@@ -495,7 +505,7 @@ impl State {
                 if let Some(key) = self.key() {
                     events::dropped_by_error(&key);
                 }
-                self.discarded.push(commit.changes.discard());
+                self.discard(commit.changes.discard());
                 None
             }
             Err(error) => {
@@ -508,6 +518,17 @@ impl State {
         }
     }
 
+    /// A commit that was taken out has to wait.
+    pub(super) fn not_begun(&mut self, mut commit: Commit) {
+        self.put_back(&mut commit);
+        if commit.action == Action::Destroy {
+            self.wish(Wish::Destroy);
+        }
+        if commit.tried.is_some() {
+            self.under_way = Some(UnderWay::Unknown(Box::new(commit)));
+        }
+    }
+
     /// Nothing came of a commit, as far as that is known.
     fn put_back(&mut self, commit: &mut Commit) {
         self.under_way = None;
@@ -516,7 +537,7 @@ impl State {
             Action::Write | Action::Renew if commit.tried.is_none() => {
                 let mut list = std::mem::take(&mut commit.changes);
                 let discarded = list.then(std::mem::take(&mut self.pending));
-                self.discarded.push(discarded);
+                self.discard(discarded);
                 self.pending = list;
                 if commit.action == Action::Renew {
                     self.wish(Wish::Renew);
@@ -529,12 +550,12 @@ impl State {
     /// One `update` of a list that was put back is not to be tried again.
     pub(super) fn withdraw(&mut self, tag: crate::record::Tag) {
         let discarded = self.pending.withdraw(tag);
-        self.discarded.push(discarded);
+        self.discard(discarded);
     }
 
     fn end(&mut self, commit: Commit, how: Ended) {
         self.under_way = None;
-        self.discarded.push(commit.changes.discard());
+        self.discard(commit.changes.discard());
         self.drop_pending();
         self.ended = Some(how);
     }

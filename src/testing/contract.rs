@@ -46,7 +46,7 @@ where
     F: Fn() -> Fut,
     Fut: Future<Output = C>,
 {
-    let is_manual = clock.is_some();
+    let manual = clock.is_some();
     let mut waiting: Vec<Check> = Vec::new();
     macro_rules! checks {
         ($($module:ident::$check:ident),* $(,)?) => {
@@ -56,7 +56,7 @@ where
                     $module::$check(&trial).await;
                     trial.rewind();
                 });
-                if is_manual { check.await } else { waiting.push(check) }
+                if manual { check.await } else { waiting.push(check) }
             })*
         };
     }

@@ -87,7 +87,7 @@ struct Script {
 enum Fault {
     /// Fails, and nothing is done.
     Before(CacheErrorKind),
-    /// Is done, and nobody learns of it.
+    /// Is done, and the answer is lost.
     LostReply,
 }
 
@@ -208,7 +208,7 @@ impl<C: Cache> TestCache<C> {
             tokio::task::yield_now().await;
         }
         if let Some(Fault::Before(kind)) = fault {
-            return Err(CacheError::new(kind, "the test says so"));
+            return Err(CacheError::new(kind, "the test double fails on demand"));
         }
         let result = work.await;
         if yields {

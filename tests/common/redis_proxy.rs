@@ -36,6 +36,8 @@ pub enum Mode {
 #[derive(Clone)]
 pub struct Proxy {
     port: u16,
+    /// The port of the server behind it.
+    server: Arc<Mutex<u16>>,
     mode: Arc<Mutex<Mode>>,
     seen: Arc<Mutex<Vec<u8>>>,
     connections: Arc<Mutex<u64>>,
@@ -47,11 +49,14 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let port = listener.local_addr().expect("its number").port();
         let mode = Arc::new(Mutex::new(Mode::Pass));
-        let proxy = Self { port, mode, seen: Arc::default(), connections: Arc::default(), answers: Arc::default() };
+        let server = Arc::new(Mutex::new(server));
+        let proxy =
+            Self { port, server, mode, seen: Arc::default(), connections: Arc::default(), answers: Arc::default() };
         let this = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 *this.connections.lock().unwrap() += 1;
+                let server = *this.server.lock().unwrap();
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { continue };
                 let (client, server) = (client.into_split(), server.into_split());
                 tokio::spawn(this.clone().ask(client.0, server.1));
@@ -63,6 +68,11 @@ impl Proxy {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Connections that are made from now on go to another server.
+    pub fn lead_to(&self, server: u16) {
+        *self.server.lock().unwrap() = server;
     }
 
     pub fn set(&self, mode: Mode) {

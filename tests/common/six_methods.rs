@@ -1,4 +1,4 @@
-//! What somebody writes who implements the cache's trait and no more: its six methods, around another cache.
+//! A cache with the six required methods of the trait and no more, around another cache.
 use std::{
     future::{Future, ready},
     time::Duration,

@@ -1,3 +1,4 @@
+//! The settings of the cache in memory.
 use std::sync::Arc;
 
 use super::{InMemoryCache, Shards};
@@ -25,7 +26,9 @@ impl InMemoryCacheBuilder {
         self
     }
 
-    /// The most memory that entries take, in bytes: key, value and 192 bytes for each. Default: 268,435,456 (256 MiB).
+    /// The most memory that entries and lists take, in bytes. Default: 268,435,456 (256 MiB).
+    ///
+    /// An entry counts with its key, its value and 224 bytes; a list and each of its members with its name and 224 bytes.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self

@@ -1,4 +1,8 @@
 //! A cache in the memory of one process.
+//!
+//! Hand-written, because the caches of the ecosystem evict: when they are full, they drop live entries to make room for
+//! new ones. Here a live entry is a user who is logged in, so a full cache refuses new entries instead. Nothing in it
+//! waits, no task runs for it, and no call cleans up after a whole crowd.
 use std::{
     fmt,
     sync::Arc,
@@ -6,11 +10,10 @@ use std::{
 };
 
 mod builder;
-mod payload;
-mod queue;
+mod deadlines;
+mod lists;
 mod shard;
 mod shards;
-mod slot;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -18,15 +21,18 @@ mod usage;
 
 pub use self::builder::InMemoryCacheBuilder;
 use self::shards::Shards;
-use super::{Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version, index};
-use crate::error::CacheError;
+use super::{Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version};
+use crate::{clock::millis_since_epoch, error::CacheError};
 
 /// A cache in the memory of one process: for one instance of an application, for development and for tests.
 ///
-/// Bounded in entries and in bytes. Live sessions are never thrown out to make room: when the cache is full of them, new
-/// ones are refused with [`CacheErrorKind::Full`](crate::CacheErrorKind::Full), because a cache that evicts lets anybody
-/// log users out by opening sessions. Entries that have ended are found by whatever call comes next, also for other keys,
-/// a few at a time: there is no background task, and no call waits for a great clean-up.
+/// Bounded in entries and in bytes. Live sessions are never removed to make room: a cache that is full of them refuses
+/// new ones with [`CacheErrorKind::Full`](crate::CacheErrorKind::Full), because in a cache that evicts, an attacker logs
+/// users out by opening sessions. Entries that have ended are removed by the calls that follow, also by those for other
+/// keys, a few at a time: there is no background task, and no call waits for a long clean-up.
+///
+/// Lists of a user's sessions have a structure of their own: adding, removing and the next page take a time that grows
+/// with the logarithm of the members. They count against the bound on bytes, and have no other limit.
 ///
 /// Clones share the entries. All is gone when the process ends.
 ///
@@ -115,11 +121,12 @@ impl Cache for InMemoryCache {
     }
 
     async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<usize, CacheError> {
-        index::add(self, &self.shards.clock, list, member, end).await
+        self.shards.list_add(list, member, millis_since_epoch(end))
     }
 
     async fn list_remove(&self, list: &str, members: &[String]) -> Result<(), CacheError> {
-        index::remove(self, &self.shards.clock, list, members).await
+        self.shards.list_remove(list, members);
+        Ok(())
     }
 
     async fn list_page(
@@ -128,7 +135,7 @@ impl Cache for InMemoryCache {
         after: Option<&ListMember>,
         limit: usize,
     ) -> Result<Vec<ListMember>, CacheError> {
-        index::page(self, &self.shards.clock, list, after, limit).await
+        Ok(self.shards.list_page(list, after, limit))
     }
 }
 

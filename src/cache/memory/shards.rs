@@ -1,42 +1,33 @@
-//! The shards together: which one, whether there is room, and who sweeps.
-use std::{
-    hash::{BuildHasher, Hasher},
-    iter,
-    time::Duration,
-};
-
-use rapidhash::quality::RandomState;
+//! All shards: which one has a key, whether there is room, and which call sweeps.
+use std::{iter, time::Duration};
 
 use super::{
-    payload::Payload,
-    shard::Shard,
-    slot::{Slot, cost},
-    table::{At, Inserted, Table},
+    lists,
+    shard::{Contents, Shard},
+    table::{self, Inserted, Write, cost},
     usage::Usage,
 };
 use crate::{
-    cache::{Deleted, Entry, Expiry, Replaced, Version},
-    clock::{Clock, millis},
+    cache::{Deleted, Entry, Expiry, ListMember, Replaced, Version, version::mix},
+    clock::{Clock, millis, millis_since_epoch, time_of},
     error::{CacheError, CacheErrorKind},
 };
 
 /// An operation that helps another shard looks at up to so many of its slots.
 const HELP: usize = 16;
-/// Whoever sweeps more than that lets others at the lock after so many slots.
+/// A call that sweeps more than that releases the lock for others after so many slots.
 const STEP: usize = 64;
 /// A write that needs room looks at up to so many slots before it gives up: two or three milliseconds. It runs out only
 /// when that many were touched since they were queued, and those are then out of the next one's way.
 const ROOM: usize = 8192;
 /// So many entries to a shard when full: three quarters of a table of 4096, which is moved in a fraction of a millisecond.
 const ENTRIES_A_SHARD: usize = 3000;
-/// Enough that few meet at one lock, also where there is room for few entries.
+/// Enough that few threads meet at one lock, also where there is room for few entries.
 const FEWEST: usize = 64;
 const MOST: usize = 8192;
 
 pub(super) struct Shards {
     shards: Box<[Shard]>,
-    /// Keyed at random: nobody can choose keys that collide.
-    hasher: RandomState,
     pub(super) clock: Clock,
     pub(super) usage: Usage,
 }
@@ -44,43 +35,43 @@ pub(super) struct Shards {
 impl Shards {
     pub(super) fn new(max_entries: usize, max_bytes: usize, clock: Clock) -> Self {
         let count = (max_entries / ENTRIES_A_SHARD).clamp(FEWEST, MOST);
-        Self {
-            shards: iter::repeat_with(Shard::new).take(count).collect(),
-            hasher: RandomState::new(),
-            clock,
-            usage: Usage::new(max_entries, max_bytes),
-        }
+        let shards = iter::repeat_with(Shard::new).take(count).collect();
+        Self { shards, clock, usage: Usage::new(max_entries, max_bytes) }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Entry> {
-        let at = self.at(key);
-        self.with(at, |table| table.get(at, &self.usage))
+        let now = self.clock.now_ms();
+        self.with(key, now, |shard| shard.table.get(key, now, &self.usage))
     }
 
     pub(super) fn get_and_touch(&self, key: &str, after: Duration) -> Option<Entry> {
-        let at = self.at(key);
-        self.with(at, |table| table.touch(at, millis(after), &self.usage, Slot::entry))
+        let now = self.clock.now_ms();
+        self.with(key, now, |shard| shard.table.get_and_touch(key, now, millis(after), &self.usage))
     }
 
     pub(super) fn touch(&self, key: &str) -> bool {
-        let at = self.at(key);
-        self.with(at, |table| table.touch(at, 0, &self.usage, |_| ())).is_some()
+        let now = self.clock.now_ms();
+        self.with(key, now, |shard| shard.table.touch(key, now, &self.usage))
     }
 
     pub(super) fn insert(&self, key: &str, entry: &Entry, expiry: Expiry) -> Result<bool, CacheError> {
-        let at = self.at(key);
-        let payload = Payload::new(key, &entry.value, expiry.into()).ok_or_else(full)?;
-        let bytes = cost(&payload);
-        match self.with(at, |table| table.insert(at, entry.version, payload, false, &self.usage)) {
-            Ok(done) => Ok(done.is_there()),
-            Err(payload) => {
-                self.make_room(1, bytes, at.now)?;
-                let inserted = self.with(at, |table| table.insert(at, entry.version, payload, true, &self.usage));
-                if !matches!(inserted, Ok(Inserted::Written)) {
-                    self.usage.release(1, bytes);
-                }
-                inserted.map(Inserted::is_there).map_err(|_| full())
+        let now = self.clock.now_ms();
+        let mut write = Write::new(entry, expiry);
+        let bytes = cost(key, &write.value);
+        let mut insert =
+            |reserved| self.with(key, now, |shard| shard.table.insert(key, now, &mut write, reserved, &self.usage));
+        let mut inserted = insert(false);
+        if inserted == Inserted::Full {
+            self.make_room(1, bytes, now)?;
+            inserted = insert(true);
+            if inserted != Inserted::Written {
+                self.usage.release(1, bytes);
             }
+        }
+        match inserted {
+            Inserted::Written | Inserted::Unneeded => Ok(true),
+            Inserted::Taken => Ok(false),
+            Inserted::Full => Err(full()),
         }
     }
 
@@ -91,15 +82,17 @@ impl Shards {
         entry: &Entry,
         expiry: Expiry,
     ) -> Result<Replaced, CacheError> {
-        let at = self.at(key);
-        let mut payload = Payload::new(key, &entry.value, expiry.into()).ok_or_else(full)?;
-        match self.with(at, |table| table.replace(at, expected, entry.version, &mut payload, 0, &self.usage)) {
-            Ok(done) => Ok(done),
-            Err(more) => {
-                self.make_room(0, more, at.now)?;
+        let now = self.clock.now_ms();
+        let mut write = Write::new(entry, expiry);
+        let mut replace = |reserved| {
+            self.with(key, now, |shard| shard.table.replace(key, now, expected, &mut write, reserved, &self.usage))
+        };
+        match replace(0) {
+            Ok(replaced) => Ok(replaced),
+            Err(table::Lacking(more)) => {
+                self.make_room(0, more, now)?;
                 // If it is still the version that was too small, it still lacks just as much.
-                let replaced =
-                    self.with(at, |table| table.replace(at, expected, entry.version, &mut payload, more, &self.usage));
+                let replaced = replace(more);
                 if !matches!(replaced, Ok(Replaced::Done)) {
                     self.usage.release(0, more);
                 }
@@ -109,11 +102,48 @@ impl Shards {
     }
 
     pub(super) fn delete(&self, key: &str, expected: Version) -> Deleted {
-        let at = self.at(key);
-        self.with(at, |table| table.delete(at, expected, &self.usage))
+        let now = self.clock.now_ms();
+        self.with(key, now, |shard| shard.table.delete(key, now, expected, &self.usage))
     }
 
-    /// Drops every entry whose time is over.
+    pub(super) fn list_add(&self, list: &str, member: &str, end: u64) -> Result<usize, CacheError> {
+        let now = self.clock.now_ms();
+        self.drop_ended(list, now);
+        if end <= now {
+            return Ok(self.with(list, now, |shard| shard.lists.len(list)));
+        }
+        let add = |reserved| self.with(list, now, |shard| shard.lists.add(list, member, end, reserved, &self.usage));
+        match add(0) {
+            Ok(count) => Ok(count),
+            Err(lists::Lacking(bytes)) => {
+                self.make_room(0, bytes, now)?;
+                add(bytes).map_err(|_| {
+                    self.usage.release(0, bytes);
+                    full()
+                })
+            }
+        }
+    }
+
+    pub(super) fn list_remove(&self, list: &str, members: &[String]) {
+        let now = self.clock.now_ms();
+        self.with(list, now, |shard| shard.lists.remove(list, members, &self.usage));
+    }
+
+    pub(super) fn list_page(&self, list: &str, after: Option<&ListMember>, limit: usize) -> Vec<ListMember> {
+        let now = self.clock.now_ms();
+        self.drop_ended(list, now);
+        let after = after.map(|after| (millis_since_epoch(after.end), after.name.as_str()));
+        let page = self.with(list, now, |shard| shard.lists.page(list, after, now, limit));
+        page.into_iter().map(|(end, name)| ListMember::new(&*name, time_of(end))).collect()
+    }
+
+    /// Drops all members that have ended, in steps between which others have the lock.
+    fn drop_ended(&self, list: &str, now: u64) {
+        while self.with(list, now, |shard| shard.lists.drop_ended(list, now, STEP, &self.usage)) == STEP {}
+    }
+
+    /// Drops everything whose time is over.
     pub(super) fn sweep(&self) {
         let now = self.clock.now_ms();
         for shard in &self.shards {
@@ -121,27 +151,21 @@ impl Shards {
         }
     }
 
-    fn at<'a>(&self, key: &'a str) -> At<'a> {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(key.as_bytes());
-        At { key, hash: hasher.finish(), now: self.clock.now_ms() }
-    }
-
-    fn with<T>(&self, at: At<'_>, f: impl FnOnce(&mut Table) -> T) -> T {
-        let index = self.index(at.hash);
-        let (answer, turn) = self.shard(index).with(at.now, &self.usage, f);
+    fn with<T>(&self, key: &str, now: u64, f: impl FnOnce(&mut Contents) -> T) -> T {
+        let index = self.index(key);
+        let (answer, turn) = self.shard(index).with(now, &self.usage, f);
         if let Some(turn) = turn {
-            // Shards that nobody comes to are swept by those who work elsewhere.
+            // Shards whose keys no call asks for are swept by calls for other keys.
             let other = self.shard(index.wrapping_add(turn as usize) % self.shards.len());
-            if other.is_due(at.now) {
-                other.try_sweep(at.now, HELP, &self.usage);
+            if other.is_due(now) {
+                other.try_sweep(now, HELP, &self.usage);
             }
         }
         answer
     }
 
-    /// Reserves what did not fit at once, after dropping as many entries whose time is over as that takes: whoever needs
-    /// room does not clean up after a whole crowd.
+    /// Reserves what did not fit at once, after dropping as many entries whose time is over as that takes: a call that
+    /// needs room does not clean up after a whole crowd.
     fn make_room(&self, entries: usize, bytes: usize, now: u64) -> Result<(), CacheError> {
         let mut left = ROOM;
         for shard in &self.shards {
@@ -156,10 +180,15 @@ impl Shards {
         if self.usage.reserve(entries, bytes) { Ok(()) } else { Err(full()) }
     }
 
-    fn index(&self, hash: u64) -> usize {
-        // By bits that the table uses neither for its buckets nor for its tags.
-        let between = (hash >> 16) & 0xffff_ffff;
-        ((between * self.shards.len() as u64) >> 32) as usize
+    /// By the end of the key alone, which is the end of a digest in a session's key, and cheap. Keys that are chosen to
+    /// end alike meet at one lock, and nothing else: the tables hash with keys drawn at random.
+    fn index(&self, key: &str) -> usize {
+        let mut end = [0; 8];
+        for (to, from) in end.iter_mut().zip(key.bytes().rev()) {
+            *to = from;
+        }
+        let high = mix(u64::from_le_bytes(end)) >> 32;
+        ((high * self.shards.len() as u64) >> 32) as usize
     }
 
     #[expect(clippy::indexing_slicing, reason = "every index is below the number of shards")]

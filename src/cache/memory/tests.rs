@@ -4,6 +4,7 @@ use bytes::Bytes;
 use crate::{clock::Clock, error::CacheErrorKind};
 
 mod bounds;
+mod lists;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -56,7 +57,7 @@ fn slots(cache: &InMemoryCache) -> usize {
 }
 
 fn room(cache: &InMemoryCache) -> usize {
-    cache.shards.iter().map(Shard::room).sum()
+    cache.shards.iter().map(Shard::capacity).sum()
 }
 
 #[tokio::test]
@@ -75,7 +76,7 @@ async fn full_of_live_entries_it_refuses_new_ones_and_keeps_the_old() {
 }
 
 #[tokio::test]
-async fn whoever_needs_room_does_not_clean_up_after_a_whole_crowd() {
+async fn an_insert_that_needs_room_does_not_remove_all_that_has_ended() {
     let (cache, clock) = cache(50_000, usize::MAX);
     fill(&cache, &clock, 0..50_000).await;
     clock.advance(HOUR);

@@ -1,7 +1,7 @@
 //! How much of what is allowed is in use.
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Counted before it is taken and given back after it is freed, so that the counts never fall short of what is there.
+/// Counted before it is taken and given back after it is freed, so that the counts are never less than what is in use.
 ///
 /// On a cache line of its own: it changes with every write, its neighbours never do.
 #[repr(align(64))]

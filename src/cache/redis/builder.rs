@@ -1,19 +1,25 @@
+//! The settings of the cache in Redis.
 use std::{fmt, sync::Arc, time::Duration};
 
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
-use super::dial::Dial;
+use super::clients::ServerSettings;
 use super::{
     RedisCache,
-    connection::Connection,
-    dial::{self, Certificates, Login},
-    link::{Limits, Target},
-    near::Near,
+    clients::{self, Certificates, Credentials},
+    connect::Limits,
+    connections::{ReadWriteConnections, Target},
+    near::NearCache,
+    servers::Servers,
 };
-#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
-use crate::error::CacheErrorKind;
-use crate::{cache::Cache, error::CacheError};
+use crate::{
+    cache::Cache,
+    error::{CacheError, CacheErrorKind},
+};
 
 pub(super) const DEFAULT_LIMITS: Limits = Limits { timeout: Duration::from_millis(500), fail_fast: true };
+pub(super) const DEFAULT_MAX_ENTRY_BYTES: usize = 16 << 20;
+/// What a string in Redis can have.
+const LONGEST_STRING: usize = 512 << 20;
 
 /// Settings of a [`RedisCache`], from [`RedisCache::builder`], `RedisCache::sentinel` or `RedisCache::cluster`.
 ///
@@ -35,15 +41,16 @@ pub(super) const DEFAULT_LIMITS: Limits = Limits { timeout: Duration::from_milli
 #[derive(Clone)]
 #[must_use = "a builder does nothing before `build` or `build_lazy`"]
 pub struct RedisCacheBuilder {
-    servers: Servers,
-    login: Login,
+    topology: Topology,
+    credentials: Credentials,
     certificates: Certificates,
     limits: Limits,
     near: usize,
+    max_entry_bytes: usize,
 }
 
 #[derive(Clone)]
-enum Servers {
+enum Topology {
     One(String),
     #[cfg(feature = "redis-sentinel")]
     Sentinels(Vec<String>, String),
@@ -52,40 +59,41 @@ enum Servers {
 }
 
 impl RedisCacheBuilder {
-    fn new(servers: Servers) -> Self {
-        let (login, certificates) = (Login::default(), Certificates::default());
-        Self { servers, login, certificates, limits: DEFAULT_LIMITS, near: 0 }
+    fn new(topology: Topology) -> Self {
+        let (credentials, certificates) = (Credentials::default(), Certificates::default());
+        let max_entry_bytes = DEFAULT_MAX_ENTRY_BYTES;
+        Self { topology, credentials, certificates, limits: DEFAULT_LIMITS, near: 0, max_entry_bytes }
     }
 
     pub(super) fn one(url: &str) -> Self {
-        Self::new(Servers::One(url.to_owned()))
+        Self::new(Topology::One(url.to_owned()))
     }
 
     #[cfg(feature = "redis-sentinel")]
     pub(super) fn sentinels(urls: Vec<String>, name: String) -> Self {
-        Self::new(Servers::Sentinels(urls, name))
+        Self::new(Topology::Sentinels(urls, name))
     }
 
     #[cfg(feature = "redis-cluster")]
     pub(super) fn cluster(urls: Vec<String>) -> Self {
-        Self::new(Servers::Cluster(urls))
+        Self::new(Topology::Cluster(urls))
     }
 
     /// The user of Redis (ACL) that holds the sessions, in place of the one in the URL.
     pub fn username(mut self, username: impl Into<String>) -> Self {
-        self.login.username = Some(username.into());
+        self.credentials.username = Some(username.into());
         self
     }
 
     /// The password, in place of the one in the URL. Unlike there, no character needs to be escaped.
     pub fn password(mut self, password: impl Into<String>) -> Self {
-        self.login.password = Some(password.into());
+        self.credentials.password = Some(password.into());
         self
     }
 
     /// The number of the database, in place of the one in the URL. A cluster has 0 only.
     pub const fn database(mut self, number: u16) -> Self {
-        self.login.database = Some(number);
+        self.credentials.database = Some(number);
         self
     }
 
@@ -107,7 +115,7 @@ impl RedisCacheBuilder {
     }
 
     /// How long an operation may take, everything counted in: waiting for a connection, reconnecting, a second try.
-    /// Default: 500 ms.
+    /// Default: 500 ms. A millisecond or more, `Duration::MAX` for no limit.
     ///
     /// It should be shorter than the store's own deadline, so that the error names the cause.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
@@ -130,7 +138,7 @@ impl RedisCacheBuilder {
     /// protocol RESP3). So a session that was changed or ended elsewhere is served until that message arrives, usually
     /// for less than a millisecond, and if the connection is dead, for a second at most. When the connection is lost,
     /// everything is dropped before another one is used. What this process writes, it reads at once. Writes compare
-    /// versions in Redis as always: whoever saw an older value has its changes replayed on the newer one.
+    /// versions in Redis as always: the changes of a request that saw an older value are replayed on the newer one.
     ///
     /// An entry counts with its key, its value and 256 bytes for the rest; those that were not read for longest go first.
     /// The user needs the permission `+client|tracking`. More is in [the guide](crate::guide::redis#near-cache).
@@ -141,15 +149,27 @@ impl RedisCacheBuilder {
         self
     }
 
+    /// The longest entry that is written or read, in bytes. Default: 16,777,216 (16 MiB), at most 512 MiB.
+    ///
+    /// It bounds what a read can take into memory, whatever was planted in Redis. A longer entry is refused when it is
+    /// written ([`Unsupported`](crate::CacheErrorKind::Unsupported)), and counts as unreadable when it is found: there is
+    /// no session then, and it can be ended all the same. It has to be larger than
+    /// [`SessionStore::max_bytes`](crate::SessionStore::max_bytes).
+    pub const fn max_entry_bytes(mut self, bytes: usize) -> Self {
+        self.max_entry_bytes = bytes;
+        self
+    }
+
     /// Connects, and asks the server whether it answers: an application with wrong settings fails when it starts.
     ///
-    /// Where the user may ask with `INFO`, a server older than Redis 6.2 is refused, and an event warns of one that
-    /// removes live sessions when its memory is full.
+    /// A user without a permission that the cache needs is refused, and a server whose scripts are switched off. Where the
+    /// user may ask with `INFO`, a server older than Redis 6.2 is refused, and an event warns of one that removes live
+    /// sessions when its memory is full.
     ///
     /// # Errors
     /// [`Other`](crate::CacheErrorKind::Other) or [`Unsupported`](crate::CacheErrorKind::Unsupported) when a URL or
     /// certificate cannot be used or the server is too old, [`Refused`](crate::CacheErrorKind::Refused) for wrong
-    /// credentials and for a server whose certificate is not to be trusted,
+    /// credentials, missing permissions and for a server whose certificate is not to be trusted,
     /// [`Unavailable`](crate::CacheErrorKind::Unavailable) or [`Timeout`](crate::CacheErrorKind::Timeout) when no server
     /// answers within the time limit.
     pub async fn build(self) -> Result<RedisCache, CacheError> {
@@ -164,32 +184,41 @@ impl RedisCacheBuilder {
     /// [`Other`](crate::CacheErrorKind::Other) or [`Unsupported`](crate::CacheErrorKind::Unsupported) when a URL or
     /// certificate cannot be used.
     pub fn build_lazy(self) -> Result<RedisCache, CacheError> {
-        let Self { servers, login, certificates, limits, near } = self;
-        let near = (near > 0).then(|| Arc::new(Near::new(near)));
-        let connection = match servers {
-            Servers::One(url) => {
-                let client = dial::client(login.over(dial::read(&url)?), &certificates)?;
-                Connection::to(Target::Server(client.into()), limits, near.clone())
+        let Self { topology, credentials, certificates, limits, near, max_entry_bytes } = self;
+        if limits.timeout < Duration::from_millis(1) {
+            let text = "`timeout` is less than a millisecond: no operation would end in time";
+            return Err(CacheError::new(CacheErrorKind::Unsupported, text));
+        }
+        if max_entry_bytes == 0 {
+            let text = "`max_entry_bytes` is 0: no session could be stored";
+            return Err(CacheError::new(CacheErrorKind::Unsupported, text));
+        }
+        let near = (near > 0).then(|| Arc::new(NearCache::new(near)));
+        let one = |target| Servers::One(ReadWriteConnections::new(target, limits, near.clone()).into());
+        let servers = match topology {
+            Topology::One(url) => {
+                let client = clients::client(credentials.over(clients::read(&url)?), &certificates)?;
+                one(Target::Server(client.into()))
             }
             #[cfg(feature = "redis-sentinel")]
-            Servers::Sentinels(urls, name) => {
+            Topology::Sentinels(urls, name) => {
                 let mut sentinels = Vec::with_capacity(urls.len());
                 let mut found = None;
                 for url in &urls {
-                    let info = dial::read(url)?;
+                    let info = clients::read(url)?;
                     // What a sentinel is asked with does not say what the servers are asked with.
                     found.get_or_insert_with(|| {
                         let bare = info.clone().set_redis_settings(redis::RedisConnectionInfo::default());
-                        Dial::like(&login.over(bare), &certificates)
+                        ServerSettings::like(&credentials.over(bare), &certificates)
                     });
-                    sentinels.push(dial::client(info, &certificates)?);
+                    sentinels.push(clients::client(info, &certificates)?);
                 }
-                let dial = found.ok_or_else(none)?;
-                let sentinels = super::sentinel::Sentinels { sentinels, name, dial, first: Default::default() };
-                Connection::to(Target::Sentinels(sentinels.into()), limits, near.clone())
+                let servers = found.ok_or_else(none)?;
+                let first = Default::default();
+                one(Target::Sentinels(super::sentinel::Sentinels { sentinels, name, servers, first }))
             }
             #[cfg(feature = "redis-cluster")]
-            Servers::Cluster(urls) => {
+            Topology::Cluster(urls) => {
                 if near.is_some() {
                     let text = "`near_cache` is not for a cluster";
                     return Err(CacheError::new(CacheErrorKind::Unsupported, text));
@@ -197,7 +226,7 @@ impl RedisCacheBuilder {
                 let mut seeds = Vec::with_capacity(urls.len());
                 let mut found = None;
                 for url in &urls {
-                    let info = login.over(dial::read(url)?);
+                    let info = credentials.over(clients::read(url)?);
                     let address = match info.addr() {
                         redis::ConnectionAddr::Tcp(host, port) | redis::ConnectionAddr::TcpTls { host, port, .. } => {
                             (host.clone(), *port)
@@ -211,14 +240,14 @@ impl RedisCacheBuilder {
                         let text = "a cluster has no database but 0";
                         return Err(CacheError::new(CacheErrorKind::Unsupported, text));
                     }
-                    found.get_or_insert_with(|| Dial::like(&info, &certificates));
-                    seeds.push((address, dial::client(info, &certificates)?));
+                    found.get_or_insert_with(|| ServerSettings::like(&info, &certificates));
+                    seeds.push((address, clients::client(info, &certificates)?));
                 }
-                let dial = found.ok_or_else(none)?;
-                Connection::Cluster(super::cluster::Cluster::new(seeds, dial, limits).into())
+                let servers = found.ok_or_else(none)?;
+                Servers::Cluster(super::cluster::Cluster::new(seeds, servers, limits).into())
             }
         };
-        Ok(RedisCache::over(connection, limits.timeout, near))
+        Ok(RedisCache::over(servers, limits.timeout, near, max_entry_bytes.min(LONGEST_STRING)))
     }
 }
 
@@ -234,6 +263,7 @@ impl fmt::Debug for RedisCacheBuilder {
             .field("timeout", &self.limits.timeout)
             .field("fail_fast", &self.limits.fail_fast)
             .field("near_cache", &self.near)
+            .field("max_entry_bytes", &self.max_entry_bytes)
             .finish_non_exhaustive()
     }
 }

@@ -1,9 +1,9 @@
 //! A cluster: which node has a key, and how to follow it when it moves.
 //!
-//! Not by the client's own cluster connection: that one sends a write again after a lost connection without saying so,
-//! and then nobody can tell an increment that was counted twice from one that was not; and while it looks for a node
-//! that does not answer, it keeps all others waiting. Here every node is a [`Pair`] of its own, with the same rules as
-//! a single server. Only primaries are ever asked.
+//! Hand-written, in place of the client's own cluster connection: that one sends a write again after a lost connection
+//! without reporting it, so that an increment that was counted twice cannot be told from one that was not; and while it
+//! looks for a node that does not answer, all other operations wait. Here every node has [`ReadWriteConnections`] of its
+//! own, with the same rules as a single server. Only primaries are ever asked.
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,10 +14,10 @@ use redis::{Arg, Client, Cmd, Value};
 use tokio::time::timeout;
 
 use super::{
-    dial::Dial,
-    errors::{Failure, Redirect, nobody},
-    link::{Attempt, Limits, Target},
-    pair::Pair,
+    clients::ServerSettings,
+    connect::Limits,
+    connections::{Attempt, ReadWriteConnections, Target},
+    errors::{Failure, Redirect},
 };
 
 const SLOTS: u16 = 16384;
@@ -31,36 +31,36 @@ type Address = (String, u16);
 pub(super) struct Cluster {
     /// Where to begin, and to begin again when all known nodes are gone.
     seeds: Vec<Node>,
-    dial: Dial,
+    servers: ServerSettings,
     limits: Limits,
     map: Mutex<Map>,
     /// Held while the map is asked for: when that was begun last.
     refreshing: tokio::sync::Mutex<Option<Instant>>,
 }
 
-/// Who has which slot.
+/// Which node has which slot.
 #[derive(Default)]
 struct Map {
     /// Sorted, without gaps between what is known: first slot, last slot and primary.
     ranges: Vec<(u16, u16, Arc<Node>)>,
-    /// Slots that a node sent us on for, since.
+    /// Slots for which a node has redirected since.
     moved: HashMap<u16, Arc<Node>>,
     nodes: HashMap<Address, Arc<Node>>,
 }
 
 struct Node {
     address: Address,
-    pair: Pair,
+    connections: ReadWriteConnections,
 }
 
 impl Cluster {
-    pub(super) fn new(seeds: Vec<(Address, Client)>, dial: Dial, limits: Limits) -> Self {
+    pub(super) fn new(seeds: Vec<(Address, Client)>, servers: ServerSettings, limits: Limits) -> Self {
         let node = |(address, client): (Address, Client)| Node {
             address,
-            pair: Pair::new(Target::Server(client.into()), limits, None),
+            connections: ReadWriteConnections::new(Target::Server(client.into()), limits, None),
         };
         let seeds = seeds.into_iter().map(node).collect();
-        Self { seeds, dial, limits, map: Mutex::default(), refreshing: tokio::sync::Mutex::default() }
+        Self { seeds, servers, limits, map: Mutex::default(), refreshing: tokio::sync::Mutex::default() }
     }
 
     /// Sends the command to the node that has its key.
@@ -70,18 +70,18 @@ impl Cluster {
             Some(node) => node,
             None => {
                 Box::pin(self.refresh(Duration::ZERO)).await?;
-                self.node(slot).ok_or_else(|| nobody(true, "no node of the cluster has the slot"))?
+                self.node(slot).ok_or_else(|| Failure::no_server(true, "no node of the cluster has the slot"))?
             }
         };
         let mut once = false;
         for _ in 0..REDIRECTS {
             let outcome = if once {
-                Box::pin(node.pair.send_asking(command, attempt)).await
+                Box::pin(node.connections.send_asking(command, attempt)).await
             } else {
-                node.pair.send(command, attempt).await
+                node.connections.send(command, attempt).await
             };
             match outcome {
-                Err(Failure::Elsewhere(redirect)) => {
+                Err(Failure::Redirected(redirect)) => {
                     once = redirect.once;
                     let next = self.follow(&node, redirect)?;
                     if let (false, Some(slot)) = (once, slot) {
@@ -89,9 +89,9 @@ impl Cluster {
                     }
                     node = next;
                 }
-                // Nobody is there: another node may be in charge by now.
+                // The node does not answer: another one may be in charge by now.
                 Err(failure) if !failure.reached() => {
-                    let nothing_sent = matches!(failure, Failure::Open | Failure::NotReady(_));
+                    let nothing_sent = matches!(failure, Failure::CircuitOpen | Failure::NotReady(_));
                     if Box::pin(self.refresh(REFRESH_PAUSE)).await.is_err() {
                         return Err(failure);
                     }
@@ -103,12 +103,18 @@ impl Cluster {
                 outcome => return outcome,
             }
         }
-        Err(nobody(true, "the nodes of the cluster send us round in circles"))
+        Err(Failure::no_server(true, "the nodes of the cluster redirect in circles"))
+    }
+
+    /// How errors name it.
+    pub(super) fn describe(&self) -> String {
+        let seeds: Vec<_> = self.seeds.iter().map(|seed| seed.connections.describe()).collect();
+        format!("the cluster of {}", seeds.join(", "))
     }
 
     /// Has the next commands use new connections.
-    pub(super) fn hang_up(&self) {
-        self.lock().nodes.values().for_each(|node| node.pair.hang_up());
+    pub(super) fn disconnect(&self) {
+        self.lock().nodes.values().for_each(|node| node.connections.disconnect());
     }
 
     /// The node that has the slot, or any one that is known to answer.
@@ -118,7 +124,7 @@ impl Cluster {
             Some(slot) => map.node(slot),
             None => {
                 let mut primaries = map.ranges.iter().map(|(_, _, node)| node);
-                let sound = primaries.clone().find(|node| !node.pair.is_suspicious());
+                let sound = primaries.clone().find(|node| !node.connections.is_suspicious());
                 sound.or_else(|| primaries.next()).cloned()
             }
         }
@@ -134,10 +140,11 @@ impl Cluster {
         if let Some(node) = nodes.get(&address) {
             return Ok(node.clone());
         }
-        let client = self.dial.client(&address.0, address.1);
-        let client = client.map_err(|_| nobody(true, "a node of the cluster gave an address that cannot be used"))?;
+        let client = self.servers.client(&address.0, address.1);
+        let client = client
+            .map_err(|_| Failure::no_server(true, "a node of the cluster gave an address that cannot be used"))?;
         let node = Arc::new(Node {
-            pair: Pair::new(Target::Server(client.into()), self.limits, None),
+            connections: ReadWriteConnections::new(Target::Server(client.into()), self.limits, None),
             address: address.clone(),
         });
         nodes.insert(address, node.clone());
@@ -153,27 +160,27 @@ impl Cluster {
         }
         *begun = Some(Instant::now());
         let mut nodes: Vec<_> = self.lock().nodes.values().cloned().collect();
-        // Who answered last time first. Those that hang are asked at the very end, if at all.
-        nodes.sort_by_key(|node| node.pair.is_suspicious());
+        // Nodes that answered last time come first. Those that hang are asked at the very end, if at all.
+        nodes.sort_by_key(|node| node.connections.is_suspicious());
         let each = (self.limits.timeout / 5).max(Duration::from_millis(20));
         let mut question = redis::cmd("CLUSTER");
         question.arg("SLOTS");
-        let mut last = nobody(false, "no node of the cluster can be reached");
+        let mut last = Failure::no_server(false, "no node of the cluster can be reached");
         for node in nodes {
-            match timeout(each, node.pair.send(&question, Attempt::First)).await {
+            match timeout(each, node.connections.send(&question, Attempt::First)).await {
                 Ok(Ok(answer)) if self.learn(&answer, &node.address.0) => return Ok(()),
                 Ok(Ok(_)) | Err(_) => {}
                 Ok(Err(failure)) => last = failure,
             }
         }
         for seed in &self.seeds {
-            match timeout(each, seed.pair.send(&question, Attempt::First)).await {
+            match timeout(each, seed.connections.send(&question, Attempt::First)).await {
                 Ok(Ok(answer)) if self.learn(&answer, &seed.address.0) => {
                     // From now on it is asked under the address that the cluster has for it.
-                    seed.pair.hang_up();
+                    seed.connections.disconnect();
                     return Ok(());
                 }
-                Ok(Ok(_)) => last = nobody(true, "the cluster has no slots"),
+                Ok(Ok(_)) => last = Failure::no_server(true, "the cluster has no slots"),
                 Ok(Err(failure)) => last = failure,
                 Err(_) => {}
             }

@@ -1,5 +1,5 @@
 //! What an error of Redis means. Its text is never passed on: it repeats arguments and addresses.
-use std::{error::Error, io, sync::Arc};
+use std::{borrow::Cow, error::Error, io, sync::Arc};
 
 use redis::{ErrorKind, RedisError};
 
@@ -14,32 +14,34 @@ pub(super) enum Failure {
     /// The server does not know the script; nothing was done.
     NoScript,
     /// The connection was lost: the command may have been carried out.
-    Lost,
+    ConnectionLost,
     /// The server is known not to answer: nothing was sent.
-    Open,
+    CircuitOpen,
     /// Another node of the cluster has the key.
-    #[cfg_attr(not(feature = "redis-cluster"), allow(dead_code, reason = "nobody follows it"))]
-    Elsewhere(Redirect),
+    #[cfg_attr(not(feature = "redis-cluster"), allow(dead_code, reason = "only a cluster follows it"))]
+    Redirected(Redirect),
     /// Nothing was done, and a little later it may be.
     NotReady(Cause),
     /// The user has no permission: for this command, if the server named one of ours.
     Denied(Option<&'static str>),
+    /// The server does not know the command.
+    UnknownCommand,
     /// Trying again would not help.
-    Final(CacheErrorKind, Cause),
+    Rejected(CacheErrorKind, Cause),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Cause {
-    pub(super) text: &'static str,
+    text: Cow<'static, str>,
     /// The server answered.
     reached: bool,
     /// Another connection may fare better.
     renew: bool,
 }
 
-/// Where a node of a cluster sends us.
+/// Where a node of a cluster redirects a command to.
 #[derive(Clone, Debug)]
-#[cfg_attr(not(feature = "redis-cluster"), allow(dead_code, reason = "nobody follows it"))]
+#[cfg_attr(not(feature = "redis-cluster"), allow(dead_code, reason = "only a cluster follows it"))]
 pub(super) struct Redirect {
     pub(super) host: String,
     pub(super) port: u16,
@@ -51,42 +53,100 @@ impl Failure {
     /// Whether a server answered, so that it is worth asking again.
     pub(super) const fn reached(&self) -> bool {
         match self {
-            Self::NoScript | Self::Elsewhere(_) | Self::Denied(_) => true,
-            Self::Lost | Self::Open => false,
-            Self::NotReady(cause) | Self::Final(_, cause) => cause.reached,
+            Self::NoScript | Self::Redirected(_) | Self::Denied(_) | Self::UnknownCommand => true,
+            Self::ConnectionLost | Self::CircuitOpen => false,
+            Self::NotReady(cause) | Self::Rejected(_, cause) => cause.reached,
         }
     }
 
     /// Whether another connection may fare better.
     pub(super) const fn renews(&self) -> bool {
         match self {
-            Self::NoScript | Self::Elsewhere(_) | Self::Open | Self::Denied(_) => false,
-            Self::Lost => true,
-            Self::NotReady(cause) | Self::Final(_, cause) => cause.renew,
+            Self::NoScript | Self::Redirected(_) | Self::CircuitOpen | Self::Denied(_) | Self::UnknownCommand => false,
+            Self::ConnectionLost => true,
+            Self::NotReady(cause) | Self::Rejected(_, cause) => cause.renew,
         }
     }
 
     /// What an error means before anything was sent that changes something.
-    pub(super) fn while_connecting(error: &RedisError) -> Self {
-        if let Some(kind) = io_kind(error) {
-            return match kind {
-                io::ErrorKind::InvalidData => last(Refused, REACHED_RENEW, "the TLS handshake with Redis failed"),
-                io::ErrorKind::InvalidInput => last(Other, REACHED_RENEW, "the address of Redis cannot be used"),
-                _ => not_ready(UNREACHED, "Redis cannot be reached"),
+    pub(super) fn while_connecting(error: &RedisError, address: &str) -> Self {
+        if let Some(cause) = io_error(error) {
+            return match cause.kind() {
+                io::ErrorKind::InvalidData => {
+                    let text = format!("the TLS handshake with {address} failed ({cause})");
+                    rejected(Refused, REACHED_RENEW, text)
+                }
+                io::ErrorKind::InvalidInput => {
+                    rejected(Other, REACHED_RENEW, format!("the address {address} cannot be used ({cause})"))
+                }
+                _ => not_ready(UNREACHED, format!("{address} cannot be reached ({cause})")),
             };
         }
         match Self::from(error) {
-            Self::Lost => not_ready(UNREACHED, "Redis cannot be reached"),
+            Self::ConnectionLost => not_ready(UNREACHED, format!("{address} cannot be reached")),
+            Self::UnknownCommand => {
+                rejected(Unsupported, REACHED_RENEW, "the server does not know AUTH, HELLO, SELECT or CLIENT")
+            }
             failure => failure,
+        }
+    }
+
+    /// The same for the command that switches tracking on, for the near cache.
+    pub(super) fn while_tracking(self) -> Self {
+        match self {
+            Self::Rejected(..) | Self::UnknownCommand => {
+                let text = "the server has no CLIENT TRACKING, which `near_cache` needs";
+                rejected(Unsupported, REACHED_RENEW, text)
+            }
+            failure => failure,
+        }
+    }
+
+    /// No server that the sentinels or nodes name is in charge.
+    #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+    pub(super) fn no_server(reached: bool, text: &'static str) -> Self {
+        not_ready((reached, true), text)
+    }
+
+    /// The error of an operation that ends with this failure of `command`.
+    pub(super) fn describe(self, command: &str) -> (CacheErrorKind, Cow<'static, str>) {
+        match self {
+            Self::NoScript => (Refused, "Redis answered NOSCRIPT".into()),
+            Self::ConnectionLost => (Unavailable, "the connection to Redis was lost".into()),
+            Self::CircuitOpen => {
+                let text = "Redis does not answer, operations are refused but for one every 250 ms that asks again";
+                (Unavailable, text.into())
+            }
+            Self::Redirected(_) => {
+                let text = "the server is part of a cluster, which takes `RedisCache::cluster`";
+                (Unsupported, text.into())
+            }
+            Self::Denied(named) => {
+                let named = named.unwrap_or(command);
+                let remedy = named.to_ascii_lowercase();
+                let text = format!(
+                    "Redis answered NOPERM: its user may not run {named}, or not with these keys; \
+                     `ACL SETUSER` with `+{remedy}` and the pattern of the keys permits it"
+                );
+                (Refused, text.into())
+            }
+            Self::UnknownCommand if command.starts_with("EVAL") => {
+                let text = "scripts are switched off on the server: it does not know EVAL or EVALSHA, which all writes \
+                            need; enable them there (`rename-command`), or keep sessions in a SQL database";
+                (Unsupported, text.into())
+            }
+            Self::UnknownCommand => (Unsupported, format!("the server does not know the command {command}").into()),
+            Self::NotReady(cause) => (Unavailable, cause.text),
+            Self::Rejected(kind, cause) => (kind, cause.text),
         }
     }
 }
 
 /// The client keeps it behind an `Arc`.
-fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
+fn io_error(error: &RedisError) -> Option<&io::Error> {
     let source = error.source()?;
     let inner = source.downcast_ref::<Arc<dyn Error + Send + Sync>>().map(|inner| inner.downcast_ref::<io::Error>());
-    inner.unwrap_or_else(|| source.downcast_ref()).map(io::Error::kind)
+    inner.unwrap_or_else(|| source.downcast_ref())
 }
 
 type Flags = (bool, bool);
@@ -100,15 +160,17 @@ impl From<&RedisError> for Failure {
         match error.kind() {
             ErrorKind::Server(_) | ErrorKind::Extension => of_answer(error),
             ErrorKind::Io if error.is_connection_refusal() => not_ready(UNREACHED, "Redis cannot be reached"),
-            ErrorKind::Io if error.is_timeout() => last(Timeout, UNREACHED_RENEW, "Redis did not answer in time"),
-            ErrorKind::Io => Self::Lost,
-            ErrorKind::AuthenticationFailed => last(Refused, REACHED_RENEW, "Redis refused the user name or password"),
+            ErrorKind::Io if error.is_timeout() => rejected(Timeout, UNREACHED_RENEW, "Redis did not answer in time"),
+            ErrorKind::Io => Self::ConnectionLost,
+            ErrorKind::AuthenticationFailed => {
+                rejected(Refused, REACHED_RENEW, "Redis refused the user name or password")
+            }
             // Whatever it was an answer to, the command may have been carried out.
             ErrorKind::Parse => {
-                last(Timeout, UNREACHED_RENEW, "Redis answered with something that is not its protocol")
+                rejected(Timeout, UNREACHED_RENEW, "Redis answered with something that is not its protocol")
             }
-            ErrorKind::RESP3NotSupported => last(Unsupported, REACHED_RENEW, "the server does not support RESP3"),
-            _ => last(Other, REACHED_RENEW, "the Redis client failed"),
+            ErrorKind::RESP3NotSupported => rejected(Unsupported, REACHED_RENEW, "the server does not support RESP3"),
+            _ => rejected(Other, REACHED_RENEW, "the Redis client failed"),
         }
     }
 }
@@ -118,7 +180,7 @@ fn of_answer(error: &RedisError) -> Failure {
     match code {
         "MOVED" | "ASK" => redirect(code == "ASK", error),
         "ERR" if text.starts_with("max number of clients") => {
-            last(Unavailable, UNREACHED_RENEW, "Redis has as many clients as it allows")
+            rejected(Unavailable, UNREACHED_RENEW, "Redis has as many clients as it allows")
         }
         // Redis 7.0, and from 7.2 on; both within a script, outside of which it is NOPERM.
         "ERR" if text.starts_with("The user executing the script") || text.starts_with("ACL failure in script") => {
@@ -171,8 +233,8 @@ fn denied(text: &str) -> Failure {
 fn redirect(once: bool, error: &RedisError) -> Failure {
     let address = error.redirect_node().and_then(|(address, _slot)| address.rsplit_once(':'));
     match address.and_then(|(host, port)| Some((host, port.parse().ok()?))) {
-        Some((host, port)) => Failure::Elsewhere(Redirect { host: host.to_owned(), port, once }),
-        None => last(Other, REACHED, "Redis sent us to another server without an address"),
+        Some((host, port)) => Failure::Redirected(Redirect { host: host.to_owned(), port, once }),
+        None => rejected(Other, REACHED, "Redis redirected to another server without an address"),
     }
 }
 
@@ -184,40 +246,38 @@ fn of_code(code: &str, text: &str) -> Failure {
         "CLUSTERDOWN" => not_ready(REACHED, "Redis answered CLUSTERDOWN"),
         "MASTERDOWN" => not_ready(REACHED, "Redis answered MASTERDOWN"),
         "BUSY" => not_ready(REACHED, "Redis answered BUSY: a script is running"),
-        // A former primary, which we have to leave.
+        // A former primary, whose connections have to be left.
         "READONLY" => not_ready(REACHED_RENEW, "Redis answered READONLY"),
         "NOPERM" => denied(text),
-        "OOM" => last(Full, REACHED, "Redis answered OOM: its memory is full"),
-        "MISCONF" => last(Unavailable, REACHED, "Redis answered MISCONF: it cannot save to disk"),
-        "NOREPLICAS" => last(Unavailable, REACHED, "Redis answered NOREPLICAS"),
-        "NOAUTH" => last(Refused, REACHED_RENEW, "Redis answered NOAUTH: it asks for a password"),
-        "WRONGPASS" => last(Refused, REACHED_RENEW, "Redis answered WRONGPASS"),
-        "WRONGTYPE" => last(Refused, REACHED, "Redis answered WRONGTYPE: the key is in use for something else"),
-        "CROSSSLOT" => last(Refused, REACHED, "Redis answered CROSSSLOT"),
-        "ERR" => last(Refused, REACHED_RENEW, "Redis answered ERR"),
-        _ => last(Refused, REACHED, "Redis answered with an error"),
+        "ERR" if text.starts_with("unknown command") || text.starts_with("Unknown Redis command") => {
+            Failure::UnknownCommand
+        }
+        "OOM" => rejected(Full, REACHED, "Redis answered OOM: its memory is full"),
+        "MISCONF" => rejected(Unavailable, REACHED, "Redis answered MISCONF: it cannot save to disk"),
+        "NOREPLICAS" => rejected(Unavailable, REACHED, "Redis answered NOREPLICAS"),
+        "NOAUTH" => rejected(Refused, REACHED_RENEW, "Redis answered NOAUTH: it asks for a password"),
+        "WRONGPASS" => rejected(Refused, REACHED_RENEW, "Redis answered WRONGPASS"),
+        "WRONGTYPE" => rejected(Refused, REACHED, "Redis answered WRONGTYPE: the key is in use for something else"),
+        "CROSSSLOT" => rejected(Refused, REACHED, "Redis answered CROSSSLOT"),
+        "ERR" => rejected(Refused, REACHED_RENEW, "Redis answered ERR"),
+        _ => rejected(Refused, REACHED, "Redis answered with an error"),
     }
 }
 
-const fn not_ready((reached, renew): Flags, text: &'static str) -> Failure {
-    Failure::NotReady(Cause { text, reached, renew })
+fn not_ready((reached, renew): Flags, text: impl Into<Cow<'static, str>>) -> Failure {
+    Failure::NotReady(Cause { text: text.into(), reached, renew })
 }
 
-const fn last(kind: CacheErrorKind, (reached, renew): Flags, text: &'static str) -> Failure {
-    Failure::Final(kind, Cause { text, reached, renew })
+fn rejected(kind: CacheErrorKind, (reached, renew): Flags, text: impl Into<Cow<'static, str>>) -> Failure {
+    Failure::Rejected(kind, Cause { text: text.into(), reached, renew })
 }
 
-/// No server that the sentinels or nodes name is in charge.
-#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
-pub(super) const fn nobody(reached: bool, text: &'static str) -> Failure {
-    not_ready((reached, true), text)
-}
-
+/// An answer of a type that the command does not have.
 pub(super) fn unexpected() -> CacheError {
     CacheError::new(CacheErrorKind::Other, "Redis gave an answer of an unexpected type")
 }
 
-/// A write was sent twice, and what the second try found does not tell whether the first one was carried out.
+/// A write was sent, its answer was lost, and nothing tells whether it was carried out.
 pub(super) fn unknown_outcome() -> CacheError {
     CacheError::new(CacheErrorKind::Timeout, "the connection to Redis was lost, a write may have been carried out")
 }
@@ -241,7 +301,6 @@ mod tests {
             ("NOAUTH Authentication required. canary", Refused),
             ("WRONGPASS invalid username-password pair canary", Refused),
             ("WRONGTYPE Operation against a key canary", Refused),
-            ("ERR unknown command 'canary'", Refused),
             ("CANARY canary", Refused),
             ("@user_script: 6: -OOM command not allowed when used memory > 'maxmemory'. canary", Full),
             ("@user_script: 6: -MISCONF Redis is configured to save RDB snapshots, canary", Unavailable),
@@ -249,7 +308,7 @@ mod tests {
             ("ERR Error running script (call to f_0): @user_script:6: canary", Refused),
             ("@user_script: 6: canary", Refused),
         ] {
-            let Failure::Final(kind, Cause { text, .. }) = failure(line) else { panic!("{line} is tried again") };
+            let Failure::Rejected(kind, Cause { text, .. }) = failure(line) else { panic!("{line} is tried again") };
             assert_eq!(kind, should, "{line}");
             assert!(!text.to_lowercase().contains("canary"), "{text}");
         }
@@ -281,6 +340,7 @@ mod tests {
             }
         }
         assert!(matches!(failure("NOSCRIPT No matching script."), Failure::NoScript));
+        assert!(matches!(failure("ERR unknown command 'EVAL', with args"), Failure::UnknownCommand));
     }
 
     #[test]
@@ -291,10 +351,10 @@ mod tests {
             ("MOVED 3999 node.example:7000", "node.example", 7000, false),
             ("MOVED 3999 :7000", "", 7000, false),
         ] {
-            let Failure::Elsewhere(is) = failure(line) else { panic!("{line}") };
+            let Failure::Redirected(is) = failure(line) else { panic!("{line}") };
             assert_eq!((is.host.as_str(), is.port, is.once), (host, port, once), "{line}");
         }
-        assert!(matches!(failure("MOVED 3999"), Failure::Final(..)));
+        assert!(matches!(failure("MOVED 3999"), Failure::Rejected(..)));
     }
 
     #[test]

@@ -5,21 +5,21 @@ use redis::Cmd;
 
 /// What all begin with.
 ///
-/// Functions of the script's own would cost more than all that it reads: Redis makes them anew for each call. `pcall`,
-/// because an error raised by `call` loses its code in Redis 6. A value that is not ours counts as nothing, and an entry
-/// past its end is removed.
+/// No script has functions, because Redis would make them anew for each call, at a higher cost than everything else in
+/// it. `pcall`, because an error raised by `call` loses its code in Redis 6. A value that this crate did not write counts
+/// as absent, and an entry past its end is removed. No more than the bytes of the largest entry are read, `ARGV[2]`.
 const ARGS: &str = r"
 local key, now = KEYS[1], tonumber(ARGV[1])
 ";
 
 const GET_AND_TOUCH: &str = r"
-local value = redis.pcall('GET', key)
+local value = redis.pcall('GETRANGE', key, 0, ARGV[2])
 if type(value) ~= 'string' or #value < 21 or string.byte(value) ~= 1 then return value end
 local idle, finish = struct.unpack('>I6I6', value, 10)
 if finish <= now then redis.call('DEL', key) return false end
 local left = redis.call('PTTL', key)
 local most = math.min(idle, finish - now)
-if left < 0 or (idle - left >= tonumber(ARGV[2]) and most > left) then redis.call('PEXPIRE', key, most) end
+if left < 0 or (idle - left >= tonumber(ARGV[3]) and most > left) then redis.call('PEXPIRE', key, most) end
 return value
 ";
 
@@ -37,8 +37,8 @@ local head = redis.pcall('GETRANGE', key, 0, 20)
 if type(head) ~= 'string' then return head end
 if #head < 21 or string.byte(head) ~= 1 then return false end
 if struct.unpack('>I6', head, 16) <= now then redis.call('DEL', key) return false end
-if string.sub(head, 2, 9) ~= ARGV[2] then return redis.call('GET', key) end
-local set = redis.pcall('SET', key, ARGV[3], 'PX', ARGV[4])
+if string.sub(head, 2, 9) ~= ARGV[3] then return redis.call('GETRANGE', key, 0, ARGV[2]) end
+local set = redis.pcall('SET', key, ARGV[4], 'PX', ARGV[5])
 if set.err then return set end
 return 1
 ";
@@ -48,7 +48,7 @@ local head = redis.pcall('GETRANGE', key, 0, 20)
 if type(head) ~= 'string' then return head end
 if #head < 21 or string.byte(head) ~= 1 then return false end
 if struct.unpack('>I6', head, 16) <= now then redis.call('DEL', key) return false end
-if string.sub(head, 2, 9) ~= ARGV[2] then return redis.call('GET', key) end
+if string.sub(head, 2, 9) ~= ARGV[3] then return redis.call('GETRANGE', key, 0, ARGV[2]) end
 return redis.call('DEL', key)
 ";
 
@@ -91,7 +91,27 @@ end
 return redis.call('ZRANGE', key, first, first + limit - 1, 'WITHSCORES')
 ";
 
+/// Calls every command of the other scripts in a way that changes nothing where the key is absent, and returns the names
+/// of those that the user may not run. Redis tells a missing permission for a key in other words.
+const CHECK: &str = r#"
+local commands = {
+  {'GETRANGE', key, 0, 0}, {'PTTL', key}, {'PEXPIRE', key, 1}, {'DEL', key}, {'SET', key, '', 'XX', 'PX', 1},
+  {'ZADD', key, 'XX', 1, ''}, {'ZREM', key, ''}, {'ZREMRANGEBYSCORE', key, 1, 0}, {'ZRANGE', key, 0, 0},
+  {'ZCOUNT', key, 0, 0}
+}
+local missing = {}
+for i = 1, #commands do
+  local answer = redis.pcall(unpack(commands[i]))
+  local err = type(answer) == 'table' and answer.err or ''
+  if string.find(err, "can't run this", 1, true) or string.find(err, 'permissions to run', 1, true) then
+    missing[#missing + 1] = commands[i][1]
+  end
+end
+return missing
+"#;
+
 pub(super) struct Scripts {
+    pub(super) check: Script,
     pub(super) get_and_touch: Script,
     pub(super) touch: Script,
     pub(super) replace: Script,
@@ -104,6 +124,7 @@ pub(super) struct Scripts {
 impl Scripts {
     pub(super) fn all() -> &'static Self {
         static ALL: LazyLock<Scripts> = LazyLock::new(|| Scripts {
+            check: Script::new(&[ARGS, CHECK]),
             get_and_touch: Script::new(&[ARGS, GET_AND_TOUCH]),
             touch: Script::new(&[ARGS, TOUCH]),
             replace: Script::new(&[ARGS, REPLACE]),

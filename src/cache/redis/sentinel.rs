@@ -1,4 +1,4 @@
-//! Sentinels: who is asked where the primary is, at each new connection.
+//! Sentinels: which of them is asked where the primary is, at each new connection.
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
@@ -8,69 +8,71 @@ use redis::{Client, ErrorKind, ServerErrorKind, Value, aio::MultiplexedConnectio
 use tokio::time::timeout;
 
 use super::{
-    dial::Dial,
-    errors::{Failure, nobody},
-    link::{self, Limits},
-    tracking::Tracking,
+    clients::{ServerSettings, address},
+    connect::{Limits, connect},
+    errors::Failure,
 };
 
 pub(super) struct Sentinels {
     pub(super) sentinels: Vec<Client>,
-    /// What they call the primary.
+    /// The name under which they know the primary.
     pub(super) name: String,
-    pub(super) dial: Dial,
+    pub(super) servers: ServerSettings,
     /// The one that answered last time is asked first.
     pub(super) first: AtomicUsize,
 }
 
 impl Sentinels {
-    /// Connects to the server that is the primary now.
-    pub(super) async fn connect(
-        &self,
-        limits: Limits,
-        tracking: Option<Tracking>,
-    ) -> Result<MultiplexedConnection, Failure> {
-        let (host, port) = self.primary(limits).await?;
-        let client = self.dial.client(&host, port);
-        let client = client.map_err(|_| nobody(true, "the sentinels gave an address that cannot be used"))?;
-        let mut connection = link::connect(&client, limits, tracking).await?;
-        // It may not know yet, or no longer. A user who may not ask has to rely on the sentinels.
-        match connection.send_packed_command(&redis::cmd("ROLE")).await.and_then(Value::extract_error) {
-            Ok(Value::Array(role)) if role.first().is_some_and(is_master) => Ok(connection),
-            Ok(_) => Err(nobody(true, "the server that the sentinels named is no primary")),
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(connection),
-            Err(error) => Err(Failure::while_connecting(&error)),
-        }
-    }
-
-    /// What the first sentinel says that answers and knows.
-    async fn primary(&self, limits: Limits) -> Result<(String, u16), Failure> {
+    /// The server that is the primary now, by the first sentinel that answers and knows it.
+    pub(super) async fn primary(&self, limits: Limits) -> Result<Client, Failure> {
         let count = self.sentinels.len();
         let each = (limits.timeout / 5).max(Duration::from_millis(20));
         let first = self.first.load(Ordering::Relaxed);
-        let mut answered = false;
+        let (mut answered, mut last) = (false, None);
         for index in (0..count).map(|index| (first + index) % count) {
             let Some(sentinel) = self.sentinels.get(index) else { continue };
             match timeout(each, self.ask(sentinel, limits)).await {
-                Ok(Ok(Some(address))) => {
+                Ok(Ok(Some((host, port)))) => {
                     self.first.store(index, Ordering::Relaxed);
-                    return Ok(address);
+                    let client = self.servers.client(&host, port);
+                    return client.map_err(|_| Failure::no_server(true, "the sentinels gave an unusable address"));
                 }
                 Ok(Ok(None)) => answered = true,
-                Ok(Err(_)) | Err(_) => {}
+                Ok(Err(failure)) => last = Some(failure),
+                Err(_) => {}
             }
         }
-        let text =
-            if answered { "no sentinel knows a primary of this name" } else { "no sentinel of Redis can be reached" };
-        Err(nobody(false, text))
+        if answered {
+            return Err(Failure::no_server(true, "no sentinel knows a primary of this name"));
+        }
+        Err(last.unwrap_or_else(|| Failure::no_server(false, "no sentinel answered in time")))
     }
 
     async fn ask(&self, sentinel: &Client, limits: Limits) -> Result<Option<(String, u16)>, Failure> {
-        let mut connection = link::connect(sentinel, limits, None).await?;
+        let mut connection = connect(sentinel, limits, None).await?;
         let mut question = redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
         let answer = question.query_async(&mut connection).await;
-        answer.map_err(|error| Failure::while_connecting(&error))
+        answer.map_err(|error| Failure::while_connecting(&error, &address(sentinel)))
+    }
+
+    /// How errors name the server.
+    pub(super) fn describe(&self) -> String {
+        format!("the primary of the sentinels {}", self.sentinels.iter().map(address).collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Asks the server whether it is a primary: a sentinel may not know yet, or no longer. A user without the permission
+/// for that question relies on the sentinels.
+pub(super) async fn confirm_primary(
+    mut connection: MultiplexedConnection,
+    client: &Client,
+) -> Result<MultiplexedConnection, Failure> {
+    match connection.send_packed_command(&redis::cmd("ROLE")).await.and_then(Value::extract_error) {
+        Ok(Value::Array(role)) if role.first().is_some_and(is_master) => Ok(connection),
+        Ok(_) => Err(Failure::no_server(true, "the server that the sentinels named is no primary")),
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(connection),
+        Err(error) => Err(Failure::while_connecting(&error, &address(client))),
     }
 }
 

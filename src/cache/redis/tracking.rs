@@ -1,47 +1,50 @@
-//! A connection on which the server tells what has changed of all that was read over it.
+//! A connection on which the server reports changes of all that was read over it.
 use std::{sync::Arc, time::Instant};
 
 use redis::{
-    AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, RedisResult, Value,
+    AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, RedisError, Value,
     aio::{AsyncPushSender, MultiplexedConnection, SendError},
 };
 
-use super::near::Near;
+use super::{clients::address, errors::Failure, near::NearCache};
 
 /// For one connection.
 pub(super) struct Tracking {
-    pub(super) near: Arc<Near>,
-    /// That of the connection, never 0.
+    pub(super) near: Arc<NearCache>,
+    /// That of the connections, never 0.
     pub(super) number: u64,
 }
 
 impl Tracking {
-    /// Connects, and asks the server to remember what is read over this connection and to tell once when it changes.
+    /// Connects, and asks the server to remember what is read over this connection and to report its next change.
     pub(super) async fn connect(
         self,
         client: &Client,
         config: AsyncConnectionConfig,
-    ) -> RedisResult<MultiplexedConnection> {
+    ) -> Result<MultiplexedConnection, Failure> {
         let Self { near, number } = self;
-        // The older protocol has no place for messages that nobody asked for.
+        let failed = |error: &RedisError| Failure::while_connecting(error, &address(client));
+        // The older protocol has no place for messages that answer no question.
         let info = client.get_connection_info().clone();
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(info.set_redis_settings(settings))?;
+        let client = Client::open(info.set_redis_settings(settings)).map_err(|error| failed(&error))?;
         let config = config.set_push_sender(Listener { near: near.clone(), number });
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let connected = client.get_multiplexed_async_connection_with_config(&config).await;
+        let mut connection = connected.map_err(|error| failed(&error))?;
         let asked = Instant::now();
         let mut command = redis::cmd("CLIENT");
         command.arg("TRACKING").arg("ON");
-        connection.send_packed_command(&command).await?.extract_error()?;
+        let answer = connection.send_packed_command(&command).await.and_then(Value::extract_error);
+        answer.map_err(|error| failed(&error).while_tracking())?;
         near.begin(number, asked);
         Ok(connection)
     }
 }
 
-/// Held by the task that reads the connection, and called before it passes on any later answer. That it is dropped means
-/// that nobody listens any more, for whatever reason.
+/// Held by the task that reads the connection, and called before that passes on any later answer. When it is dropped,
+/// the connection reports nothing any more, for whatever reason.
 struct Listener {
-    near: Arc<Near>,
+    near: Arc<NearCache>,
     number: u64,
 }
 
@@ -51,13 +54,13 @@ impl AsyncPushSender for Listener {
             (PushKind::Invalidate, [Value::Array(keys)]) => {
                 for key in keys {
                     match key {
-                        Value::BulkString(key) => self.near.change(key),
-                        _ => self.near.change_all(),
+                        Value::BulkString(key) => self.near.invalidate(key),
+                        _ => self.near.invalidate_all(),
                     }
                 }
             }
-            // All keys, as after `FLUSHALL`; and whatever it may mean that is not understood.
-            (PushKind::Invalidate, _) => self.near.change_all(),
+            // All keys, as after `FLUSHALL`; and every form of the message that is not understood.
+            (PushKind::Invalidate, _) => self.near.invalidate_all(),
             (PushKind::Disconnection, _) => self.near.end(self.number),
             _ => {}
         }

@@ -21,7 +21,7 @@ pub(super) async fn an_entry_ends_at_its_end<C: Cache>(t: &Trial<C>) {
 }
 
 pub(super) async fn a_time_that_is_over_writes_nothing_readable<C: Cache>(t: &Trial<C>) {
-    let sentence = "an expiry that is over already writes nothing that anybody could read, and is no error";
+    let sentence = "an expiry that is over already writes nothing that can be read, and is no error";
     let hour = Duration::from_secs(3600);
     let over = [
         Expiry { idle: hour, end: t.now() - Duration::from_secs(1) },

@@ -112,7 +112,7 @@ pub(super) async fn delete_removes_the_expected_version_only<C: Cache>(t: &Trial
     let (key, version) = t.entry(b"value", t.long()).await;
     let entry = Entry { value: Bytes::from_static(b"value"), version };
     let conflict = ok(t.cache.delete(&key, Version::unique()).await);
-    same("a conflict brings what is there now", &conflict, &Deleted::Conflict(entry.clone()));
+    same("a conflict brings the entry that is there now", &conflict, &Deleted::Conflict(entry.clone()));
     same("`delete` removes no other version", &t.get(&key).await, &Some(entry));
     same("`delete` removes the expected version", &ok(t.cache.delete(&key, version).await), &Deleted::Done);
     same("what was deleted is absent", &t.get(&key).await, &None);

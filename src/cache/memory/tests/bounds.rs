@@ -1,6 +1,6 @@
-//! What the cache holds at most, whoever races for it, and how what is over leaves.
+//! The bounds, also when threads race for the last room, and how ended entries are removed.
 use super::*;
-use crate::cache::memory::slot::OVERHEAD;
+use crate::cache::memory::table::OVERHEAD;
 
 #[tokio::test]
 async fn bytes_are_counted_exactly_and_what_has_ended_makes_room_to_grow() {
@@ -95,7 +95,7 @@ async fn a_value_does_not_keep_the_buffer_that_it_came_in() {
     let (cache, clock) = cache(10, usize::MAX);
     let buffer = Bytes::from(vec![7; 1 << 20]);
     cache.put("a", buffer.slice(..100), within(&clock, HOUR)).await.unwrap().unwrap();
-    assert!(buffer.try_into_mut().is_ok(), "nobody else holds it");
+    assert!(buffer.try_into_mut().is_ok(), "the cache holds no part of it");
     assert_eq!(cache.get("a").await.unwrap().unwrap().value, vec![7; 100]);
 }
 
@@ -140,4 +140,20 @@ fn racing_inserts_never_exceed_the_bounds() {
     });
     let live = cache.len();
     assert_eq!((live, cache.bytes()), (slots(&cache), live * (OVERHEAD + 8)));
+}
+
+#[tokio::test]
+async fn settings_at_their_extremes_work() {
+    for (entries, bytes, holds) in
+        [(0, 0, false), (0, usize::MAX, false), (usize::MAX, 0, false), (1, 1, false), (usize::MAX, usize::MAX, true)]
+    {
+        let (cache, clock) = cache(entries, bytes);
+        let written = cache.put("a", Bytes::from_static(b"value"), within(&clock, Duration::MAX)).await;
+        let kind = written.map(|version| version.is_some()).map_err(|error| error.kind());
+        assert_eq!(kind, if holds { Ok(true) } else { Err(CacheErrorKind::Full) }, "{entries}, {bytes}");
+        assert_eq!(cache.get_and_touch("a", Duration::MAX).await.unwrap().is_some(), holds);
+        let listed = cache.list_add("list", "member", clock.now() + HOUR).await;
+        assert_eq!(listed.is_ok(), bytes == usize::MAX, "{entries}, {bytes}");
+        assert!(cache.list_page("list", None, usize::MAX).await.unwrap().len() <= 1);
+    }
 }

@@ -1,14 +1,15 @@
-//! What was read from Redis a short while ago, kept true by what Redis says about changes.
+//! The near cache: entries that were read from Redis, kept in this process and invalidated by the server.
 //!
-//! All reads go over one connection, and Redis tells on this very connection when something changes that was read over it.
-//! So answers and changes arrive in the order in which they happened, and three rules make a trustworthy cache of that:
+//! Hand-written, because no library ties what it keeps to the connection that reports the changes. All reads go over one
+//! connection, and Redis reports on this very connection when a key changes that was read over it. So answers and changes
+//! arrive in the order in which they happened, and three rules keep the entries true:
 //!
-//! - An answer is kept only if no change of its key was told, and none made here, since the question was sent.
-//! - With the connection everything goes that was read over it, before another one is made.
-//! - Nothing is served when the last question that has been answered over it was sent longer than [`BOUND`] ago: what was
-//!   told before that answer has arrived, and a connection that died silently answers nothing.
+//! - An answer is kept only if no change of its key was reported, and none made by this process, since the question.
+//! - When the connection is left, everything that was read over it is dropped, before another one is made.
+//! - Nothing is served when the last question that has been answered was sent longer than [`BOUND`] ago: everything that
+//!   was reported before that answer has arrived, and a connection that died silently answers nothing.
 use std::{
-    hash::BuildHasher,
+    hash::{BuildHasher, RandomState},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,9 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-mod shelf;
+mod shard;
 
-use self::shelf::{Item, Shelf, Times};
+use self::shard::{Item, Shard, Times};
 use crate::{cache::Entry, clock::millis_since_epoch};
 
 /// A connection that has proved nothing for this long may be dead.
@@ -29,14 +30,14 @@ const EARLY: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// More locks than requests that meet at one, less where each part would be small.
-const MOST_SHELVES: usize = 16;
-const SMALLEST_SHELF: usize = 256 * 1024;
+const MOST_SHARDS: usize = 16;
+const SMALLEST_SHARD: usize = 256 * 1024;
 
-pub(super) struct Near {
-    shelves: Box<[Mutex<Shelf>]>,
-    hasher: rapidhash::quality::RandomState,
+pub(super) struct NearCache {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
     start: Instant,
-    /// The number of the connection that tells of changes, or 0.
+    /// The number of the connection that reports changes, or 0.
     connection: AtomicU64,
     /// When the last question was sent that was answered over it. Like all times here in nanoseconds since `start`.
     proved: AtomicU64,
@@ -44,17 +45,17 @@ pub(super) struct Near {
     sent_early: AtomicU64,
 }
 
-/// What is here under a key.
-pub(super) enum Look {
+/// What came of a look for a key.
+pub(super) enum Lookup {
     Hit(Entry),
-    /// It is here, but its idle time has to be restarted.
+    /// An entry, but its idle time has to be restarted.
     Due(Entry),
-    Miss(Ticket),
+    Miss(FillToken),
 }
 
-/// What the near cache looked like before a question was sent.
+/// The state before a question was sent: the answer is kept only if it is unchanged.
 #[derive(Clone, Copy)]
-pub(super) struct Ticket {
+pub(super) struct FillToken {
     hash: u64,
     connection: u64,
     changes: u64,
@@ -62,7 +63,7 @@ pub(super) struct Ticket {
 }
 
 /// An answer of the server.
-pub(super) struct Found {
+pub(super) struct Fetched {
     pub(super) entry: Entry,
     /// Milliseconds: the idle time, the end since the epoch, and what was left; negative where Redis knows of no end.
     pub(super) idle: u64,
@@ -70,19 +71,19 @@ pub(super) struct Found {
     pub(super) left: i64,
 }
 
-impl Found {
+impl Fetched {
     /// Whether the last start of the idle time is at least `after` milliseconds ago.
     pub(super) fn is_due(&self, after: u64) -> bool {
         u64::try_from(self.left).map_or(true, |left| self.idle.saturating_sub(left) >= after)
     }
 }
 
-impl Near {
+impl NearCache {
     pub(super) fn new(bytes: usize) -> Self {
-        let count = (bytes / SMALLEST_SHELF).clamp(1, MOST_SHELVES);
+        let count = (bytes / SMALLEST_SHARD).clamp(1, MOST_SHARDS);
         Self {
-            shelves: (0..count).map(|_| Mutex::new(Shelf::new(bytes / count))).collect(),
-            hasher: rapidhash::quality::RandomState::new(),
+            shards: (0..count).map(|_| Mutex::new(Shard::new(bytes / count))).collect(),
+            hasher: RandomState::new(),
             start: Instant::now(),
             connection: AtomicU64::new(0),
             proved: AtomicU64::new(0),
@@ -91,83 +92,83 @@ impl Near {
     }
 
     /// Looks for a live entry. With `after`, for one whose idle time was started less than so many milliseconds ago.
-    pub(super) fn look(&self, key: &str, after: Option<u64>) -> Look {
+    pub(super) fn find(&self, key: &str, after: Option<u64>) -> Lookup {
         let hash = self.hash(key.as_bytes());
         let now = self.nanos(Instant::now());
         let serves = self.is_proved(now);
-        let mut shelf = self.shelf(hash);
+        let mut shard = self.shard(hash);
         // Read under the lock, so that what is emptied after it has changed is not served.
         let connection = self.connection.load(Ordering::Acquire);
-        let ticket = Ticket { hash, connection, changes: shelf.changes(hash), sent: now };
+        let token = FillToken { hash, connection, changes: shard.changes(hash), sent: now };
         if !serves || connection == 0 {
-            return Look::Miss(ticket);
+            return Lookup::Miss(token);
         }
-        match shelf.find(hash, key.as_bytes()) {
+        match shard.find(key.as_bytes()) {
             Some(item) if now < item.times.until && wall() < item.times.end => {
                 item.used = true;
                 let left = (item.times.until - now) / 1_000_000;
                 let (idle, entry) = (item.times.idle, item.entry.clone());
                 if after.is_some_and(|after| idle.saturating_sub(left) >= after) {
-                    Look::Due(entry)
+                    Lookup::Due(entry)
                 } else {
-                    Look::Hit(entry)
+                    Lookup::Hit(entry)
                 }
             }
-            _ => Look::Miss(ticket),
+            _ => Lookup::Miss(token),
         }
     }
 
     /// The question was answered over the connection of that time, if it is still the one.
-    pub(super) fn answered(&self, ticket: &Ticket) {
-        if ticket.connection != 0 && self.connection.load(Ordering::Acquire) == ticket.connection {
-            self.proved.fetch_max(ticket.sent, Ordering::AcqRel);
+    pub(super) fn answered(&self, token: &FillToken) {
+        if token.connection != 0 && self.connection.load(Ordering::Acquire) == token.connection {
+            self.proved.fetch_max(token.sent, Ordering::AcqRel);
         }
     }
 
     /// Keeps what was found, if nothing has happened since the question.
-    pub(super) fn keep(&self, ticket: &Ticket, key: &str, found: &Found) {
+    pub(super) fn fill(&self, token: &FillToken, key: &str, found: &Fetched) {
         // What was left when the server answered was left when the question was sent, and a little more.
         let Some(left) = u64::try_from(found.left).ok().and_then(|left| left.checked_mul(1_000_000)) else { return };
-        let mut shelf = self.shelf(ticket.hash);
-        if ticket.connection == 0
-            || self.connection.load(Ordering::Acquire) != ticket.connection
-            || shelf.changes(ticket.hash) != ticket.changes
+        let mut shard = self.shard(token.hash);
+        if token.connection == 0
+            || self.connection.load(Ordering::Acquire) != token.connection
+            || shard.changes(token.hash) != token.changes
         {
             return;
         }
-        let times = Times { idle: found.idle, end: found.end, until: ticket.sent.saturating_add(left) };
+        let times = Times { idle: found.idle, end: found.end, until: token.sent.saturating_add(left) };
         let entry = found.entry.clone();
-        shelf.put(Item { key: key.into(), hash: ticket.hash, entry, times, used: false });
+        shard.put(Item { key: key.as_bytes().into(), entry, times, used: false });
     }
 
-    /// Something under the key has changed, or may have.
-    pub(super) fn change(&self, key: &[u8]) {
+    /// The value of the key has changed, or may have.
+    pub(super) fn invalidate(&self, key: &[u8]) {
         let hash = self.hash(key);
-        self.shelf(hash).change(hash, key);
+        self.shard(hash).invalidate(hash, key);
     }
 
     /// Anything may have changed.
-    pub(super) fn change_all(&self) {
-        self.shelves.iter().for_each(|shelf| lock(shelf).change_all());
+    pub(super) fn invalidate_all(&self) {
+        self.shards.iter().for_each(|shard| lock(shard).invalidate_all());
     }
 
-    /// A write of ours begins: when what is returned is dropped, whatever came of it, the key has changed.
-    pub(super) fn changing<'a>(&'a self, key: &'a str) -> Changing<'a> {
-        Changing { near: self, key }
+    /// A write of this process begins: when the guard is dropped, whatever came of the write, the key is invalidated.
+    pub(super) fn guard<'a>(&'a self, key: &'a str) -> InvalidationGuard<'a> {
+        InvalidationGuard { near: self, key }
     }
 
-    /// From now on this connection tells of changes. It has answered a question that was sent at `asked`.
+    /// From now on this connection reports changes. It has answered a question that was sent at `asked`.
     pub(super) fn begin(&self, connection: u64, asked: Instant) {
         self.connection.store(0, Ordering::Release);
-        self.change_all();
+        self.invalidate_all();
         self.proved.store(self.nanos(asked), Ordering::Release);
         self.connection.store(connection, Ordering::Release);
     }
 
-    /// This connection tells of changes no more.
+    /// This connection reports changes no more.
     pub(super) fn end(&self, connection: u64) {
         if self.connection.compare_exchange(connection, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            self.change_all();
+            self.invalidate_all();
         }
     }
 
@@ -186,11 +187,11 @@ impl Near {
         self.hasher.hash_one(key)
     }
 
-    fn shelf(&self, hash: u64) -> MutexGuard<'_, Shelf> {
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
         // By other bits than those that the table and the counts go by.
         let between = usize::try_from((hash >> 32) & 0xff_ffff).unwrap_or_default();
         #[allow(clippy::indexing_slicing, reason = "the remainder is less than the length, and there is one at least")]
-        lock(&self.shelves[between % self.shelves.len()])
+        lock(&self.shards[between % self.shards.len()])
     }
 
     fn nanos(&self, time: Instant) -> u64 {
@@ -198,15 +199,15 @@ impl Near {
     }
 }
 
-/// See [`Near::changing`].
-pub(super) struct Changing<'a> {
-    near: &'a Near,
+/// See [`NearCache::guard`].
+pub(super) struct InvalidationGuard<'a> {
+    near: &'a NearCache,
     key: &'a str,
 }
 
-impl Drop for Changing<'_> {
+impl Drop for InvalidationGuard<'_> {
     fn drop(&mut self) {
-        self.near.change(self.key.as_bytes());
+        self.near.invalidate(self.key.as_bytes());
     }
 }
 
@@ -214,8 +215,8 @@ fn wall() -> u64 {
     millis_since_epoch(std::time::SystemTime::now())
 }
 
-fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
-    shelf.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -3,42 +3,42 @@ use bytes::Bytes;
 use super::*;
 use crate::cache::Version;
 
-fn near() -> Near {
-    let near = Near::new(1 << 20);
+fn near() -> NearCache {
+    let near = NearCache::new(1 << 20);
     near.begin(1, Instant::now());
     near
 }
 
-fn found(number: u64) -> Found {
+fn found(number: u64) -> Fetched {
     let entry = Entry { value: Bytes::from_static(b"value"), version: Version::from(number) };
-    Found { entry, idle: 60_000, end: wall() + 120_000, left: 60_000 }
+    Fetched { entry, idle: 60_000, end: wall() + 120_000, left: 60_000 }
 }
 
-fn ask(near: &Near) -> Ticket {
-    match near.look("k", None) {
-        Look::Miss(ticket) => ticket,
-        _ => panic!("it is here"),
+fn ask(near: &NearCache) -> FillToken {
+    match near.find("k", None) {
+        Lookup::Miss(token) => token,
+        _ => panic!("an entry was found"),
     }
 }
 
-fn has(near: &Near) -> bool {
-    matches!(near.look("k", None), Look::Hit(_))
+fn has(near: &NearCache) -> bool {
+    matches!(near.find("k", None), Lookup::Hit(_))
 }
 
-fn filled() -> Near {
+fn filled() -> NearCache {
     let near = near();
-    near.keep(&ask(&near), "k", &found(1));
+    near.fill(&ask(&near), "k", &found(1));
     assert!(has(&near));
     near
 }
 
 /// As if the last proof were so long ago.
-fn age(near: &mut Near, by: Duration) {
+fn age(near: &mut NearCache, by: Duration) {
     near.start -= by;
     let until = u64::try_from(by.as_nanos()).unwrap();
-    near.shelves.iter().for_each(|shelf| {
-        let mut shelf = lock(shelf);
-        if let Some(item) = shelf.find(near.hash(b"k"), b"k") {
+    near.shards.iter().for_each(|shard| {
+        let mut shard = lock(shard);
+        if let Some(item) = shard.find(b"k") {
             item.times.until += until;
         }
     });
@@ -46,21 +46,21 @@ fn age(near: &mut Near, by: Duration) {
 
 #[test]
 fn an_answer_is_kept_if_nothing_changed_since_the_question() {
-    type Event = fn(&Near);
+    type Event = fn(&NearCache);
     let events: [(bool, Event); 7] = [
         (true, |_| {}),
-        (false, |near| near.change(b"k")),
-        (false, Near::change_all),
-        (false, |near| drop(near.changing("k"))),
+        (false, |near| near.invalidate(b"k")),
+        (false, NearCache::invalidate_all),
+        (false, |near| drop(near.guard("k"))),
         (false, |near| near.end(1)),
         (false, |near| near.begin(2, Instant::now())),
         (true, |near| near.end(7)),
     ];
     for (number, (kept, event)) in events.into_iter().enumerate() {
         let near = near();
-        let ticket = ask(&near);
+        let token = ask(&near);
         event(&near);
-        near.keep(&ticket, "k", &found(1));
+        near.fill(&token, "k", &found(1));
         assert_eq!(has(&near), kept, "event {number} between question and answer");
         let near = filled();
         event(&near);
@@ -71,18 +71,18 @@ fn an_answer_is_kept_if_nothing_changed_since_the_question() {
 #[test]
 fn a_change_of_another_key_changes_nothing_else() {
     let near = filled();
-    (0..1000).for_each(|number| near.change(format!("other{number}").as_bytes()));
+    (0..1000).for_each(|number| near.invalidate(format!("other{number}").as_bytes()));
     assert!(has(&near));
 }
 
 #[test]
 fn nothing_is_kept_before_a_connection_tells_of_changes() {
-    let near = Near::new(1 << 20);
-    let ticket = ask(&near);
-    near.keep(&ticket, "k", &found(1));
+    let near = NearCache::new(1 << 20);
+    let token = ask(&near);
+    near.fill(&token, "k", &found(1));
     assert!(!has(&near));
     near.begin(1, Instant::now());
-    near.keep(&ticket, "k", &found(1));
+    near.fill(&token, "k", &found(1));
     assert!(!has(&near));
 }
 
@@ -91,8 +91,8 @@ fn nothing_is_served_when_nothing_was_proved_for_the_bound() {
     let mut near = filled();
     age(&mut near, BOUND);
     assert!((0..100).all(|_| !has(&near)));
-    let ticket = ask(&near);
-    near.answered(&ticket);
+    let token = ask(&near);
+    near.answered(&token);
     assert!(has(&near), "an answer proves that all changes have arrived");
 }
 
@@ -100,13 +100,13 @@ fn nothing_is_served_when_nothing_was_proved_for_the_bound() {
 fn the_answer_of_a_connection_that_is_gone_proves_nothing() {
     let mut near = filled();
     age(&mut near, BOUND);
-    let ticket = ask(&near);
+    let token = ask(&near);
     near.begin(2, near.start);
-    near.answered(&ticket);
-    near.keep(&ticket, "k", &found(1));
+    near.answered(&token);
+    near.fill(&token, "k", &found(1));
     assert!(!has(&near));
-    let ticket = ask(&near);
-    near.keep(&ticket, "k", &found(1));
+    let token = ask(&near);
+    near.fill(&token, "k", &found(1));
     assert!(!has(&near), "kept, but not proved");
 }
 
@@ -123,17 +123,17 @@ fn before_the_bound_one_read_at_a_time_is_sent_to_prove_it() {
 #[test]
 fn nothing_is_served_after_its_time() {
     for late in [
-        Found { left: 0, ..found(1) },
-        Found { left: -1, ..found(1) },
-        Found { left: -2, ..found(1) },
-        Found { end: wall(), ..found(1) },
+        Fetched { left: 0, ..found(1) },
+        Fetched { left: -1, ..found(1) },
+        Fetched { left: -2, ..found(1) },
+        Fetched { end: wall(), ..found(1) },
     ] {
         let near = near();
-        near.keep(&ask(&near), "k", &late);
+        near.fill(&ask(&near), "k", &late);
         assert!(!has(&near), "{}", late.left);
     }
     let near = near();
-    near.keep(&ask(&near), "k", &Found { left: 20, ..found(1) });
+    near.fill(&ask(&near), "k", &Fetched { left: 20, ..found(1) });
     assert!(has(&near));
     std::thread::sleep(Duration::from_millis(20));
     assert!(!has(&near));
@@ -142,23 +142,23 @@ fn nothing_is_served_after_its_time() {
 #[test]
 fn what_has_to_be_restarted_is_due() {
     let near = near();
-    let young = Found { left: 50_000, ..found(1) };
+    let young = Fetched { left: 50_000, ..found(1) };
     assert!(young.is_due(9_000) && young.is_due(10_000) && !young.is_due(11_000));
-    near.keep(&ask(&near), "k", &young);
-    assert!(matches!(near.look("k", Some(11_000)), Look::Hit(_)));
-    assert!(matches!(near.look("k", Some(10_000)), Look::Due(_)));
-    assert!(Found { left: -1, ..found(1) }.is_due(u64::MAX));
+    near.fill(&ask(&near), "k", &young);
+    assert!(matches!(near.find("k", Some(11_000)), Lookup::Hit(_)));
+    assert!(matches!(near.find("k", Some(10_000)), Lookup::Due(_)));
+    assert!(Fetched { left: -1, ..found(1) }.is_due(u64::MAX));
 }
 
 #[test]
 fn the_bytes_have_a_bound() {
-    let near = Near::new(1 << 20);
+    let near = NearCache::new(1 << 20);
     near.begin(1, Instant::now());
     for number in 0..100_000 {
         let key = format!("key{number}");
-        let Look::Miss(ticket) = near.look(&key, None) else { panic!("{key}") };
-        near.keep(&ticket, &key, &found(number));
+        let Lookup::Miss(token) = near.find(&key, None) else { panic!("{key}") };
+        near.fill(&token, &key, &found(number));
     }
-    let bytes: usize = near.shelves.iter().map(|shelf| lock(shelf).bytes()).sum();
+    let bytes: usize = near.shards.iter().map(|shard| lock(shard).bytes()).sum();
     assert!((900_000..=1 << 20).contains(&bytes), "{bytes}");
 }

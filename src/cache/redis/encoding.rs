@@ -1,13 +1,13 @@
 //! An entry as one string value: a byte of magic, version, idle time and end, then the payload.
 use bytes::{Buf, BufMut, Bytes};
 
-use super::{Entry, Expiry, Version};
+use crate::cache::{Entry, Expiry, Version};
 use crate::clock::{later, millis, millis_since_epoch};
 
 /// Tells our values from others'; also the format's number.
 const MAGIC: u8 = 1;
 /// 1 magic, 8 version, 6 idle and 6 end, all big endian.
-const HEADER: usize = 21;
+pub(super) const HEADER: usize = 21;
 /// What six bytes hold: some 8900 years in milliseconds.
 pub(super) const LONGEST: u64 = (1 << 48) - 1;
 
@@ -45,14 +45,18 @@ pub(super) struct Decoded {
     pub(super) end: u64,
 }
 
-/// `None` for a value that is not ours.
-pub(super) fn decode(mut raw: Bytes) -> Option<Decoded> {
+/// `None` for a value that this crate did not write. Of one with more than `most` bytes the value is left out: it
+/// counts as unreadable, and its version is enough to end it.
+pub(super) fn decode(mut raw: Bytes, most: usize) -> Option<Decoded> {
     if raw.len() < HEADER || raw.get_u8() != MAGIC {
         return None;
     }
     let version = Version::from(raw.get_u64());
     let idle = raw.get_uint(6);
     let end = raw.get_uint(6);
+    if raw.len() > most {
+        raw = Bytes::new();
+    }
     Some(Decoded { entry: Entry { value: raw, version }, idle, end })
 }
 
@@ -67,9 +71,19 @@ mod tests {
         let end = UNIX_EPOCH + Duration::from_millis(1_000_500);
         let (raw, ttl) = encode(Version::from(7), b"x", Expiry { idle: Duration::from_millis(200), end }, 1_000_000);
         assert_eq!(ttl, 200);
-        let Decoded { entry, idle, end } = decode(raw.into()).unwrap();
+        let Decoded { entry, idle, end } = decode(raw.into(), 100).unwrap();
         assert_eq!((entry.value.as_ref(), entry.version), (b"x".as_ref(), Version::from(7)));
         assert_eq!((idle, end), (200, 1_000_500));
+    }
+
+    #[test]
+    fn a_value_that_is_too_large_is_left_out_and_its_version_is_not() {
+        let expiry = Expiry { idle: Duration::from_millis(200), end: UNIX_EPOCH };
+        for (length, left) in [(100, 100), (101, 0)] {
+            let (raw, _) = encode(Version::from(7), &vec![b'x'; length], expiry, 0);
+            let entry = decode(raw.into(), 100).unwrap().entry;
+            assert_eq!((entry.value.len(), entry.version), (left, Version::from(7)));
+        }
     }
 
     #[test]
@@ -77,14 +91,14 @@ mod tests {
         let far = SystemTime::now() + Duration::from_secs(1 << 40);
         for (idle, end) in [(Duration::MAX, far), (Duration::ZERO, far), (Duration::MAX, UNIX_EPOCH)] {
             let (raw, ttl) = encode(Version::from(7), b"", Expiry { idle, end }, 1_000_000);
-            assert!((1..=LONGEST).contains(&ttl) && decode(raw.into()).is_some());
+            assert!((1..=LONGEST).contains(&ttl) && decode(raw.into(), 100).is_some());
         }
     }
 
     #[test]
     fn what_is_foreign_is_told_from_ours() {
-        assert!(decode(Bytes::new()).is_none());
-        assert!(decode(Bytes::from_static(&[MAGIC; HEADER - 1])).is_none());
-        assert!(decode(Bytes::from_static(b"{\"a\":\"value of another application\"}")).is_none());
+        assert!(decode(Bytes::new(), 100).is_none());
+        assert!(decode(Bytes::from_static(&[MAGIC; HEADER - 1]), 100).is_none());
+        assert!(decode(Bytes::from_static(b"{\"a\":\"value of another application\"}"), 100).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! From settings to clients: what every server is connected with.
+//! From URLs and settings to clients, with which connections are made.
 use redis::{Client, ConnectionInfo, IntoConnectionInfo};
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 use redis::{ConnectionAddr, RedisConnectionInfo, RedisResult};
@@ -16,13 +16,13 @@ pub(super) struct Certificates {
 
 /// What a user sets beside URLs, and over what is in them.
 #[derive(Clone, Default)]
-pub(super) struct Login {
+pub(super) struct Credentials {
     pub(super) username: Option<String>,
     pub(super) password: Option<String>,
     pub(super) database: Option<u16>,
 }
 
-impl Login {
+impl Credentials {
     pub(super) fn over(&self, info: ConnectionInfo) -> ConnectionInfo {
         let mut redis = info.redis_settings().clone();
         if let Some(username) = &self.username {
@@ -69,7 +69,7 @@ pub(super) fn client(info: ConnectionInfo, certificates: &Certificates) -> Resul
     let unusable = |_| unreadable();
     #[cfg(feature = "redis-tls")]
     if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
-        // Without any in it, nobody would be trusted, and nobody would be told.
+        // Without any in it, every server would be refused, without a word on why.
         let is_empty = |pem: &Vec<u8>| !pem.windows(17).any(|part| part == b"BEGIN CERTIFICATE");
         if certificates.root.as_ref().is_some_and(is_empty) {
             return Err(unreadable());
@@ -81,17 +81,22 @@ pub(super) fn client(info: ConnectionInfo, certificates: &Certificates) -> Resul
     Client::open(info).map_err(unusable)
 }
 
+/// Where the server is, without user and password.
+pub(super) fn address(client: &Client) -> String {
+    client.get_connection_info().addr().to_string()
+}
+
 /// How to connect to servers that are found only later.
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 #[derive(Clone)]
-pub(super) struct Dial {
+pub(super) struct ServerSettings {
     pub(super) redis: RedisConnectionInfo,
     pub(super) tls: bool,
     pub(super) certificates: Certificates,
 }
 
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
-impl Dial {
+impl ServerSettings {
     /// As to the server at `info`.
     pub(super) fn like(info: &ConnectionInfo, certificates: &Certificates) -> Self {
         let tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });

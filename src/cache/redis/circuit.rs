@@ -1,21 +1,21 @@
 //! When operations are refused at once, because the server is known not to answer: the decisions, without any waiting.
 use std::time::{Duration, Instant};
 
-/// This many failures in a row, with no answer between them, raise the suspicion that nobody is there.
+/// This many failures in a row, with no answer between them, raise the suspicion that the server does not answer.
 const SUSPICIOUS: u32 = 5;
-/// From a probe that found nobody to the next one.
+/// From a failed probe to the next one.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// What an operation may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     Pass,
-    /// It has to find out first whether the server answers, for all others, and report with [`Breaker::probed`].
+    /// It has to find out first whether the server answers, for all others, and report with [`CircuitBreaker::probed`].
     Probe,
     Refused,
 }
 
-/// What others should hear of.
+/// What is to be reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Change {
@@ -29,15 +29,17 @@ pub(super) enum Change {
 ///
 /// There is no task behind it: without operations there are no probes, and the first operation after a silence is one.
 #[derive(Debug, Default)]
-pub(super) struct Breaker {
+pub(super) struct CircuitBreaker {
     failures: u32,
     open: bool,
     probing: bool,
     /// No probe before this time.
     next: Option<Instant>,
+    /// When the server answered last.
+    last_answer: Option<Instant>,
 }
 
-impl Breaker {
+impl CircuitBreaker {
     pub(super) fn admit(&mut self, now: Instant) -> Admission {
         if self.failures < SUSPICIOUS {
             Admission::Pass
@@ -51,17 +53,23 @@ impl Breaker {
         }
     }
 
-    /// Whether there is a better one to ask.
+    /// Whether another server is the better one to ask.
     #[cfg(feature = "redis-cluster")]
     pub(super) fn is_suspicious(&self) -> bool {
         self.failures > 0
     }
 
     /// The server answered, whatever it said.
-    pub(super) fn answered(&mut self) -> Change {
+    pub(super) fn answered(&mut self, now: Instant) -> Change {
         self.failures = 0;
+        self.last_answer = Some(now);
         self.next = None;
         if std::mem::take(&mut self.open) { Change::Closed } else { Change::None }
+    }
+
+    /// Whether the last answer is this long ago.
+    pub(super) fn is_idle(&self, time: Duration) -> bool {
+        self.last_answer.is_some_and(|last| last.elapsed() >= time)
     }
 
     /// The server could not be reached, or did not answer in time.
@@ -73,7 +81,7 @@ impl Breaker {
     pub(super) fn probed(&mut self, answered: Option<bool>, now: Instant) -> Change {
         self.probing = false;
         match answered {
-            Some(true) => self.answered(),
+            Some(true) => self.answered(now),
             // An answer to another operation may have come in meanwhile.
             Some(false) if self.failures >= SUSPICIOUS => {
                 self.next = Some(now + PAUSE);
@@ -88,8 +96,8 @@ impl Breaker {
 mod tests {
     use super::{Admission::*, Change::*, *};
 
-    fn suspicious() -> Breaker {
-        let mut breaker = Breaker::default();
+    fn suspicious() -> CircuitBreaker {
+        let mut breaker = CircuitBreaker::default();
         for _ in 0..SUSPICIOUS {
             assert_eq!(breaker.admit(Instant::now()), Pass);
             breaker.failed();
@@ -107,11 +115,11 @@ mod tests {
 
     #[test]
     fn an_answer_between_failures_starts_the_count_again() {
-        let mut breaker = Breaker::default();
+        let mut breaker = CircuitBreaker::default();
         for _ in 0..10 * SUSPICIOUS {
             breaker.failed();
             breaker.failed();
-            assert_eq!(breaker.answered(), None);
+            assert_eq!(breaker.answered(Instant::now()), None);
         }
         assert_eq!(breaker.admit(Instant::now()), Pass);
     }
@@ -138,7 +146,7 @@ mod tests {
         now += PAUSE;
         assert_eq!(breaker.admit(now), Probe);
         assert_eq!(breaker.probed(Some(true), now), Closed);
-        assert_eq!((breaker.answered(), breaker.admit(now)), (None, Pass));
+        assert_eq!((breaker.answered(Instant::now()), breaker.admit(now)), (None, Pass));
     }
 
     #[test]
@@ -157,7 +165,7 @@ mod tests {
     fn an_answer_that_comes_late_ends_it_too() {
         let (mut breaker, now) = (suspicious(), Instant::now());
         assert_eq!(breaker.admit(now), Probe);
-        assert_eq!([breaker.answered(), breaker.probed(Some(false), now)], [None, None]);
+        assert_eq!([breaker.answered(Instant::now()), breaker.probed(Some(false), now)], [None, None]);
         assert_eq!(breaker.admit(now), Pass);
     }
 }

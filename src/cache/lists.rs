@@ -10,10 +10,13 @@ use crate::{
     error::{CacheError, CacheErrorKind},
 };
 
-/// A writer that loses this often has met a cache that never lets anybody win.
+/// These lists end by the system's clock: a cache with another one keeps lists of its own.
+static CLOCK: Clock = Clock::system();
+
+/// A writer that loses this often has met a cache that answers every write with a conflict.
 const TRIES: usize = 1000;
 
-/// The members that a list has room for: 250 KB. More is an error, never a member that nobody sees.
+/// The members that a list has room for: 250 KB. More is an error, never a member that is left out in silence.
 const MOST: usize = 4096;
 
 /// Member → its end, in milliseconds since the epoch.
@@ -21,42 +24,35 @@ type Members = BTreeMap<String, u64>;
 
 pub(super) async fn add<C: Cache + ?Sized>(
     cache: &C,
-    clock: &Clock,
     list: &str,
     member: &str,
     end: SystemTime,
 ) -> Result<usize, CacheError> {
     let end = millis_since_epoch(end);
-    edit(cache, clock, list, true, |members| {
+    edit(cache, list, true, |members| {
         let known = members.entry(member.to_owned()).or_insert(end);
         *known = end.max(*known);
     })
     .await
 }
 
-pub(super) async fn remove<C: Cache + ?Sized>(
-    cache: &C,
-    clock: &Clock,
-    list: &str,
-    gone: &[String],
-) -> Result<(), CacheError> {
+pub(super) async fn remove<C: Cache + ?Sized>(cache: &C, list: &str, gone: &[String]) -> Result<(), CacheError> {
     if gone.is_empty() {
         return Ok(());
     }
     let gone: HashSet<_> = gone.iter().collect();
-    edit(cache, clock, list, false, |members| members.retain(|member, _| !gone.contains(member))).await?;
+    edit(cache, list, false, |members| members.retain(|member, _| !gone.contains(member))).await?;
     Ok(())
 }
 
 pub(super) async fn page<C: Cache + ?Sized>(
     cache: &C,
-    clock: &Clock,
     list: &str,
     after: Option<&ListMember>,
     limit: usize,
 ) -> Result<Vec<ListMember>, CacheError> {
     let Some(entry) = cache.get(list).await? else { return Ok(Vec::new()) };
-    let members = live(&entry, clock)?.into_iter().map(|(name, end)| ListMember::new(name, time_of(end)));
+    let members = live(&entry)?.into_iter().map(|(name, end)| ListMember::new(name, time_of(end)));
     let mut members: Vec<_> = members.filter(|member| after.is_none_or(|after| member > after)).collect();
     members.sort();
     members.truncate(limit);
@@ -65,7 +61,6 @@ pub(super) async fn page<C: Cache + ?Sized>(
 
 async fn edit<C: Cache + ?Sized>(
     cache: &C,
-    clock: &Clock,
     list: &str,
     create: bool,
     change: impl Fn(&mut Members) + Send + Sync,
@@ -77,13 +72,13 @@ async fn edit<C: Cache + ?Sized>(
             None => {
                 let mut members = Members::new();
                 change(&mut members);
-                if cache.insert(list, encode(&members)?, expiry(&members, clock)).await? {
+                if cache.insert(list, encode(&members)?, expiry(&members)).await? {
                     return Ok(members.len());
                 }
                 found = cache.get(list).await?;
             }
             Some(entry) => {
-                let mut members = live(&entry, clock)?;
+                let mut members = live(&entry)?;
                 let before = members.len();
                 change(&mut members);
                 if members.len() > before.max(MOST) {
@@ -92,7 +87,7 @@ async fn edit<C: Cache + ?Sized>(
                 if !create && members.len() == before {
                     return Ok(before);
                 }
-                match write(cache, clock, list, entry.version, &members).await? {
+                match write(cache, list, entry.version, &members).await? {
                     Replaced::Done => return Ok(members.len()),
                     Replaced::Conflict(newer) => found = Some(newer),
                     Replaced::Missing => found = None,
@@ -107,7 +102,6 @@ async fn edit<C: Cache + ?Sized>(
 /// An empty list is removed rather than written.
 async fn write<C: Cache + ?Sized>(
     cache: &C,
-    clock: &Clock,
     list: &str,
     version: Version,
     members: &Members,
@@ -119,13 +113,13 @@ async fn write<C: Cache + ?Sized>(
             Deleted::Conflict(newer) => Replaced::Conflict(newer),
         });
     }
-    cache.replace(list, version, encode(members)?, expiry(members, clock)).await
+    cache.replace(list, version, encode(members)?, expiry(members)).await
 }
 
-fn live(entry: &Entry, clock: &Clock) -> Result<Members, CacheError> {
+fn live(entry: &Entry) -> Result<Members, CacheError> {
     let mut members: Members = serde_json::from_slice(&entry.value)
         .map_err(|_| CacheError::new(CacheErrorKind::Other, "a list of sessions is unreadable"))?;
-    let now = clock.now_ms();
+    let now = CLOCK.now_ms();
     members.retain(|_, end| *end > now);
     Ok(members)
 }
@@ -137,8 +131,8 @@ fn encode(members: &Members) -> Result<Entry, CacheError> {
 }
 
 /// The list lives as long as its longest-lived member.
-fn expiry(members: &Members, clock: &Clock) -> Expiry {
+fn expiry(members: &Members) -> Expiry {
     let end = members.values().copied().max().unwrap_or_default();
-    let left = end.saturating_sub(clock.now_ms());
+    let left = end.saturating_sub(CLOCK.now_ms());
     Expiry { idle: Duration::from_millis(left), end: time_of(end) }
 }

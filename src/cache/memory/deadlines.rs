@@ -1,30 +1,30 @@
 //! When which slots are to be looked at.
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
-/// What [`Queue::first`] says of an empty queue: later than any time.
+/// What [`Deadlines::first`] says where there are none: later than any time.
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// A heap of times, each with the hash of the slot to look at.
+/// A heap of times, each with the key of the slot to look at.
 ///
-/// A slot has one item that counts: the one at the time it remembers as `queued`. Its deadline may move later behind that
-/// item's back; whoever pops it puts it in again. Other items are left over and find no slot.
-pub(super) struct Queue {
+/// A slot has one item that counts: the one at the time that it remembers as `queued`. Its deadline may move later without
+/// a change of that item; the sweep that pops the item puts it in again. Other items are left over and find no slot.
+pub(super) struct Deadlines {
     heap: BinaryHeap<Reverse<Due>>,
     first: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Due {
     pub(super) at: u64,
-    pub(super) hash: u64,
+    pub(super) key: Arc<str>,
 }
 
-impl Queue {
+impl Deadlines {
     pub(super) const fn new() -> Self {
         Self { heap: BinaryHeap::new(), first: NEVER }
     }
 
-    /// The earliest time in the queue. Kept outside of the heap, so that looking at it costs no cache miss.
+    /// The earliest time. Kept outside of the heap, so that looking at it costs no cache miss.
     pub(super) const fn first(&self) -> u64 {
         self.first
     }
@@ -57,7 +57,7 @@ impl Queue {
         self.first = self.heap.peek().map_or(NEVER, |Reverse(due)| due.at);
     }
 
-    /// Gives memory back after a crowd has left.
+    /// Gives memory back after most slots have gone.
     pub(super) fn shrink(&mut self) {
         if self.heap.capacity() > 32 * self.heap.len() + 64 {
             self.heap.shrink_to(self.heap.len() * 2);

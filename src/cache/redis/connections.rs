@@ -1,0 +1,470 @@
+//! The two connections to one server, shared by all operations: one for reads, one for writes.
+//!
+//! Two, because a write that Redis holds back (`CLIENT PAUSE WRITE`, as while a failover is prepared) blocks everything
+//! that is sent after it on the same connection. They are made together and left together: an address that moved to
+//! another server must not leave reads at the former one, where a session that was ended would still be alive.
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use redis::{
+    Arg, Client, Cmd, Pipeline, RedisResult, Value,
+    aio::{ConnectionManager, MultiplexedConnection},
+};
+use tokio::time::timeout;
+
+#[cfg(feature = "redis-sentinel")]
+use super::sentinel::{Sentinels, confirm_primary};
+use super::{
+    circuit::{Admission, Change, CircuitBreaker},
+    clients::address,
+    connect::{Limits, connect},
+    errors::Failure,
+    near::NearCache,
+    tracking::Tracking,
+};
+use crate::events;
+
+/// Connections that work are not given up earlier than this, whatever the number of requests that fail.
+const YOUNGEST: Duration = Duration::from_millis(200);
+/// How long a failure to connect is the answer to others that want a connection.
+const REMEMBERED: Duration = Duration::from_millis(50);
+/// A connection without an answer for this long is asked whether it lives before an insert, which cannot be repeated.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What to connect to.
+pub(super) enum Target {
+    Server(Box<Client>),
+    /// The application's own connection, which connects again by itself.
+    Borrowed(ConnectionManager),
+    #[cfg(feature = "redis-sentinel")]
+    Sentinels(Sentinels),
+}
+
+impl Target {
+    /// How errors name the server: by its address, without user and password.
+    fn describe(&self) -> String {
+        match self {
+            Self::Server(client) => address(client),
+            Self::Borrowed(_) => "the server of the application's connection".to_owned(),
+            #[cfg(feature = "redis-sentinel")]
+            Self::Sentinels(sentinels) => sentinels.describe(),
+        }
+    }
+}
+
+/// A connection over which commands of many operations travel at the same time.
+#[derive(Clone)]
+enum SharedConnection {
+    Own(MultiplexedConnection),
+    Borrowed(ConnectionManager),
+}
+
+/// Both connections, made together.
+struct Connected {
+    reads: SharedConnection,
+    writes: SharedConnection,
+    number: u64,
+    since: Instant,
+}
+
+pub(super) struct ReadWriteConnections {
+    target: Target,
+    limits: Limits,
+    current: Mutex<Option<Connected>>,
+    /// Held while connecting, so that one operation does it for all. The failure that was the last.
+    connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
+    reads: Mutex<CircuitBreaker>,
+    writes: Mutex<CircuitBreaker>,
+    /// What keeps the answers to reads: with it, each read brings the time that is left, too.
+    near: Option<Arc<NearCache>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Reads,
+    Writes,
+}
+
+impl Purpose {
+    fn of(command: &Cmd) -> Self {
+        match name(command) {
+            b"GETRANGE" | b"PING" | b"INFO" | b"CLUSTER" => Self::Reads,
+            _ => Self::Writes,
+        }
+    }
+
+    /// As events call it.
+    const fn operations(self) -> &'static str {
+        match self {
+            Self::Reads => "reads",
+            Self::Writes => "writes",
+        }
+    }
+}
+
+/// Of one operation: the attempts after the first one were admitted with it, and their failures do not count again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    First,
+    Next,
+}
+
+#[derive(Clone, Copy)]
+enum Message<'a> {
+    One(&'a Cmd),
+    /// Both answers are the answer.
+    Both(&'a Pipeline),
+    #[cfg(feature = "redis-cluster")]
+    Asking(&'a Pipeline),
+}
+
+impl ReadWriteConnections {
+    pub(super) fn new(target: Target, limits: Limits, near: Option<Arc<NearCache>>) -> Self {
+        let (reads, writes) = Default::default();
+        Self { target, limits, current: Mutex::default(), connecting: Default::default(), reads, writes, near }
+    }
+
+    /// How errors name the server.
+    pub(super) fn describe(&self) -> String {
+        self.target.describe()
+    }
+
+    /// Sends the command and waits for the answer, without a limit of its own.
+    ///
+    /// With a near cache, the answers to `GETRANGE` have the time that is left beside the value.
+    pub(super) async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Value, Failure> {
+        let purpose = Purpose::of(command);
+        self.admit(purpose, attempt).await?;
+        if name(command) == b"SET" && lock(&self.writes).is_idle(IDLE) {
+            Box::pin(self.confirm_connection()).await?;
+        }
+        let both = self.near.as_ref().and_then(|_| with_time_left(command));
+        let message = both.as_ref().map_or(Message::One(command), Message::Both);
+        self.send_message(purpose, message, attempt, self.limits.timeout / 4 * 3).await
+    }
+
+    /// The same for a command that another node of the cluster sent here, while it hands over a slot.
+    #[cfg(feature = "redis-cluster")]
+    pub(super) async fn send_asking(&self, command: &Cmd, attempt: Attempt) -> Result<Value, Failure> {
+        let purpose = Purpose::of(command);
+        let mut both = Pipeline::with_capacity(2);
+        both.cmd("ASKING").ignore().add_command(command.clone());
+        self.admit(purpose, attempt).await?;
+        self.send_message(purpose, Message::Asking(&both), attempt, self.limits.timeout / 4 * 3).await
+    }
+
+    /// Whether another node is the better one to ask.
+    #[cfg(feature = "redis-cluster")]
+    pub(super) fn is_suspicious(&self) -> bool {
+        lock(&self.reads).is_suspicious() || lock(&self.writes).is_suspicious()
+    }
+
+    /// Has the next operations use new connections.
+    pub(super) fn disconnect(&self) {
+        let left = lock(&self.current).take();
+        self.forget(left);
+    }
+
+    /// Refuses the operation if the server is known not to answer, and finds out whether that is still so.
+    async fn admit(&self, purpose: Purpose, attempt: Attempt) -> Result<(), Failure> {
+        if !self.limits.fail_fast || attempt == Attempt::Next {
+            return Ok(());
+        }
+        let admission = lock(self.breaker(purpose)).admit(Instant::now());
+        match admission {
+            Admission::Pass => Ok(()),
+            Admission::Refused => Err(Failure::CircuitOpen),
+            // In a box, as all here that is rare: every operation would have to carry room for it.
+            Admission::Probe => Box::pin(self.probe(purpose)).await,
+        }
+    }
+
+    async fn probe(&self, purpose: Purpose) -> Result<(), Failure> {
+        let mut probe = Probe { connections: self, purpose, answered: None };
+        let part = self.limits.part();
+        let ping = redis::cmd("PING");
+        let sent = self.send_message(purpose, Message::One(&ping), Attempt::First, part / 4 * 3);
+        let answered = match timeout(part, sent).await {
+            Ok(Ok(_)) => true,
+            Ok(Err(failure)) => failure.reached(),
+            Err(_) => false,
+        };
+        probe.answered = Some(answered);
+        if answered { Ok(()) } else { Err(Failure::CircuitOpen) }
+    }
+
+    /// Finds out whether the connection for writes lives. A lost one is replaced by the operation that follows.
+    async fn confirm_connection(&self) -> Result<(), Failure> {
+        if lock(&self.current).is_none() {
+            return Ok(());
+        }
+        let ping = redis::cmd("PING");
+        let message = Message::One(&ping);
+        match self.send_message(Purpose::Writes, message, Attempt::Next, self.limits.timeout / 4 * 3).await {
+            Ok(_) | Err(Failure::ConnectionLost) => Ok(()),
+            Err(failure) if failure.reached() => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Sends, and draws the conclusions: about the connections and about the server.
+    async fn send_message(
+        &self,
+        purpose: Purpose,
+        message: Message<'_>,
+        attempt: Attempt,
+        patience: Duration,
+    ) -> Result<Value, Failure> {
+        let mut watch = Watch { connections: self, purpose, began: Instant::now(), patience, number: None };
+        let connection = match self.current(purpose) {
+            Some(current) => Ok(current),
+            None => Box::pin(self.connection(purpose)).await,
+        };
+        let outcome = match connection {
+            Ok((connection, number)) => {
+                watch.number = Some(number);
+                let outcome = connection.send(message).await.and_then(Value::extract_error);
+                outcome.map_err(|error| Failure::from(&error))
+            }
+            Err(failure) => Err(failure),
+        };
+        let number = watch.number;
+        std::mem::forget(watch);
+        match &outcome {
+            Err(failure) if !failure.reached() => {
+                if attempt == Attempt::First {
+                    lock(self.breaker(purpose)).failed();
+                }
+            }
+            _ => {
+                let change = lock(self.breaker(purpose)).answered(Instant::now());
+                report(purpose, change);
+            }
+        }
+        if let (Err(failure), Some(number)) = (&outcome, number) {
+            match failure {
+                Failure::ConnectionLost => self.leave(number, Duration::ZERO),
+                failure if failure.renews() => self.leave(number, YOUNGEST),
+                _ => {}
+            }
+        }
+        outcome
+    }
+
+    const fn breaker(&self, purpose: Purpose) -> &Mutex<CircuitBreaker> {
+        match purpose {
+            Purpose::Reads => &self.reads,
+            Purpose::Writes => &self.writes,
+        }
+    }
+
+    fn current(&self, purpose: Purpose) -> Option<(SharedConnection, u64)> {
+        lock(&self.current).as_ref().map(|connected| (connected.get(purpose), connected.number))
+    }
+
+    /// Has the next operations use new connections. Operations under way on the old ones may still end.
+    fn leave(&self, number: u64, youngest: Duration) {
+        let is = |current: &mut Connected| current.number == number && current.since.elapsed() >= youngest;
+        let left = lock(&self.current).take_if(is);
+        self.forget(left);
+    }
+
+    /// What was read over these connections is not served any more.
+    fn forget(&self, left: Option<Connected>) {
+        if let (Some(near), Some(left)) = (&self.near, left) {
+            near.end(left.number);
+        }
+    }
+
+    /// The connection, made together with the other one if there is none.
+    async fn connection(&self, purpose: Purpose) -> Result<(SharedConnection, u64), Failure> {
+        let mut last = self.connecting.lock().await;
+        if let Some(current) = self.current(purpose) {
+            return Ok(current);
+        }
+        if let Some((_, failure)) = last.as_ref().filter(|(since, _)| since.elapsed() < REMEMBERED) {
+            return Err(failure.clone());
+        }
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        match self.connect(number).await {
+            Ok((reads, writes)) => {
+                let connected = Connected { reads, writes, number, since: Instant::now() };
+                let connection = connected.get(purpose);
+                *lock(&self.current) = Some(connected);
+                *last = None;
+                Ok((connection, number))
+            }
+            Err(failure) => {
+                *last = Some((Instant::now(), failure.clone()));
+                Err(failure)
+            }
+        }
+    }
+
+    async fn connect(&self, number: u64) -> Result<(SharedConnection, SharedConnection), Failure> {
+        let tracking = self.near.clone().map(|near| Tracking { near, number });
+        let (reads, writes) = match &self.target {
+            Target::Borrowed(manager) => {
+                let connection = SharedConnection::Borrowed(manager.clone());
+                return Ok((connection.clone(), connection));
+            }
+            Target::Server(client) => {
+                both(connect(client, self.limits, tracking), connect(client, self.limits, None)).await?
+            }
+            #[cfg(feature = "redis-sentinel")]
+            Target::Sentinels(sentinels) => {
+                let client = sentinels.primary(self.limits).await?;
+                let primary = async |tracking| {
+                    let connection = connect(&client, self.limits, tracking).await?;
+                    confirm_primary(connection, &client).await
+                };
+                both(primary(tracking), primary(None)).await?
+            }
+        };
+        Ok((SharedConnection::Own(reads), SharedConnection::Own(writes)))
+    }
+}
+
+impl Connected {
+    fn get(&self, purpose: Purpose) -> SharedConnection {
+        match purpose {
+            Purpose::Reads => self.reads.clone(),
+            Purpose::Writes => self.writes.clone(),
+        }
+    }
+}
+
+/// Waits for both at the same time, and no longer when one has failed.
+async fn both<T>(
+    first: impl Future<Output = Result<T, Failure>>,
+    second: impl Future<Output = Result<T, Failure>>,
+) -> Result<(T, T), Failure> {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    let (mut one, mut other) = (None, None);
+    poll_fn(|context| {
+        if one.is_none() {
+            match first.as_mut().poll(context) {
+                Poll::Ready(Ok(value)) => one = Some(value),
+                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+                Poll::Pending => {}
+            }
+        }
+        if other.is_none() {
+            match second.as_mut().poll(context) {
+                Poll::Ready(Ok(value)) => other = Some(value),
+                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+                Poll::Pending => {}
+            }
+        }
+        match (one.take(), other.take()) {
+            (Some(one), Some(other)) => Poll::Ready(Ok((one, other))),
+            unfinished => {
+                (one, other) = unfinished;
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+fn report(purpose: Purpose, change: Change) {
+    match change {
+        Change::None => {}
+        Change::Opened => events::refusing(purpose.operations()),
+        Change::Closed => events::answering(purpose.operations()),
+    }
+}
+
+/// `GETRANGE`, and none of its arguments.
+fn name(command: &Cmd) -> &[u8] {
+    match command.args_iter().next() {
+        Some(Arg::Simple(name)) => name,
+        _ => b"",
+    }
+}
+
+/// A read of a value, and how long the value will be there.
+fn with_time_left(command: &Cmd) -> Option<Pipeline> {
+    let mut args = command.args_iter();
+    let (Some(Arg::Simple(b"GETRANGE")), Some(Arg::Simple(key))) = (args.next(), args.next()) else { return None };
+    let mut both = Pipeline::with_capacity(2);
+    both.add_command(command.clone()).cmd("PTTL").arg(key);
+    Some(both)
+}
+
+impl SharedConnection {
+    async fn send(self, message: Message<'_>) -> RedisResult<Value> {
+        match (self, message) {
+            (Self::Own(mut connection), Message::One(command)) => connection.send_packed_command(command).await,
+            (connection, message) => Box::pin(connection.send_rare(message)).await,
+        }
+    }
+
+    async fn send_rare(self, message: Message<'_>) -> RedisResult<Value> {
+        let (commands, skip, count) = match message {
+            Message::One(command) => {
+                return match self {
+                    Self::Own(mut connection) => connection.send_packed_command(command).await,
+                    Self::Borrowed(mut connection) => connection.send_packed_command(command).await,
+                };
+            }
+            Message::Both(both) => (both, 0, 2),
+            #[cfg(feature = "redis-cluster")]
+            Message::Asking(both) => (both, 1, 1),
+        };
+        let answers = match self {
+            Self::Own(mut connection) => connection.send_packed_commands(commands, skip, count).await,
+            Self::Borrowed(mut connection) => connection.send_packed_commands(commands, skip, count).await,
+        };
+        answers.map(|mut answers| if skip > 0 { answers.pop().unwrap_or(Value::Nil) } else { Value::Array(answers) })
+    }
+}
+
+/// Notices when an operation is dropped that waited for long: its deadline has passed.
+struct Watch<'a> {
+    connections: &'a ReadWriteConnections,
+    purpose: Purpose,
+    began: Instant,
+    patience: Duration,
+    number: Option<u64>,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if self.began.elapsed() < self.patience {
+            return;
+        }
+        lock(self.connections.breaker(self.purpose)).failed();
+        if let Some(number) = self.number {
+            // It may be one on which nothing will ever arrive.
+            self.connections.leave(number, YOUNGEST);
+        }
+    }
+}
+
+/// Ends a probe, broken off or not.
+struct Probe<'a> {
+    connections: &'a ReadWriteConnections,
+    purpose: Purpose,
+    answered: Option<bool>,
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        let change = lock(self.connections.breaker(self.purpose)).probed(self.answered, Instant::now());
+        report(self.purpose, change);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
