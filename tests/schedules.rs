@@ -13,7 +13,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -30,7 +30,8 @@ mod web;
 use six_methods::{SixMethods, Twist};
 use web::{layer, send, start};
 
-/// Yields before every operation, and remembers every key.
+/// Waits before every operation until the scheduler has been asked, however often it is polled meanwhile, and remembers every
+/// key.
 type Stage = SixMethods<TestCache<InMemoryCache>, Turns>;
 
 #[derive(Clone, Debug, Default)]
@@ -38,6 +39,8 @@ struct Turns {
     yields: Arc<AtomicBool>,
     keys: Arc<Mutex<BTreeSet<String>>>,
     operations: Arc<AtomicUsize>,
+    /// The polls by the scheduler.
+    turn: Arc<AtomicUsize>,
 }
 
 impl Twist for Turns {
@@ -45,7 +48,11 @@ impl Twist for Turns {
         self.operations.fetch_add(1, Ordering::Relaxed);
         self.keys.lock().unwrap().insert(key.to_owned());
         if self.yields.load(Ordering::Relaxed) {
-            tokio::task::yield_now().await;
+            let arrived = self.turn.load(Ordering::Relaxed);
+            std::future::poll_fn(|_| {
+                if self.turn.load(Ordering::Relaxed) == arrived { Poll::Pending } else { Poll::Ready(()) }
+            })
+            .await;
         }
     }
 }
@@ -233,6 +240,7 @@ async fn play(stage: &Stage, mut clients: Vec<Option<Client>>, decided: &[usize]
         interrupted += usize::from(went != current && goes_on);
         current = went;
         let before = stage.twist.operations.load(Ordering::Relaxed);
+        stage.twist.turn.fetch_add(1, Ordering::Relaxed);
         let poll = clients[went].as_mut().unwrap().as_mut().poll(&mut Context::from_waker(Waker::noop()));
         if poll.is_ready() {
             clients[went] = None;
@@ -348,10 +356,10 @@ async fn two_requests() {
     for pair in pairs() {
         // Those that commit more than once have too many schedules for all of them.
         let many = |does: &Does| matches!(does, Does::Clones | Does::DetachedFails | Does::Owner | Does::LostReply);
-        count += explore(&pair, if pair.iter().any(many) { 5 } else { usize::MAX }).await;
+        count += explore(&pair, if pair.iter().any(many) { 4 } else { usize::MAX }).await;
     }
     println!("{count} schedules of two requests");
-    assert!(count >= 150, "{count}: there are points to interrupt them at");
+    assert!(count >= 2000, "{count}: there are points to interrupt them at");
 }
 
 #[tokio::test(start_paused = true)]
@@ -369,7 +377,7 @@ async fn three_requests() {
         [Touch, Login, Destroy],
         [Destroy, Destroy, Login],
     ] {
-        count += explore(&three, 4).await;
+        count += explore(&three, 3).await;
     }
     for three in [
         [Clones, Add, Add],
@@ -383,5 +391,5 @@ async fn three_requests() {
         count += explore(&three, 2).await;
     }
     println!("{count} schedules of three requests");
-    assert!(count >= 1000, "{count}: there are points to interrupt them at");
+    assert!(count >= 5000, "{count}: there are points to interrupt them at");
 }

@@ -36,7 +36,7 @@ enum Step {
     /// A request with the cookie of the moment or with the first one; its handle is number `HANDLES` meanwhile.
     Request {
         stale: bool,
-        steps: Vec<Step>,
+        steps: Vec<Self>,
         status: u16,
     },
 }

@@ -84,7 +84,8 @@ async fn take_now_gives_nothing_after_an_error(cache: impl Cache) {
                     cache.fail_once(Operation::Replace, CacheErrorKind::Unavailable);
                 }
                 session.take_now::<u64>("k").await.unwrap_err();
-                got.lock().unwrap().push(session.take_now::<u64>("k").await.unwrap());
+                let second = session.take_now::<u64>("k").await.unwrap();
+                got.lock().unwrap().push(second);
                 200
             }
         });
