@@ -1,6 +1,9 @@
 //! Ways in for the fuzz targets in `fuzz/`; only there with `--cfg fuzzing`.
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, header::COOKIE};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{COOKIE, SET_COOKIE},
+};
 
 use crate::{
     cookie::CookiePolicy,
@@ -30,6 +33,22 @@ pub fn cookie_header(input: &[u8]) {
         let is_there = |field: &HeaderValue| field.as_bytes().windows(ID_CHARS).any(|text| text == id.as_bytes());
         assert!(headers.get_all(COOKIE).iter().any(is_there), "no ID from nowhere");
     }
+}
+
+/// Drops cookies of the session cookie's name from `Set-Cookie` fields, one a line: all of them, and no others.
+///
+/// # Panics
+/// When a promise is broken.
+pub fn set_cookie(input: &[u8]) {
+    let fields = input.split(|byte| *byte == b'\n').filter_map(|field| HeaderValue::from_bytes(field).ok());
+    let mut headers: HeaderMap = fields.map(|value| (SET_COOKIE, value)).collect();
+    let policy = CookiePolicy::default();
+    let before = headers.len();
+    let dropped = policy.drop_foreign(&mut headers);
+    assert_eq!(dropped, headers.len() < before);
+    assert!(!policy.drop_foreign(&mut headers), "once is enough");
+    let starts = |value: &HeaderValue| value.as_bytes().starts_with(b"__Host-id=");
+    assert!(!headers.get_all(SET_COOKIE).iter().any(starts), "one is left");
 }
 
 /// Decodes a record, reads all of its values, and writes it again: what was read must come back.

@@ -334,6 +334,59 @@ async fn two_layers_do_not_mix() {
     }
 }
 
+/// With a lazy inner layer, and with one whose cache is down, the outer layer's session is not in the extensions.
+#[tokio::test]
+async fn an_outer_layers_session_is_not_an_inner_ones() {
+    for lazy in [true, false] {
+        let (outer, _, _) = trial();
+        let cookie = plain(&outer).await;
+        let cache = TestCache::new(InMemoryCache::new());
+        let inner = SessionLayer::builder(SessionStore::new(cache.clone())).cookie_name("inner").secure(false);
+        let inner = inner.lazy(lazy).build().unwrap();
+        cache.fail_all(CacheErrorKind::Unavailable);
+        let handler = service_fn(|request: Request<()>| async move {
+            let found = request.extensions().get::<Session>().is_some();
+            Ok::<_, Infallible>(Response::new(found.to_string()))
+        });
+        let service = outer.layer(inner.layer(handler));
+        let other = format!("{cookie}; inner={}", "A".repeat(32));
+        let request = Request::get("/").header(header::COOKIE, other).body(()).unwrap();
+        assert_eq!(service.oneshot(request).await.unwrap().into_body(), "false", "lazy: {lazy}");
+    }
+}
+
+/// One answer for an error of a commit, of an extractor, and for one that a handler returns.
+#[tokio::test]
+async fn on_error_answers_for_extractors_and_handlers_too() {
+    let (_, store, cache) = trial();
+    let layer = SessionLayer::builder(store).on_error(|error: &SessionError| {
+        Response::builder().status(error.status()).body(Body::from("our own words")).unwrap()
+    });
+    let app = Router::new()
+        .route("/extractor", get(|_: Session| async { "loaded" }))
+        .route("/handler", get(|session: Session| async move { session.set("n", f64::NAN) }))
+        .route("/commit", get(|session: Session| async move { session.set("n", 1) }))
+        .layer(layer.build().unwrap());
+    let unknown = format!("__Host-id={}", "A".repeat(32));
+    for (path, cookie, operation, status) in [
+        ("/extractor", Some(&*unknown), Some(Operation::Get), 503),
+        ("/handler", None, None, 500),
+        ("/commit", None, Some(Operation::Insert), 503),
+    ] {
+        if let Some(operation) = operation {
+            cache.fail_once(operation, CacheErrorKind::Unavailable);
+        }
+        let mut request = Request::get(path);
+        if let Some(cookie) = cookie {
+            request = request.header(header::COOKIE, cookie);
+        }
+        let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), status, "{path}");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "our own words", "{path}");
+    }
+}
+
 #[tokio::test]
 async fn extractors_with_and_without_the_layer() {
     async fn text(app: &Router, path: &str, cookie: Option<&str>) -> (u16, String) {

@@ -1,2 +1,5 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|input: &[u8]| cloakroom::fuzzing::cookie_header(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    cloakroom::fuzzing::cookie_header(input);
+    cloakroom::fuzzing::set_cookie(input);
+});

@@ -18,6 +18,10 @@ mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+#[cfg_attr(
+    not(all(feature = "postgres", feature = "mysql", feature = "sqlite")),
+    allow(dead_code, reason = "what only one of the databases needs")
+)]
 pub(crate) mod sql;
 mod version;
 

@@ -47,7 +47,7 @@ fn is_secure(uri: &Uri, headers: &HeaderMap) -> bool {
     // Browsers send it over trustworthy connections only (Fetch Metadata, 2).
     headers.contains_key(SEC_FETCH_SITE)
         || uri.scheme() == Some(&Scheme::HTTPS)
-        || parameters(headers, &X_FORWARDED_PROTO).any(|protocol| is_https(protocol))
+        || parameters(headers, &X_FORWARDED_PROTO).any(is_https)
         || parameters(headers, &FORWARDED).any(|parameter| match parameter.split_once('=') {
             // RFC 7239, 5.4.
             Some((name, value)) => name.eq_ignore_ascii_case("proto") && is_https(value),

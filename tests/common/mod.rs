@@ -23,8 +23,8 @@ macro_rules! on_both_caches {
         mod redis {
             $(#[tokio::test]
             async fn $name() {
-                let server = super::common::redis_server::RedisServer::start();
-                super::$name(super::common::redis_server::patient(&server).await).await;
+                let server = crate::common::redis_server::RedisServer::start();
+                super::$name(crate::common::redis_server::patient(&server).await).await;
             })*
         }
     };

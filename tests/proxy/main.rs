@@ -2,14 +2,21 @@
 #![cfg(all(feature = "axum", unix))]
 #![allow(missing_docs, unreachable_pub, dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
 use axum::{
-    Router,
-    body::Body,
+    Extension, Router,
+    body::{Body, Bytes, HttpBody},
     extract::Path,
     http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header},
     routing::get,
 };
 use cloakroom::{InMemoryCache, LazySession, Session, SessionLayer, SessionStore};
+use hyper::body::Frame;
 
 #[path = "../common/nginx.rs"]
 mod nginx;
@@ -61,6 +68,29 @@ async fn news(page: Page) -> (HeaderMap, &'static str) {
     (fields(&page), "news")
 }
 
+/// A body whose text is computed when it is sent, after the head.
+struct Late(Option<Pin<Box<dyn Future<Output = String> + Send>>>);
+
+impl HttpBody for Late {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let Some(text) = &mut self.0 else { return Poll::Ready(None) };
+        let text = ready!(text.as_mut().poll(cx));
+        self.0 = None;
+        Poll::Ready(Some(Ok(Frame::data(text.into()))))
+    }
+}
+
+async fn stream(page: Page, Extension(session): Extension<Session>) -> (HeaderMap, Body) {
+    (fields(&page), Body::new(Late(Some(Box::pin(async move { user(&session) })))))
+}
+
+async fn stream_lazily(page: Page, lazy: LazySession) -> (HeaderMap, Body) {
+    (fields(&page), Body::new(Late(Some(Box::pin(async move { user(&lazy.load().await.unwrap()) })))))
+}
+
 async fn login(lazy: LazySession) {
     lazy.load().await.unwrap().set("user", "alice").unwrap();
 }
@@ -79,6 +109,8 @@ impl Site {
             .route("/{cache}/read/{fields}", get(read))
             .route("/{cache}/write/{fields}", get(write))
             .route("/{cache}/news/{fields}", get(news))
+            .route("/{cache}/stream/{fields}", get(stream))
+            .route("/{cache}/stream-lazily/{fields}", get(stream_lazily))
             .route("/{cache}/login", get(login))
             .layer(sessions);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -129,6 +161,24 @@ async fn a_page_that_read_a_session_is_not_served_to_another_visitor() {
                 let response = site.get(&path, cookie).await;
                 assert!(!is_stored(&response), "{cache} {set:?} {cookie:?}: {response:?}");
                 assert_eq!(response.body(), expected, "{cache} {set:?}");
+            }
+        }
+    }
+}
+
+/// The handle may still be read when the head goes out, so the response is treated as if it had been.
+#[tokio::test]
+async fn a_session_that_is_first_read_while_the_body_is_sent_is_not_served_to_another_visitor() {
+    let site = Site::start(true).await;
+    for page in ["stream", "stream-lazily"] {
+        for cache in CACHES {
+            for (fields, set) in FIELDS.iter().enumerate() {
+                let path = format!("/{cache}/{page}/{fields}");
+                for (cookie, expected) in [(Some(&*site.alice), "alice"), (None, "a stranger")] {
+                    let response = site.get(&path, cookie).await;
+                    assert!(!is_stored(&response), "{page} {cache} {set:?} {cookie:?}: {response:?}");
+                    assert_eq!(response.body(), expected, "{page} {cache} {set:?}");
+                }
             }
         }
     }

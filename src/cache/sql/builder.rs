@@ -42,8 +42,7 @@ pub struct SqlCacheBuilder<D: Dialect> {
     sweeps: bool,
 }
 
-const DEFAULTS: PoolSettings =
-    PoolSettings { connections: 10, timeout: Duration::from_millis(500), pooled: false };
+const DEFAULTS: PoolSettings = PoolSettings { connections: 10, timeout: Duration::from_millis(500), pooled: false };
 
 enum Source<D: Dialect> {
     Url(String),
@@ -75,8 +74,9 @@ impl<D: Dialect> SqlCacheBuilder<D> {
     /// How long an operation may take, everything counted in: waiting for a connection, connecting, a second try.
     /// Default: 500 ms.
     ///
-    /// It should be shorter than the store's own deadline, so that the error names the cause. For SQLite it is also
-    /// twice the `busy_timeout` of connections that this cache opens.
+    /// It should be shorter than the store's own deadline, so that the error names the cause. For SQLite,
+    /// the `busy_timeout` of connections that this cache opens is a tenth of it; in a pool of the application it has to be
+    /// shorter than this time limit.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.pool.timeout = timeout;
         self
@@ -115,9 +115,14 @@ impl<D: Dialect> SqlCacheBuilder<D> {
     /// is up. Needs a Tokio runtime.
     ///
     /// # Errors
-    /// [`Other`](crate::CacheErrorKind::Other) when the URL cannot be used.
+    /// [`Other`](crate::CacheErrorKind::Other) or [`Unsupported`](crate::CacheErrorKind::Unsupported) when the URL or the
+    /// settings cannot be used.
     pub fn build_lazy(self) -> Result<SqlCache<D>, CacheError> {
         let connections = match self.source {
+            Source::Pool(_) if self.pool.pooled => {
+                let text = "`transaction_pooler` is not for a pool of the application, which may log statements";
+                return Err(CacheError::new(CacheErrorKind::Unsupported, text));
+            }
             Source::Pool(pool) => Connections::of_application(pool, D::ONE_WRITER),
             Source::Url(url) => {
                 let pool = D::pool(&url, &self.pool).map_err(|error| match Failure::of(&error, D::answer) {
@@ -140,6 +145,10 @@ impl SqlCacheBuilder<super::Postgres> {
     /// written as numbers and hexadecimal digits only. PgBouncer 1.21 and later can keep prepared statements
     /// (`max_prepared_statements`): there it does without this setting, but refuses a `statement_timeout` from the client
     /// unless `ignore_startup_parameters` names `options`.
+    ///
+    /// What logs statements then logs the data of sessions, on the side of the server as well (`log_statement`,
+    /// `log_min_duration_statement`, statements that fail). This side logs none; for that reason the setting is not for a
+    /// pool of the application: there it is an error of `build` and `build_lazy`.
     #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
     pub const fn transaction_pooler(mut self) -> Self {
         self.pool.pooled = true;

@@ -164,7 +164,9 @@ macro_rules! attempt {
             let mut tries = $caller.tries($effect, $deadline);
             loop {
                 let mut lease = tries.lease().await?;
-                let Some($connection) = lease.connection() else { break Err($crate::cache::sql::failure::unexpected()) };
+                let Some($connection) = lease.connection() else {
+                    break Err($crate::cache::sql::failure::unexpected());
+                };
                 let done = tokio::time::timeout_at(tries.deadline(), $run).await;
                 if let Some(answer) = tries.settle(lease, done).await? {
                     break Ok(answer);

@@ -68,8 +68,13 @@ impl<D: Database> Connections<D> {
             Some(own) => Some(own.free.acquire().await.map_err(closed)?),
             None => None,
         };
-        let mut lease =
-            Lease { connections: self, connection: None, taken: Instant::now(), ended: false, _permits: (free, writer) };
+        let mut lease = Lease {
+            connections: self,
+            connection: None,
+            taken: Instant::now(),
+            ended: false,
+            _permits: (free, writer),
+        };
         while let Some(Kept { connection, taken, used }) = self.take_kept() {
             let rested = used.elapsed() > FRESH;
             (lease.connection, lease.taken) = (Some(connection), taken);

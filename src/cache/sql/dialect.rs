@@ -158,10 +158,7 @@ pub trait Dialect: Driver {
     }
 
     /// Makes the tables that are not there, also where others do so at the same time.
-    fn migrate(
-        connection: &mut ConnectionOf<Self>,
-        schema: String,
-    ) -> impl Future<Output = sqlx::Result<()>> + Send {
+    fn migrate(connection: &mut ConnectionOf<Self>, schema: String) -> impl Future<Output = sqlx::Result<()>> + Send {
         Self::script(connection, schema)
     }
 }

@@ -24,7 +24,8 @@ pub enum Failure {
     Final(CacheErrorKind, Cow<'static, str>),
 }
 
-pub(crate) const NO_TABLE: &str = "the tables of the sessions are not there: `migrate()` makes them, or the SQL that `schema()` prints";
+pub(crate) const NO_TABLE: &str =
+    "the tables of the sessions are not there: `migrate()` makes them, or the SQL that `schema()` prints";
 
 impl Failure {
     pub(crate) fn not_ready(text: impl Into<Cow<'static, str>>) -> Self {
@@ -49,13 +50,18 @@ impl Failure {
             Error::PoolTimedOut => Self::not_ready("no connection to the database became free in time"),
             Error::PoolClosed => Self::last(Unavailable, "the pool of connections is closed"),
             Error::Configuration(_) => Self::last(Other, "the URL or the settings of the database cannot be used"),
-            Error::Encode(_) | Error::InvalidArgument(_) => Self::last(Refused, "a value cannot be sent to the database"),
+            Error::Encode(_) | Error::InvalidArgument(_) => {
+                Self::last(Refused, "a value cannot be sent to the database")
+            }
             _ => Self::last(Other, "the database gave an answer of an unexpected type"),
         }
     }
 
     /// What an error means that came before anything was sent.
-    pub(super) fn while_connecting(error: &Error, answer: impl FnOnce(&dyn sqlx::error::DatabaseError) -> Self) -> Self {
+    pub(super) fn while_connecting(
+        error: &Error,
+        answer: impl FnOnce(&dyn sqlx::error::DatabaseError) -> Self,
+    ) -> Self {
         match error {
             Error::Tls(_) => return Self::last(Refused, "the TLS handshake with the database failed"),
             Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {

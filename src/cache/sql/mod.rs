@@ -306,7 +306,9 @@ impl<D: Dialect> Cache for SqlCache<D> {
             Seen::Done => Ok(Replaced::Done),
             Seen::Other(version, _) if version == values.version => Ok(Replaced::Done),
             _ if again => Err(failure::unknown_outcome()),
-            Seen::Other(version, value) => Ok(Replaced::Conflict(Entry { value: value.into(), version: version_of(version) })),
+            Seen::Other(version, value) => {
+                Ok(Replaced::Conflict(Entry { value: value.into(), version: version_of(version) }))
+            }
             Seen::Nothing => Ok(Replaced::Missing),
         }
     }
@@ -331,7 +333,9 @@ impl<D: Dialect> Cache for SqlCache<D> {
             Seen::Done => Ok(Deleted::Done),
             Seen::Nothing if again => Ok(Deleted::Done),
             Seen::Other(..) if again => Err(failure::unknown_outcome()),
-            Seen::Other(version, value) => Ok(Deleted::Conflict(Entry { value: value.into(), version: version_of(version) })),
+            Seen::Other(version, value) => {
+                Ok(Deleted::Conflict(Entry { value: value.into(), version: version_of(version) }))
+            }
             Seen::Nothing => Ok(Deleted::Missing),
         }
     }
@@ -371,9 +375,8 @@ impl<D: Dialect> Cache for SqlCache<D> {
                 &statements.list_after
             }
         };
-        let page = attempt!(caller, Effect::Read, caller.deadline(), |connection| {
-            D::rows(connection, statement, &values)
-        });
+        let page =
+            attempt!(caller, Effect::Read, caller.deadline(), |connection| D::rows(connection, statement, &values));
         page.await?.value.into_iter().map(member).collect()
     }
 

@@ -112,10 +112,9 @@ impl Dialect for MySql {
         match number {
             1205 | 1213 | 3572 => Failure::not_ready(answered(&code, "others were writing the same rows")),
             1040 | 1203 | 1226 => Failure::elsewhere(answered(&code, "it has as many connections as it allows")),
-            1053 | 1077 | 1079 => Failure::Lost,
             1290 | 1792 | 1836 => Failure::elsewhere(answered(&code, "it is read-only, as a replica is")),
-            // The connection was killed, and the statement with it or not.
-            1927 | 4031 | 1080 => Failure::Lost,
+            // The server ends, or the connection was killed, and the statement with it or not.
+            1053 | 1077 | 1079 | 1080 | 1927 | 4031 => Failure::Lost,
             1317 | 1969 | 3024 => Failure::last(Unavailable, answered(&code, "it cancelled the statement")),
             1021 | 1114 | 3019 => Failure::last(Full, answered(&code, "its disk or a tablespace is full")),
             1146 | 1054 | 1049 => Failure::last(Refused, answered(&code, NO_TABLE)),

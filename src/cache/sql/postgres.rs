@@ -136,15 +136,23 @@ impl Dialect for Postgres {
             "40001" | "40P01" | "55P03" => Failure::not_ready(answered(&code, "others were writing the same rows")),
             // The plan of a prepared statement is older than the table.
             "0A000" => Failure::elsewhere(answered(&code, "a feature is not supported")),
-            "57014" => Failure::last(Unavailable, answered(&code, "it cancelled the statement, for its `statement_timeout`, say")),
+            "57014" => Failure::last(
+                Unavailable,
+                answered(&code, "it cancelled the statement, for its `statement_timeout`, say"),
+            ),
             "53100" => Failure::last(Full, answered(&code, "its disk is full")),
             "42P01" | "3F000" | "42703" => Failure::last(Refused, answered(&code, NO_TABLE)),
-            "42501" => Failure::last(Refused, answered(&code, "the role may not do this: see the guide for what it needs")),
+            "42501" => {
+                Failure::last(Refused, answered(&code, "the role may not do this: see the guide for what it needs"))
+            }
             "28P01" | "28000" => Failure::last(Refused, answered(&code, "the role or the password is wrong")),
             "3D000" => Failure::last(Refused, answered(&code, "there is no such database")),
             "26000" | "42P05" | "08P01" if code != "08P01" => Failure::last(
                 Unsupported,
-                answered(&code, "prepared statements do not last on this connection: behind a pooler see `transaction_pooler`"),
+                answered(
+                    &code,
+                    "prepared statements do not last on this connection: behind a pooler see `transaction_pooler`",
+                ),
             ),
             code if code.starts_with("08") => Failure::Lost,
             code if code.starts_with("53") => Failure::last(Unavailable, answered(code, "it is short of resources")),
@@ -159,7 +167,7 @@ impl Dialect for Postgres {
         let mut options: PgConnectOptions = url.parse()?;
         options = options.disable_statement_logging();
         if settings.pooled {
-            options = options.statement_cache_capacity(0);
+            options = options.statement_cache_capacity(0).extra_float_digits(None);
         } else {
             // What nobody waits for any more ends on the server, too. Poolers refuse such settings.
             let limit = settings.timeout.as_millis().clamp(1, i32::MAX as u128).to_string();
@@ -205,7 +213,12 @@ impl Dialect for Postgres {
         let locked = format!(
             "BEGIN; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({MIGRATION_LOCK}); {schema} COMMIT;"
         );
-        Self::script(connection, locked).await
+        let result = Self::script(connection, locked).await;
+        if result.is_err() {
+            // The connection is used again: no transaction stays open on it.
+            let _ = Self::script(connection, "ROLLBACK".to_owned()).await;
+        }
+        result
     }
 }
 

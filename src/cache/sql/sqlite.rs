@@ -97,11 +97,8 @@ DELETE FROM {lists} WHERE (list_key, member) IN (
 impl Dialect for Sqlite {
     const NAME: &'static str = "SqliteCache";
     const TEXTS: Texts = TEXTS;
-    const STYLE: Style = Style {
-        quote: '"',
-        places: Places::NumberedMark,
-        clock: "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
-    };
+    const STYLE: Style =
+        Style { quote: '"', places: Places::NumberedMark, clock: "CAST(unixepoch('subsec') * 1000 AS INTEGER)" };
     /// Of writers that wait in SQLite, the one that waited longest is not the next.
     const ONE_WRITER: bool = true;
 
@@ -132,7 +129,8 @@ impl Dialect for Sqlite {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
-            .busy_timeout((settings.timeout / 2).max(Duration::from_millis(1)))
+            // Short enough for the last of several tries to end within the time limit, and to say that nothing was done.
+            .busy_timeout((settings.timeout / 10).max(Duration::from_millis(1)))
             .disable_statement_logging();
         let pool = SqlitePoolOptions::new().max_connections(settings.connections).test_before_acquire(false);
         Ok(pool.connect_lazy_with(options))

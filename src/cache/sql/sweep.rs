@@ -71,7 +71,10 @@ impl<D: Dialect> SqlCache<D> {
     /// One batch in a task of its own, with every so many inserts, and not while the one before is under way.
     pub(super) fn sweep_now_and_then(&self) {
         let Inner { sweeps, inserts, sweeping, .. } = &*self.inner;
-        if !*sweeps || inserts.fetch_add(1, Ordering::Relaxed) % EVERY != 0 || sweeping.swap(true, Ordering::AcqRel) {
+        if !*sweeps
+            || inserts.fetch_add(1, Ordering::Relaxed) % EVERY != EVERY - 1
+            || sweeping.swap(true, Ordering::AcqRel)
+        {
             return;
         }
         let cache = self.clone();

@@ -1,0 +1,125 @@
+//! A MariaDB server of a test's own.
+use std::{
+    path::PathBuf,
+    process::{Child, Command},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use crate::process::{Directory, find, free_port, run, signal, spawn, try_run, unprivileged};
+
+/// Runs until it is dropped.
+#[derive(Debug)]
+pub(crate) struct MariaDbServer {
+    port: u16,
+    dir: Directory,
+    settings: Vec<String>,
+    child: Option<Child>,
+}
+
+impl MariaDbServer {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With more settings: `&["--max-connections=10"]`.
+    pub(crate) fn start_with(settings: &[&str]) -> Self {
+        for _ in 0..5 {
+            let dir = Directory::new("mariadb");
+            run(unprivileged(&program(&["mariadb-install-db", "mysql_install_db"]))
+                .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+                .arg(format!("--datadir={}", dir.path().join("data").display())));
+            let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
+            let mut server = Self { port: free_port(), dir, settings, child: None };
+            match server.try_start() {
+                Ok(()) => {
+                    server.sql("CREATE DATABASE app");
+                    return server;
+                }
+                Err(why) => eprintln!("{why}"),
+            }
+        }
+        panic!("no server starts, see above");
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("mysql://root@127.0.0.1:{}/app", self.port)
+    }
+
+    /// Starts it on the same port, and waits until it answers.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.try_start().unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    fn try_start(&mut self) -> Result<(), String> {
+        let (dir, log) = (self.dir.path(), self.dir.path().join("log"));
+        let mut command = unprivileged(&program(&["mariadbd", "mysqld"]));
+        command
+            .arg("--no-defaults")
+            .arg(format!("--datadir={}", dir.join("data").display()))
+            .arg(format!("--socket={}", dir.join("socket").display()))
+            .arg(format!("--pid-file={}", dir.join("pid").display()))
+            .args([&*format!("--port={}", self.port), "--bind-address=127.0.0.1"])
+            .args(["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=16M"])
+            .args(&self.settings);
+        self.child = Some(spawn(&mut command, &log));
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(60) {
+            if self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None))) {
+                break;
+            }
+            if self.try_sql("SELECT 1").is_ok() {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(30));
+        }
+        self.kill();
+        Err(format!("no server on port {}:\n{}", self.port, std::fs::read_to_string(&log).unwrap_or_default()))
+    }
+
+    /// Ends it as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Stops it from running, with its connections open.
+    pub(crate) fn pause(&self) {
+        signal(self.child.as_ref().expect("the server runs"), "-STOP");
+    }
+
+    pub(crate) fn resume(&self) {
+        signal(self.child.as_ref().expect("the server runs"), "-CONT");
+    }
+
+    pub(crate) fn sql(&self, text: &str) -> String {
+        self.try_sql(text).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    fn try_sql(&self, text: &str) -> Result<String, String> {
+        try_run(
+            Command::new(program(&["mariadb", "mysql"]))
+                .args(["--no-defaults", "-h127.0.0.1", "-uroot", "--connect-timeout=5", "-N", "-B"])
+                .arg(format!("-P{}", self.port))
+                .args(["-e", text]),
+        )
+    }
+}
+
+impl Drop for MariaDbServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn program(names: &[&str]) -> PathBuf {
+    let found = names.iter().find_map(|name| find(name, &[]));
+    found.unwrap_or_else(|| panic!("no {}: `apt-get install mariadb-server` gets it", names[0]))
+}
