@@ -141,6 +141,8 @@ pub mod guide {
     pub mod security {}
     #[doc = include_str!("docs/events.md")]
     pub mod events {}
+    #[doc = include_str!("docs/troubleshooting.md")]
+    pub mod troubleshooting {}
     #[cfg(feature = "redis")]
     #[doc = include_str!("docs/redis.md")]
     pub mod redis {}
