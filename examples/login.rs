@@ -8,11 +8,15 @@
 //!
 //! Any name gets in: checking passwords (or passkeys, or a login elsewhere) is the application's part. The session's part
 //! begins when that has succeeded, in [`login`].
-use std::{env, error::Error, time::Duration};
+use std::{
+    env,
+    error::Error,
+    time::{Duration, SystemTime},
+};
 
 use axum::{
     Form, Router,
-    extract::State,
+    extract::{Query, State},
     http::{HeaderMap, StatusCode, header},
     response::{Html, IntoResponse, Redirect},
     routing::{get, post},
@@ -48,14 +52,24 @@ pub fn app() -> Router {
         .layer(CsrfLayer::new())
 }
 
-async fn home(session: Session) -> Result<impl IntoResponse, SessionError> {
-    let flash = flash(&session)?;
-    let Some(user) = session.owner() else { return Ok(page("Sign in", &format!("{flash}{LOGIN_FORM}"))) };
-    let user = escape(&user);
+#[derive(Deserialize)]
+struct Home {
+    /// What was wrong with a login, in the redirect's address: a session would be one for each attempt.
+    error: Option<String>,
+}
+
+async fn home(session: Session, Query(query): Query<Home>) -> Result<impl IntoResponse, SessionError> {
+    let Some(user) = session.owner() else {
+        // A text of this page, and never one that the address brings along.
+        let error = query.error.map_or("", |_| "<p class=flash>A name has 1 to 64 bytes.</p>");
+        return Ok(page("Sign in", &format!("{error}{LOGIN_FORM}")));
+    };
+    let (user, flash) = (escape(&user), flash(&session)?);
+    let since = session.authenticated_at().map(minutes_ago).unwrap_or_default();
     Ok(page(
         "Home",
         &format!(
-            "{flash}<p>Signed in as <b>{user}</b>.</p>\
+            "{flash}<p>Signed in as <b>{user}</b>, {since}.</p>\
              <p><a href=/devices>Your devices</a></p>\
              <form method=post action=/logout><button>Sign out</button></form>"
         ),
@@ -77,16 +91,10 @@ async fn login(
     // Here the application checks the password.
     let name = form.name.trim();
     if name.is_empty() || name.len() > 64 {
-        session.set(FLASH, "A name has 1 to 64 bytes.".into())?;
-        return Ok(Redirect::to("/"));
+        return Ok(Redirect::to("/?error=name"));
     }
-    if session.owner().is_some() {
-        session.set(FLASH, "You are signed in: sign out first.".into())?;
-        return Ok(Redirect::to("/"));
-    }
-    // A new ID: whoever knew the one from before the login has nothing. What the visitor had in the session stays.
-    session.renew();
-    session.set_owner(name)?;
+    // A new ID, so that one from before the login is worth nothing; the owner; a new lifetime. The visitor's data stays.
+    session.log_in(name)?;
     session.set(DEVICE, device(&headers))?;
     if form.remember.is_some() {
         session.set_persistent(true)?;
@@ -108,8 +116,8 @@ async fn devices(session: Session, State(store): State<Store>) -> Result<impl In
     let mut rows = String::new();
     for info in store.sessions_of(&user).await? {
         let device = escape(&info.get::<String>(DEVICE.name()).unwrap_or_default());
-        let minutes = info.created().elapsed().unwrap_or_default().as_secs() / 60;
-        // The key names the session and opens nothing: it can stand in a page.
+        let since = info.logged_in().map(minutes_ago).unwrap_or_default();
+        // The key names the session and cannot be used as a cookie: a page may show it.
         let end = if session.key() == Some(info.key()) {
             "this device".to_owned()
         } else {
@@ -119,7 +127,7 @@ async fn devices(session: Session, State(store): State<Store>) -> Result<impl In
                  <input type=hidden name=key value=\"{key}\"><button>End</button></form>"
             )
         };
-        rows += &format!("<tr><td>{device}</td><td>{minutes} min ago</td><td>{end}</td></tr>\n");
+        rows += &format!("<tr><td>{device}</td><td>{since}</td><td>{end}</td></tr>\n");
     }
     let flash = flash(&session)?;
     let body = format!(
@@ -159,16 +167,17 @@ async fn revoke_others(session: Session) -> Result<Redirect, SessionError> {
     Ok(Redirect::to("/devices"))
 }
 
-async fn revoke_all(session: Session, State(store): State<Store>) -> Result<Redirect, SessionError> {
-    if let Some(user) = session.owner() {
-        store.revoke_all(&user).await?;
-        // This one has ended as well; its cookie goes too.
-        session.destroy();
-    }
+/// This one included, and its cookie goes with it.
+async fn revoke_all(session: Session) -> Result<Redirect, SessionError> {
+    session.revoke_all().await?;
     Ok(Redirect::to("/"))
 }
 
-/// What the browser calls itself. Anybody can send anything here: it is cut to size now and escaped when it is shown.
+fn minutes_ago(time: SystemTime) -> String {
+    format!("{} min ago", time.elapsed().unwrap_or_default().as_secs() / 60)
+}
+
+/// What the browser calls itself. A client can send any text: it is cut to size now and escaped when it is shown.
 fn device(headers: &HeaderMap) -> String {
     let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
     agent.unwrap_or("unknown").chars().take(120).collect()

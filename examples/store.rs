@@ -5,7 +5,7 @@
 //! ```
 use cloakroom::{Cache, InMemoryCache, Session, SessionError, SessionId, SessionStore};
 
-/// One side makes a session and hands out its ID: a secret, whoever has it has the session.
+/// One side makes a session and hands out its ID: a secret that gives access to the session.
 async fn check_in<C: Cache>(store: &SessionStore<C>) -> Result<SessionId, SessionError> {
     let session = Session::new();
     session.set("user", "alice")?;
@@ -22,7 +22,7 @@ async fn add_item<C: Cache>(store: &SessionStore<C>, id: &str, item: &str) -> Re
         items.push(item.clone());
         items
     })?;
-    // Written now, or not at all: nobody commits for a session that was loaded by hand.
+    // A session that was loaded without a layer is written by this commit alone.
     session.commit().await?;
     Ok(Some(items.len()))
 }

@@ -48,8 +48,8 @@ impl Refresh {
 ///
 /// | the handler | the changes |
 /// | --- | --- |
-/// | answers 1xx to 4xx | are committed |
-/// | answers 5xx, or its service fails | are dropped, a renewal too; a destroy is done all the same |
+/// | answers 1xx to 4xx, but not 408 | are committed |
+/// | answers 5xx or 408, or its service fails | are dropped, a renewal too; a destroy is done all the same |
 /// | panics, or the client goes away | are dropped; a commit that has begun runs to its end |
 ///
 /// When the cache fails, the response is replaced by the [error response](SessionLayerBuilder::on_error), and the browser's
@@ -167,7 +167,7 @@ impl<S, C, E> Layer<S> for SessionLayer<C, E> {
 /// | [`cookie_path`](Self::cookie_path) | `/` | what the prefix asks for |
 /// | [`cookie_domain`](Self::cookie_domain) | none | the cookie belongs to one host |
 /// | [`persistent`](Self::persistent) | `false` | it ends with the browser (NIST SP 800-63B-4, section 5.1) |
-/// | [`refresh`](Self::refresh) | [`Refresh::OnWrite`] | nobody pays for nothing |
+/// | [`refresh`](Self::refresh) | [`Refresh::OnWrite`] | reading costs no write |
 /// | [`lazy`](Self::lazy) | `false` | handlers find the session in the extensions |
 /// | [`on_error`](Self::on_error) | an empty 503 or 500 | says nothing of the cause |
 /// | [`caching_headers`](Self::caching_headers) | `true` | a shared cache must not hand out one visitor's page to another |

@@ -1,8 +1,8 @@
-//! Server-side HTTP sessions as a tower middleware: fast, safe and pleasant.
+//! Server-side HTTP sessions as a tower middleware.
 //!
-//! You leave your things at the counter and carry a ticket: the cookie holds an opaque random ID, the data stays in a
-//! cache, in memory for one process or in Redis for many. The [`SessionLayer`] reads the cookie, loads the session into the
-//! request's extensions, and afterwards writes back what changed, and only if something did.
+//! The cookie holds an opaque random ID; the session data is kept in a cache: in the memory of one process, in Redis, or in a
+//! SQL database. The [`SessionLayer`] reads the cookie, loads the session into the request's extensions, and afterwards writes
+//! back what changed, and only if something did.
 //!
 //! ```
 //! # #[cfg(feature = "axum")] {
@@ -21,36 +21,42 @@
 //!
 //! # What it promises
 //!
-//! 1. **No lost update.** Requests of one session that overlap and change different keys all take effect, whichever process
-//!    they ran in; [`Session::update`] is atomic. See [`guide::concurrency`].
-//! 2. **Logout is final.** No request in flight brings a session back that was destroyed, expired or renewed away.
-//! 3. **An ID is issued, never accepted.** An unknown ID is a visitor without a session.
-//! 4. **Renewal loses nothing and keeps nobody in.** A failure leaves the old session as it was.
-//! 5. **An outage is no logout.** When the cache fails: 503 within the deadline, no cookie, nothing overwritten.
-//! 6. **Nobody pays for nothing.** Anonymous traffic stores nothing, a session that did not change writes nothing.
-//! 7. **Everything is bounded**: sizes, look-ups, retries, waiting. A limit is an error, never a panic.
-//! 8. **No secret leaves**: IDs and data are in no log, `Debug`, error text or response.
-//! 9. **Shared caches cannot leak a session.** See [`guide::defaults`].
-//! 10. **A record belongs to its key**: found under another one, it is refused.
+//! 1. **No lost update.** Changes of overlapping requests to different value keys all take effect, whichever process they ran
+//!    in. [`Session::update`] is atomic: N acknowledged increments add N. See [`guide::concurrency`].
+//! 2. **Logout is final.** A destroyed, expired, revoked or renewed session never comes back, under any ID, by any call.
+//! 3. **IDs are issued, never accepted.** An unknown ID is a visitor without a session.
+//! 4. **Renewal is atomic.** The new entry first, then the tombstone; a failure leaves the old session as it was.
+//! 5. **An outage does not log out.** 503 within the deadline, no cookie, nothing overwritten; the same cookie works afterwards.
+//! 6. **You pay only for what you use.** Anonymous requests store nothing, a session that did not change writes nothing, and an
+//!    empty new session is not stored.
+//! 7. **Everything is bounded**: sizes, look-ups, retries, waiting, lists. A limit is an error, never a panic.
+//! 8. **No secret leaves** through logs, `Debug`, error texts or responses.
+//! 9. **Shared caches cannot leak a session.** `Vary` and `Cache-Control`, and no field that overrides them: see
+//!    [`guide::defaults`].
+//! 10. **A record belongs to its key**: found under another one, it is refused. A layer never serves the session of another
+//!     layer.
+//! 11. **What is stored comes back as it was**: every accepted value decodes to an equal one, floats included.
+//! 12. **No silent failure.** Every 5xx that this crate causes, and every dropped change, is logged: see [`guide::events`].
 //!
 //! # Where to start
 //!
 //! - [`SessionLayer`] and its [builder](SessionLayerBuilder): the middleware and its settings
-//! - [`Session`]: what a handler has in its hands
+//! - [`Session`]: the handle in handlers: values, [`log_in`](Session::log_in), [`destroy`](Session::destroy)
 //! - [`SessionStore`]: the settings that all sessions share, and sessions without HTTP
-//! - [`InMemoryCache`], `RedisCache`, `EncryptedCache`, [`Cache`]: where the data is, and how to keep it elsewhere
-//! - [`guide`]: chapters on concurrency, defaults and more
+//! - [`InMemoryCache`], `SqliteCache`, `PostgresCache`, `MySqlCache`, `RedisCache`: where the data is kept; `EncryptedCache`
+//!   around any of them, [`Cache`] for one of your own
+//! - [`guide`]: [`quick_start`](guide::quick_start), [`login`](guide::login), [`users`](guide::users) and more
 //!
 //! # Features
 //!
 //! | feature | default | what it adds |
 //! | --- | --- | --- |
 //! | `axum` | yes | `Session`, `Option<Session>` and `LazySession` as extractors, `SessionError: IntoResponse` |
+//! | `sqlite`, `postgres`, `mysql` | | `SqliteCache`, `PostgresCache`, `MySqlCache`, on sqlx 0.9; they ask for Rust 1.94 |
 //! | `redis` | | `RedisCache`: one server |
 //! | `redis-cluster`, `redis-sentinel` | | `RedisCache::cluster`, `RedisCache::sentinel` |
 //! | `redis-tls` | | `rediss:` URLs, by rustls |
 //! | `encryption` | | `EncryptedCache`: any cache, with values encrypted at rest |
-//! | `postgres`, `mysql`, `sqlite` | | `PostgresCache`, `MySqlCache`, `SqliteCache`, on sqlx 0.9; they ask for Rust 1.94 |
 //! | `metrics` | | counters of all events through the `metrics` facade: `cloakroom_events_total`, by `event` |
 //! | `signed` | | signed cookies: `SessionLayerBuilder::signing_keys` |
 //! | `testing` | | for your own tests: the cache contract suite, a cache that counts, fails and waits on demand |
@@ -140,6 +146,8 @@ pub mod guide {
     pub mod security {}
     #[doc = include_str!("docs/events.md")]
     pub mod events {}
+    #[doc = include_str!("docs/troubleshooting.md")]
+    pub mod troubleshooting {}
     #[cfg(feature = "redis")]
     #[doc = include_str!("docs/redis.md")]
     pub mod redis {}

@@ -151,20 +151,23 @@ async fn a_login_renews_and_a_logout_is_final() {
     let app = login::app();
     let mut browser = Browser::new(&app, "one");
     let before = browser.get("/").await;
-    assert!(before.text.contains("Sign in") && before.set_cookie().is_empty(), "nobody pays for nothing");
+    assert!(before.text.contains("Sign in") && before.set_cookie().is_empty(), "a visitor without a login has no session");
 
-    // A message makes a session before the login.
-    browser.post("/login", "name=").await;
-    let planted = browser.copy();
-    assert!(browser.get("/").await.text.contains("1 to 64"));
-    assert!(!browser.get("/").await.text.contains("1 to 64"), "shown once");
+    let refused = browser.post("/login", "name=").await;
+    assert_eq!(refused.headers[header::LOCATION], "/?error=name");
+    let page = browser.get("/?error=name").await;
+    assert!(page.text.contains("1 to 64") && refused.set_cookie().is_empty() && page.set_cookie().is_empty());
 
     let page = browser.post("/login", "name=alice").await;
     assert_eq!((page.status, &page.headers[header::LOCATION]), (StatusCode::SEE_OTHER, &HeaderValue::from_static("/")));
-    assert_ne!(browser.id(), planted.id(), "renewed");
-    assert!(browser.get("/").await.text.contains("Signed in as <b>alice</b>"));
-    let mut planted = planted;
-    assert!(planted.get("/").await.text.contains("Sign in"), "the ID from before the login opens nothing");
+    let page = browser.get("/").await;
+    assert!(page.text.contains("Signed in as <b>alice</b>, 0 min ago") && page.text.contains("Welcome."));
+    assert!(!browser.get("/").await.text.contains("Welcome."), "shown once");
+
+    let mut before = browser.copy();
+    browser.post("/login", "name=alice").await;
+    assert_ne!(browser.id(), before.id(), "renewed");
+    assert!(before.get("/").await.text.contains("Sign in"), "the ID from before the login is no session");
 
     let mut stolen = browser.copy();
     let page = browser.post("/logout", "").await;
@@ -201,7 +204,7 @@ async fn the_page_of_devices_lists_escapes_and_ends() {
     assert!(page.text.contains("&lt;script&gt;&quot;two&quot;&amp;") && !page.text.contains("<script>"));
     assert!(page.text.contains("this device") && !page.text.contains("three"));
     for id in [one.id().unwrap(), two.id().unwrap(), other.id().unwrap()] {
-        assert!(!page.text.contains(id), "an ID in a page is a ticket for whoever reads it");
+        assert!(!page.text.contains(id), "an ID in a page can be used by its readers");
     }
 
     // The key that the page names ends the other device; bob cannot use it.

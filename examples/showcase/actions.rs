@@ -33,7 +33,7 @@ pub(super) async fn add_as_tab(Posted { session, fields }: Posted) -> Result<&'s
 
 /// Counts one up. When another tab commits first, the closure runs again on what that left: no item is lost.
 fn put(session: &Session, item: String) -> Result<Cart, SessionError> {
-    // Anybody can post anything: only what the shop has gets in, which also bounds the cart.
+    // A client can post any text: only what the shop has gets in, which also bounds the cart.
     if !ITEMS.contains(&item.as_str()) {
         return Ok(Cart::new());
     }
@@ -74,10 +74,9 @@ pub(super) async fn sign_in(headers: HeaderMap, Posted { session, fields }: Post
         session.set(FLASH, "You are signed in already: sign out first.".into())?;
         return Ok(Redirect::to("/cart"));
     }
-    // A new ID, so that one which somebody planted or saw before is worth nothing. What is in the cart stays.
-    session.renew();
+    // A new ID, so that one from before the sign-in is worth nothing; the owner; a new lifetime. What is in the cart stays.
+    session.log_in(name)?;
     fresh_token(&session)?;
-    session.set_owner(name)?;
     session.set(DEVICE, device(&headers))?;
     if fields.remember.is_some() {
         session.set_persistent(true)?;
@@ -118,16 +117,13 @@ pub(super) async fn revoke_others(Posted { session, .. }: Posted) -> Done {
     Ok(Redirect::to("/devices"))
 }
 
-pub(super) async fn revoke_all(State(store): State<Store>, Posted { session, .. }: Posted) -> Done {
-    if let Some(user) = session.owner() {
-        store.revoke_all(&user).await?;
-    }
-    // This one has ended with the others; its cookie goes too.
-    session.destroy();
+/// This one included, and its cookie goes with it.
+pub(super) async fn revoke_all(Posted { session, .. }: Posted) -> Done {
+    session.revoke_all().await?;
     Ok(Redirect::to("/"))
 }
 
-/// What the browser is, as far as it says so.
+/// What the browser calls itself.
 fn device(headers: &HeaderMap) -> String {
     let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
     let first = |names: &[(&str, &'static str)]| {

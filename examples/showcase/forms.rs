@@ -24,7 +24,7 @@ pub(super) struct Fields {
     pub(super) key: Option<SessionKey>,
 }
 
-/// A form that carried the session's token. Whoever changes something takes this, so that no check is forgotten.
+/// A form that carried the session's token. Every handler that changes something takes this, so that no check is forgotten.
 pub(super) struct Posted {
     pub(super) session: Session,
     pub(super) fields: Fields,

@@ -62,7 +62,7 @@ pub fn app(cache: BoxedCache) -> Router {
         .layer(middleware::from_fn(panel::inside))
         .layer(SessionLayer::new(store))
         .layer(middleware::from_fn_with_state(panel::Reports::default(), panel::outside));
-    // What is the same for everybody stays outside of the layer: nobody's session is loaded for it.
+    // What is the same for all visitors stays outside of the layer: no session is loaded for it.
     Router::new()
         .route("/style.css", get(|| file("text/css", include_str!("style.css"))))
         .route("/tabs.js", get(|| file("text/javascript", include_str!("tabs.js"))))

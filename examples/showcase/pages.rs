@@ -119,9 +119,9 @@ pub(super) async fn devices(session: Session, State(store): State<Store>) -> Pag
 
 fn device_row(session: &Session, info: &SessionInfo, token: &str) -> String {
     let device = escape(&info.get::<String>(DEVICE.name()).unwrap_or_default());
-    let since = since(info.created());
+    let since = since(info.logged_in().unwrap_or_else(|| info.created()));
     let days = info.expires().duration_since(SystemTime::now()).unwrap_or_default().as_secs() / 86_400 + 1;
-    // The key names the session and opens nothing: it may stand in a page.
+    // The key names the session and cannot be used as a cookie: a page may show it.
     let key = info.key();
     let end = if session.key() == Some(key) {
         "<b class=\"chip loaded\">this one</b>".into()
@@ -131,7 +131,7 @@ fn device_row(session: &Session, info: &SessionInfo, token: &str) -> String {
              <button name=key value={key} class=quiet>Sign out</button></form>"
         )
     };
-    format!("<li><span><b>{device}</b><br><small>began {since}, ends within {days} days</small></span>{end}</li>")
+    format!("<li><span><b>{device}</b><br><small>signed in {since}, ends within {days} days</small></span>{end}</li>")
 }
 
 /// The answer to a form without the token of this session.

@@ -127,7 +127,7 @@ impl Cache for Watched {
     ) -> Result<Replaced, CacheError> {
         let answer = |replaced: &Replaced| match replaced {
             Replaced::Done => "written",
-            Replaced::Conflict(_) => "somebody was faster",
+            Replaced::Conflict(_) => "another request was faster",
             Replaced::Missing => "nothing there",
         };
         watch("replace", answer, self.0.replace(key, expected, entry, expiry)).await
@@ -138,7 +138,7 @@ impl Cache for Watched {
     async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
         let answer = |deleted: &Deleted| match deleted {
             Deleted::Done => "deleted",
-            Deleted::Conflict(_) => "somebody was faster",
+            Deleted::Conflict(_) => "another request was faster",
             Deleted::Missing => "nothing there",
         };
         watch("delete", answer, self.0.delete(key, expected)).await
