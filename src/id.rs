@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     fn system(bytes: &mut [u8]) -> Result<(), SessionError> {
-        getrandom::fill(bytes).map_err(|_| SessionError::Random)
+        crate::random::fill(bytes)
     }
 
     #[test]

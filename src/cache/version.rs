@@ -24,7 +24,11 @@ impl Version {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         static SEED: LazyLock<u64> = LazyLock::new(|| {
             // Without the generator the standard library's own random keys have to do: a version is no secret.
-            getrandom::u64().unwrap_or_else(|_| RandomState::new().hash_one(std::time::SystemTime::now()))
+            let mut seed = [0; 8];
+            match crate::random::fill(&mut seed) {
+                Ok(()) => u64::from_ne_bytes(seed),
+                Err(_) => RandomState::new().hash_one(std::time::SystemTime::now()),
+            }
         });
         // The process is part of the seed: a fork inherits the rest.
         let start = SEED.wrapping_add(mix(u64::from(std::process::id())));

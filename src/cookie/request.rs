@@ -49,7 +49,7 @@ impl<'a, F: Fn(&[u8]) -> Result<Candidate, Rejection>> Scan<'a, F> {
         };
         self.bytes -= rest.len();
         loop {
-            let end = memchr::memchr(b';', rest);
+            let end = rest.iter().position(|byte| *byte == b';');
             let pair = end.and_then(|end| rest.get(..end)).unwrap_or(rest);
             // A pair that was cut is ignored: the part of a longer value that was read could have the form of an ID.
             if self.pairs == 0 || (cut && end.is_none()) {

@@ -114,7 +114,7 @@ fn head_of(bytes: &[u8], key: &SessionKey) -> Option<(Head, usize)> {
         return Some((Head::with(created, end, Own::default()), bytes.len() - values.len()));
     }
     // Within a string a quotation mark has a backslash in front, so this is not a part of the owner's name.
-    let at = memchr::memmem::find(rest, VALUES)?;
+    let at = rest.windows(VALUES.len()).position(|text| text == VALUES)?;
     let own = [b"{", rest.get(..at)?.strip_prefix(b",")?, b"}"].concat();
     let own = serde_json::from_slice(&own).ok()?;
     Some((Head::with(created, end, own), bytes.len() - rest.len() + at + VALUES.len()))
@@ -232,7 +232,8 @@ fn start(text: &mut Vec<u8>, key: &SessionKey) {
 
 fn number(text: &mut Vec<u8>, name: &str, number: u64) {
     text.extend_from_slice(name.as_bytes());
-    text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    // A number has a form in JSON, and a vector takes every write.
+    let _ = serde_json::to_writer(text, &number);
 }
 
 /// Refuses names of values that are too long to be names.

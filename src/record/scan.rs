@@ -2,19 +2,18 @@
 //!
 //! What it accepts is JSON; of JSON it accepts only a part. `None` says nothing: serde_json then reads the text.
 use serde_json::value::RawValue;
-use smallvec::SmallVec;
 
 use super::values::Field;
 
 /// The fields of the object that `bytes` are from `start` to `end`.
-pub(super) fn fields(bytes: &[u8], start: usize, end: usize) -> Option<SmallVec<[Field; 4]>> {
+pub(super) fn fields(bytes: &[u8], start: usize, end: usize) -> Option<Vec<Field>> {
     let bytes = bytes.get(..end)?;
     let text = bytes.get(start..)?;
     // All at once, as that takes a few instructions for many bytes.
     let plain = text.iter().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~') & (*byte != b'\\'));
     (plain || str::from_utf8(text).is_ok()).then_some(())?;
     let mut at = after(bytes, start, b'{')?;
-    let mut fields: SmallVec<[Field; 4]> = SmallVec::new();
+    let mut fields: Vec<Field> = Vec::with_capacity(4);
     if after(bytes, at, b'}') == Some(end) {
         return Some(fields);
     }
@@ -46,7 +45,7 @@ fn after(bytes: &[u8], at: usize, byte: u8) -> Option<usize> {
 /// that of all the bytes.
 fn plain_text(bytes: &[u8], at: usize, plain: bool) -> Option<usize> {
     if plain {
-        return memchr::memchr(b'"', bytes.get(at..)?).map(|length| at + length);
+        return bytes.get(at..)?.iter().position(|byte| *byte == b'"').map(|length| at + length);
     }
     let length = bytes.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'\\' | ..0x20))?;
     (bytes.get(at + length) == Some(&b'"')).then_some(at + length)

@@ -11,7 +11,6 @@ use serde::{
     de::{self, Deserializer, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
-use smallvec::SmallVec;
 
 use super::scan;
 
@@ -33,7 +32,7 @@ impl Default for Values {
 /// Where the fields stand, in the order of their keys, each key once.
 #[derive(Default)]
 struct Places {
-    fields: SmallVec<[Field; 4]>,
+    fields: Vec<Field>,
     /// The keys in which JSON had to escape something: most sessions have none.
     escaped: Vec<Box<str>>,
 }
@@ -123,7 +122,7 @@ impl Places {
             let from = (part.as_ptr() as usize).checked_sub(start)?;
             Some(from..from.checked_add(part.len())?)
         };
-        let (mut found, mut escaped) = (SmallVec::with_capacity(fields.0.len()), Vec::new());
+        let (mut found, mut escaped) = (Vec::with_capacity(fields.0.len()), Vec::new());
         for (key, value) in fields.0 {
             let value = place(value.get())?;
             found.push(match key {

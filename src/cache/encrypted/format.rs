@@ -14,7 +14,6 @@ use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey},
     error::Unspecified,
 };
-use smallvec::SmallVec;
 
 use super::key::{EncryptionKey, ID_BYTES};
 
@@ -82,8 +81,8 @@ fn cipher(key: &EncryptionKey, cache_key: &str) -> Result<LessSafeKey, Unspecifi
 }
 
 /// Parts of fixed length stand first, so that no two of them make the same bytes.
-fn associated(key: &EncryptionKey, cache_key: &str) -> Aad<SmallVec<[u8; 96]>> {
-    let mut data = SmallVec::new();
+fn associated(key: &EncryptionKey, cache_key: &str) -> Aad<Vec<u8>> {
+    let mut data = Vec::with_capacity(96);
     data.push(FORMAT);
     data.extend_from_slice(&key.id());
     data.extend_from_slice(cache_key.as_bytes());
