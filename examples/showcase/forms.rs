@@ -57,7 +57,7 @@ pub(super) fn token(session: &Session) -> Result<String, SessionError> {
 /// A new token, after a sign-in: forms from before it are as worthless as the old ID.
 pub(super) fn fresh_token(session: &Session) -> Result<String, SessionError> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|_| SessionError::Random)?;
+    rand::TryRng::try_fill_bytes(&mut rand::rngs::SysRng, &mut bytes).map_err(|_| SessionError::Random)?;
     let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     session.set(TOKEN, token.clone())?;
     Ok(token)
