@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 /// A page that counts, with the sessions in the database of this URL.
 pub async fn app(url: &str) -> Result<Router, CacheError> {
     let cache = PostgresCache::connect(url).await?;
-    // Each process may do it at once. A role that may not create tables gets them from whoever may: `PostgresCache::schema`.
+    // Any number of processes may do it at once. For a role without the right, run what `PostgresCache::schema` prints.
     cache.migrate().await?;
     // Inserts remove what has ended; an application with few of them may have a task that does.
     tokio::spawn(cache.sweeper(Duration::from_secs(600)));

@@ -151,10 +151,7 @@ async fn a_login_renews_and_a_logout_is_final() {
     let app = login::app();
     let mut browser = Browser::new(&app, "one");
     let before = browser.get("/").await;
-    assert!(
-        before.text.contains("Sign in") && before.set_cookie().is_empty(),
-        "a visitor without a login has no session"
-    );
+    assert!(before.text.contains("Sign in") && before.set_cookie().is_empty(), "no session without a login");
 
     let refused = browser.post("/login", "name=").await;
     assert_eq!(refused.headers[header::LOCATION], "/?error=name");

@@ -22,7 +22,7 @@ pub(super) async fn home(session: Session) -> Page {
         <ol class=steps>\
         <li><b>Look around.</b> This page has no form: no cookie is set, nothing is stored, the cache is not asked.</li>\
         <li><b><a href=/cart>Fill the cart</a></b> from as many tabs as you like, all at once. No item is lost.</li>\
-        <li><b><a href=/sign-in>Sign in.</a></b> The ID is renewed: one from before opens nothing. The cart stays.</li>\
+        <li><b><a href=/sign-in>Sign in.</a></b> It replaces the session ID; the old one stops working. The cart stays.</li>\
         <li><b><a href=/devices>End a session</a></b> from another browser. It is signed out at its next click.</li>\
         <li><b>Sign out, and go back.</b> There is nothing left to see.</li>\
         </ol>";

@@ -138,7 +138,7 @@ impl Fate {
             Self::None if came_with_cookie => "the cookie leads to no live session: a visitor without one",
             Self::None => "a visitor without a session: nothing is stored",
             Self::Created => "something was put into it, so it is stored now",
-            Self::Renewed => "a new ID with the same data; the old ID opens nothing any more",
+            Self::Renewed => "a new ID with the same data; the old ID stops working",
             Self::Written => "what changed was written before the answer went out",
             Self::Unchanged => "nothing changed, so nothing was written",
             Self::Ended => "destroyed, everywhere and for good",
