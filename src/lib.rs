@@ -66,25 +66,20 @@
 #[doc(hidden)]
 pub mod benching;
 mod cache;
-mod caching;
 mod clock;
 mod cookie;
 mod deadline;
 mod engine;
 mod error;
 mod events;
-#[cfg(feature = "axum")]
-mod extract;
-mod future;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod http;
 mod id;
-mod layer;
 mod random;
 mod record;
 mod run_to_end;
-mod service;
 mod session;
 mod store;
 #[cfg(feature = "testing")]
@@ -118,10 +113,8 @@ pub use self::{
         CacheError, CacheErrorKind, ConfigError, DecodeError, DefaultErrorResponse, EncodeError, ErrorResponse,
         SessionError,
     },
-    future::ResponseFuture,
+    http::{Refresh, ResponseFuture, SessionLayer, SessionLayerBuilder, SessionService},
     id::{ParseKeyError, SessionId, SessionKey},
-    layer::{Refresh, SessionLayer, SessionLayerBuilder},
-    service::SessionService,
     session::{IntoKey, Key, LazySession, Session, SessionInfo},
     store::SessionStore,
 };

@@ -101,7 +101,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Closed`](SessionError::Closed) after the response's commit, [`RenewDetached`](SessionError::RenewDetached) on a
-    /// detached handle.
+    /// handle that was detached or loaded by ID.
     pub fn reauthenticated(&self) -> Result<(), SessionError> {
         let now = self.now();
         let mut state = self.open()?;

@@ -75,7 +75,7 @@ impl Session {
     /// If another request commits first, `f` runs again on the value that it left: N requests that add one add N. The
     /// value that this call returned may then be older than the one that is stored; [`update_now`](Self::update_now) returns
     /// the one that is stored. So `f` should do nothing but compute. It is kept until the commit, at most 1,000 of them in a
-    /// session.
+    /// session; on a handle that was detached or loaded by ID, a closure that holds that handle keeps it alive until then.
     ///
     /// # Errors
     /// As [`try_get`](Self::try_get) and [`set`](Self::set); [`TooManyUpdates`](SessionError::TooManyUpdates).

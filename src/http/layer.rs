@@ -4,20 +4,20 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::Response;
 use tower_layer::Layer;
 
+use super::{exchange::Shared, service::SessionService};
 #[cfg(feature = "signed")]
 use crate::cookie::SigningKey;
 use crate::{
     cache::Cache,
     cookie::{CookiePolicy, CookieSettings, SameSite},
-    engine::SessionEngine,
     error::{ConfigError, DefaultErrorResponse, SessionError},
     events,
-    service::SessionService,
     store::SessionStore,
 };
 
 /// When a session's idle time starts again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Refresh {
     /// With every write; reading does not count. The default: only a dirty session costs a write.
     #[default]
@@ -74,16 +74,6 @@ impl Refresh {
 pub struct SessionLayer<C, E = DefaultErrorResponse> {
     store: SessionStore<C>,
     shared: Arc<Shared<E>>,
-}
-
-/// What all services of a layer share.
-pub(crate) struct Shared<E> {
-    pub(crate) engine: Arc<dyn SessionEngine>,
-    pub(crate) policy: CookiePolicy,
-    pub(crate) refresh: Option<Duration>,
-    pub(crate) lazy: bool,
-    pub(crate) caching_headers: bool,
-    pub(crate) on_error: E,
 }
 
 impl<C: Cache> SessionLayer<C> {
@@ -145,7 +135,7 @@ impl<C, E> fmt::Debug for SessionLayer<C, E> {
 }
 
 impl<S, C, E> Layer<S> for SessionLayer<C, E> {
-    type Service = SessionService<S, C, E>;
+    type Service = SessionService<S, E>;
 
     fn layer(&self, inner: S) -> Self::Service {
         SessionService::new(inner, Arc::clone(&self.shared))

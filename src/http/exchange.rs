@@ -1,111 +1,31 @@
-//! The service: what happens before the handler, and after it.
-use std::{
-    fmt,
-    marker::PhantomData,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+//! One request and its response: what is read from the cookie, what is committed, and what the response becomes.
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Response, StatusCode};
-use tower_service::Service;
 
+use super::caching::{self, SessionUse};
 use crate::{
-    cache::Cache,
-    caching::{self, SessionUse},
-    cookie,
-    error::{DefaultErrorResponse, ErrorResponse, SessionError},
+    cookie::{self, CookiePolicy},
+    engine::SessionEngine,
+    error::{ErrorResponse, SessionError},
     events,
-    future::ResponseFuture,
-    layer::Shared,
     run_to_end::RunToEnd,
     session::{CookieDue, LazySession, Order, Scope, Session},
 };
 
-/// A service with sessions. See [`SessionLayer`](crate::SessionLayer).
-pub struct SessionService<S, C, E = DefaultErrorResponse> {
-    inner: S,
-    shared: Arc<Shared<E>>,
-    cache: PhantomData<fn() -> C>,
-}
-
-impl<S, C, E> SessionService<S, C, E> {
-    pub(crate) fn new(inner: S, shared: Arc<Shared<E>>) -> Self {
-        Self { inner, shared, cache: PhantomData }
-    }
-
-    /// The service inside.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The service inside, to be changed.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The service inside, taken out.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
-
-impl<S: Clone, C, E> Clone for SessionService<S, C, E> {
-    fn clone(&self) -> Self {
-        Self::new(self.inner.clone(), Arc::clone(&self.shared))
-    }
-}
-
-impl<S: fmt::Debug, C, E> fmt::Debug for SessionService<S, C, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SessionService").field("inner", &self.inner).finish_non_exhaustive()
-    }
-}
-
-impl<S, C, E, ReqBody, ResBody> Service<Request<ReqBody>> for SessionService<S, C, E>
-where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
-    C: Cache,
-    E: ErrorResponse<ResBody>,
-{
-    type Response = Response<ResBody>;
-    type Error = S::Error;
-    type Future = ResponseFuture<S, E, ReqBody>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let (exchange, lazy) = Exchange::begin(&self.shared, &request);
-        let eager = !self.shared.lazy;
-        // An outer layer's session is not this layer's.
-        request.extensions_mut().remove::<Session>();
-        request.extensions_mut().insert(lazy.clone());
-        if eager {
-            match lazy.load_at_once() {
-                Some(Ok(session)) => {
-                    request.extensions_mut().insert(session);
-                }
-                // An extractor answers with the error; routes without a session are served.
-                Some(Err(_)) => {}
-                None => {
-                    let load = Box::pin(async move { lazy.load_unasked().await });
-                    // The clone may not be ready, so it stays and the ready one goes:
-                    // https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services
-                    let not_ready = self.inner.clone();
-                    let ready = std::mem::replace(&mut self.inner, not_ready);
-                    return ResponseFuture::loading(load, ready, request, exchange);
-                }
-            }
-        }
-        ResponseFuture::running(self.inner.call(request), exchange)
-    }
+/// What all services of a layer share.
+pub(crate) struct Shared<E> {
+    pub(crate) engine: Arc<dyn SessionEngine>,
+    pub(crate) policy: CookiePolicy,
+    pub(crate) refresh: Option<Duration>,
+    pub(crate) lazy: bool,
+    pub(crate) caching_headers: bool,
+    pub(crate) on_error: E,
 }
 
 /// One request and its response, as far as the session goes.
 pub(crate) struct Exchange<E> {
-    shared: Arc<Shared<E>>,
+    pub(super) shared: Arc<Shared<E>>,
     lazy: LazySession,
     /// The browser will most likely drop a `Secure` cookie.
     drops_cookie: bool,
@@ -123,7 +43,7 @@ fn commits(status: StatusCode) -> bool {
 }
 
 impl<E> Exchange<E> {
-    fn begin<B>(shared: &Arc<Shared<E>>, request: &Request<B>) -> (Self, LazySession) {
+    pub(super) fn begin<B>(shared: &Arc<Shared<E>>, request: &Request<B>) -> (Self, LazySession) {
         let candidates = shared.policy.read(request.headers());
         if candidates.malformed {
             events::malformed_cookie();

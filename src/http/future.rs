@@ -10,10 +10,10 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use super::exchange::{Commit, Exchange};
 use crate::{
     error::{ErrorResponse, SessionError},
     run_to_end::RunToEnd,
-    service::{Commit, Exchange},
     session::Session,
 };
 
