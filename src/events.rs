@@ -322,7 +322,7 @@ pub(crate) fn replaced_cookie() {
     );
 }
 
-/// The warning is for whoever sets up the server, so one line is enough.
+/// The warning is for the operator of the server, so one line per process is enough.
 pub(crate) fn cookie_likely_lost() {
     static LOGGED: AtomicBool = AtomicBool::new(false);
     if LOGGED.swap(true, Ordering::Relaxed) {

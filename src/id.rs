@@ -18,7 +18,7 @@ const DOMAIN: [u8; 23] = *b"cloakroom session key 1";
 
 /// The secret in the cookie: 24 random bytes as 32 characters of base64url.
 ///
-/// Whoever holds it is the session's visitor, so it is never shown: `Debug` is redacted, and there is neither `Display`
+/// A client that holds it is the session's visitor, so it is never shown: `Debug` is redacted, and there is neither `Display`
 /// nor `Serialize`. `as_ref()` gives the text to those who have to carry it themselves, in a test's `Cookie` header or
 /// in a ticket outside of HTTP. In logs, lists and databases use the [`SessionKey`].
 ///

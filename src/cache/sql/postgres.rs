@@ -169,7 +169,7 @@ impl Dialect for Postgres {
         if settings.pooled {
             options = options.statement_cache_capacity(0).extra_float_digits(None);
         } else {
-            // What nobody waits for any more ends on the server, too. Poolers refuse such settings.
+            // A statement whose caller gave up ends on the server, too. Poolers refuse such settings.
             let limit = settings.timeout.as_millis().clamp(1, i32::MAX as u128).to_string();
             options = options.options([("statement_timeout", limit)]);
         }
