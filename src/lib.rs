@@ -131,8 +131,18 @@ pub mod guide {
     pub mod login {}
     #[doc = include_str!("docs/users.md")]
     pub mod users {}
+    #[cfg(feature = "axum")]
+    #[doc = "Who is signed in, what they may do, and when their sessions end: `cargo run --example permissions`.\n\n# In code\n\n```no_run"]
+    #[doc = include_str!("../examples/permissions.rs")]
+    #[doc = "```\n\n"]
+    #[doc = include_str!("docs/permissions.md")]
+    pub mod permissions {}
+    #[doc = include_str!("docs/one_time_values.md")]
+    pub mod one_time_values {}
     #[doc = include_str!("docs/concurrency.md")]
     pub mod concurrency {}
+    #[doc = include_str!("docs/websockets.md")]
+    pub mod websockets {}
     #[doc = include_str!("docs/defaults.md")]
     pub mod defaults {}
     #[doc = include_str!("docs/security.md")]

@@ -234,7 +234,9 @@ impl Session {
     ///
     /// It sees what this handle sees now, gathers changes of its own and writes them with its own
     /// [`commit`](Self::commit), under the same promises. It knows the session that this request creates or renews: its
-    /// commit waits for the first, at most for the store's deadline, and follows the second.
+    /// commit waits for the first, at most for the store's deadline, and follows the second. Where the request stores no
+    /// session, its commit returns [`Gone`](SessionError::Gone): the browser has no cookie. So a handler for a first-time
+    /// visitor sets a value before it detaches.
     ///
     /// # Example
     /// ```
