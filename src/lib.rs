@@ -59,7 +59,7 @@
 //! | `encryption` | | `EncryptedCache`: any cache, with values encrypted at rest |
 //! | `metrics` | | counters of all events through the `metrics` facade: `cloakroom_events_total`, by `event` |
 //! | `signed` | | signed cookies: `SessionLayerBuilder::signing_keys` |
-//! | `testing` | | for your own tests: the cache contract suite, a cache that counts, fails and waits on demand |
+//! | `testing` | | for your own tests: the `Cookie` header of a session, a cache that counts, fails and waits on demand, the cache contract suite |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "testing")]
