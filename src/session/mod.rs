@@ -221,7 +221,8 @@ impl Session {
 
     /// Ends the session, everywhere and for good, and removes the cookie: at logout.
     ///
-    /// It wins over everything else that the request does to the session, and takes effect also if the handler then fails.
+    /// It wins over everything else that the request does to the session, and takes effect also if the handler then fails. On
+    /// a handle that was detached, or loaded by ID, it takes effect with that handle's [`commit`](Self::commit).
     ///
     /// After the response's commit it does nothing, and an event at error level reports that: a logout that did not happen.
     pub fn destroy(&self) {
