@@ -11,7 +11,8 @@
 //! in (a renewal), logs out, touches. Afterwards nothing may have come back, nothing may be lost, and no session may live
 //! twice. `crowd` counts what 64 parallel writers of one session cost the server, from one process and from two.
 //! `faults` runs a mixed load for so many seconds while its own server is killed, stopped, paused, and loses connections and
-//! scripts: no session may be lost that no fault destroyed, and nobody may ever see another's.
+//! scripts: no session may be lost that no fault destroyed, and no cookie may open the session of another user.
+//! `fuzz` runs each target in `fuzz/` for so many seconds; it needs `cargo install cargo-fuzz`, and the first build takes minutes.
 //! `REDIS_URL` names a server for the first two; without it one is started and stopped again.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 use std::{
@@ -93,7 +94,7 @@ pub struct Report {
     pub races: usize,
     /// Sessions that lived after a logout.
     pub resurrected: usize,
-    /// Additions that were promised and are not there, or sessions that nobody ended and that are gone.
+    /// Additions that were promised and are not there, or sessions that are gone and were not ended.
     pub lost: usize,
     /// Sessions that live twice.
     pub extra: usize,
@@ -191,7 +192,7 @@ fn choices(seed: u64, number: usize) -> [Does; 2] {
     [choice(seed, number, 0).0, choice(seed, number, 1).0]
 }
 
-/// Compares what both sides did and were told with what is there, and tries every ID that anybody was ever given.
+/// Compares what both sides did and were answered with what is stored, and tries every ID that was ever issued.
 async fn judge(
     store: &Store,
     did: [Does; 2],
@@ -212,7 +213,7 @@ async fn judge(
         report.resurrected += live.len().max(open);
         return Ok(());
     }
-    // Whoever was given an ID holds the only one: the first is worth nothing then.
+    // A renewal issued a new ID: then it is the only one, and the first opens nothing.
     report.extra += live.len().max(open).saturating_sub(1);
     report.lost += usize::from(open == 0 || (any(Does::Login) && given.is_empty()));
     let Some(session) = live.first() else {
@@ -302,6 +303,11 @@ async fn act(store: &Store, layer: &SessionLayer<RedisCache>, id: &str, does: Do
 /// Runs each fuzz target for so many seconds. Needs `cargo install cargo-fuzz`; the first build takes minutes.
 async fn fuzz(seconds: &str) -> Result<(), Failure> {
     let seconds: u64 = seconds.parse()?;
+    let mut version = Command::new("cargo");
+    version.args(["fuzz", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+    if !version.status().await?.success() {
+        return Err("cargo-fuzz is missing: `cargo install cargo-fuzz`".into());
+    }
     for target in TARGETS {
         std::fs::create_dir_all(format!(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/{}"), target))?;
         let mut fuzz = Command::new("cargo");
@@ -346,7 +352,7 @@ impl Endured {
 struct Visitor {
     name: String,
     id: String,
-    /// Additions that were answered with success, and those whose outcome nobody knows.
+    /// Additions that were answered with success, and those whose outcome is unknown.
     promised: u64,
     unknown: u64,
 }
@@ -474,8 +480,8 @@ async fn one_request(
     endured: &std::sync::Mutex<Endured>,
 ) -> Result<(), Failure> {
     let adds = seed >> 20 & 3 != 0;
-    // A renewal whose answer is lost leaves a visitor with an ID that is no longer good: that is the exception that nobody can
-    // mend, so renewals are left to the races.
+    // A renewal whose answer is lost leaves a visitor with an ID that is no longer good: that is the documented exception,
+    // so renewals are left to the races.
     let name = visitor.name.clone();
     let service = layer.layer(service_fn(move |request: Request<()>| {
         let name = name.clone();
