@@ -359,7 +359,7 @@ struct Visitor {
 
 const VISITORS: usize = 48;
 
-/// Runs visitors against a server of its own that does not stay well.
+/// Runs visitors against a server of its own that fails in many ways.
 pub async fn faults(length: Duration) -> Result<Endured, Failure> {
     let mut server = redis_server::RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let cache = RedisCache::connect(server.url()).await?;

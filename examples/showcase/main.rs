@@ -92,7 +92,7 @@ async fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "public, max-age=60")], text)
 }
 
-/// Redis where `REDIS_URL` says so, else the memory of this process.
+/// Redis, if `REDIS_URL` names one, else the memory of this process.
 async fn cache() -> Result<BoxedCache, Box<dyn Error>> {
     match env::var("REDIS_URL") {
         #[cfg(feature = "redis")]

@@ -25,7 +25,7 @@ pub(super) async fn home(session: Session) -> Page {
         <li><b><a href=/sign-in>Sign in.</a></b> A sign-in replaces your session ID; the old one stops working. The cart \
         stays.</li>\
         <li><b>Place an order.</b> A minute after the sign-in, the shop asks who you are again.</li>\
-        <li><b><a href=/devices>Sign another browser out.</a></b> A page that is open there says so at once.</li>\
+        <li><b><a href=/devices>Sign another browser out.</a></b> A page that is open there shows it at once.</li>\
         <li><b>Sign out, and go back.</b> The browser does not show the pages from before.</li>\
         </ol>";
     Ok(page(&session, "Try a session", body)?.into_response())
@@ -136,7 +136,7 @@ pub(super) async fn devices(session: Session, State(store): State<Store>) -> Pag
     };
     let body = format!(
         "<p>Where <b>{}</b> is signed in.</p><ul class=devices>{rows}</ul><div class=row>{}{}</div>\
-         <p class=hint>A page that is open on a device you sign out here says so at once. What that device sends afterwards \
+         <p class=hint>A page that is open on a device you sign out here shows it at once. What that device sends afterwards \
          changes nothing. \
          After a change of password, sign out all others.</p>",
         escape(&user),
