@@ -143,6 +143,8 @@ pub mod guide {
     pub mod concurrency {}
     #[doc = include_str!("docs/websockets.md")]
     pub mod websockets {}
+    #[doc = include_str!("docs/schema_evolution.md")]
+    pub mod schema_evolution {}
     #[doc = include_str!("docs/defaults.md")]
     pub mod defaults {}
     #[doc = include_str!("docs/security.md")]
