@@ -45,7 +45,8 @@
 //! - [`SessionStore`]: the settings that all sessions share, and sessions without HTTP
 //! - [`InMemoryCache`], `SqliteCache`, `PostgresCache`, `MySqlCache`, `RedisCache`: where the data is kept; `EncryptedCache`
 //!   around any of them, [`Cache`] for one of your own
-//! - [`guide`]: [`quick_start`](guide::quick_start), [`login`](guide::login), [`users`](guide::users) and more
+//! - [`guide`]: [`quick_start`](guide::quick_start), [`login`](guide::login), [`websockets`](guide::websockets),
+//!   [`testing`](guide::testing), [`troubleshooting`](guide::troubleshooting) and more
 //!
 //! # Features
 //!
@@ -124,6 +125,17 @@ pub use bytes::Bytes;
 pub use serde_json::Value;
 
 /// The guide, chapter by chapter. Each starts with code that runs.
+///
+/// - **First**: [`quick_start`](guide::quick_start), [`login`](guide::login) with "remember me" and a page of devices,
+///   [`testing`](guide::testing), [`troubleshooting`](guide::troubleshooting)
+/// - **Users**: [`users`](guide::users) and "log out everywhere", [`permissions`](guide::permissions),
+///   [`one_time_values`](guide::one_time_values) for OAuth
+/// - **Requests that overlap, and work after them**: [`concurrency`](guide::concurrency), [`websockets`](guide::websockets)
+/// - **Where the data is kept**: `redis`, `sql` and `encryption` with their features, [`caches`](guide::caches) of your own,
+///   [`schema_evolution`](guide::schema_evolution)
+/// - **In production**: [`security`](guide::security), [`defaults`](guide::defaults), [`events`](guide::events),
+///   [`performance`](guide::performance)
+/// - **From another library**: [`migrating`](guide::migrating)
 pub mod guide {
     #[doc = include_str!("docs/quick_start.md")]
     pub mod quick_start {}
