@@ -4,9 +4,8 @@
 //! ```sh
 //! CLOAKROOM_HISTORIES=2000 cargo test --release --all-features --test linearize -- --nocapture
 //! ```
+#![cfg(test)]
 #![cfg(feature = "redis")]
-#![allow(missing_docs, unreachable_pub, dead_code)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 use std::{
     env,
     hash::{BuildHasher, RandomState},
@@ -20,15 +19,15 @@ use std::{
 use cloakroom::{RedisCache, Session, SessionStore};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
 
-#[path = "../common/redis_server.rs"]
-mod redis_server;
-
 mod spec;
+#[path = "../support/mod.rs"]
+mod support;
 mod worker;
 
-use redis_server::RedisServer;
 use spec::{Op, Ret, Stored};
 use worker::{Outcome, Worker};
+
+use crate::support::redis_server::RedisServer;
 
 /// Each is a process with one client.
 const PROCESSES: usize = 3;

@@ -9,16 +9,16 @@ use tokio::{
 
 use crate::spec::{KEYS, Op, Ret};
 
-pub const VARIABLE: &str = "CLOAKROOM_LINEARIZE_WORKER";
+pub(crate) const VARIABLE: &str = "CLOAKROOM_LINEARIZE_WORKER";
 
 /// Of the cache: the server is stopped for longer now and then, and does later what it was told before.
-pub const TIMEOUT_MS: u64 = 60;
+pub(crate) const TIMEOUT_MS: u64 = 60;
 
 /// What stands before each answer: the test's own output has lines, too.
 const ANSWER: &str = "answer: ";
 
 #[derive(Clone, Copy, Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Returned(Ret),
     /// Nothing was done.
     Refused,
@@ -26,14 +26,14 @@ pub enum Outcome {
     Unknown,
 }
 
-pub struct Worker {
+pub(crate) struct Worker {
     _child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Worker {
-    pub async fn start(url: &str) -> Self {
+    pub(crate) async fn start(url: &str) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", "worker", "--nocapture"]).env(VARIABLE, url);
         let mut child = command
@@ -46,7 +46,7 @@ impl Worker {
         Self { _child: child, input, output: BufReader::new(output).lines() }
     }
 
-    pub async fn run(&mut self, id: &str, op: Op) -> Outcome {
+    pub(crate) async fn run(&mut self, id: &str, op: Op) -> Outcome {
         self.input.write_all(format!("{id} {}\n", op.line()).as_bytes()).await.unwrap();
         self.input.flush().await.unwrap();
         loop {
@@ -64,7 +64,7 @@ impl Worker {
     }
 }
 
-pub async fn serve(url: &str) {
+pub(crate) async fn serve(url: &str) {
     let cache = loop {
         // Its first connection may be killed.
         if let Ok(cache) = RedisCache::builder(url).timeout(Duration::from_millis(TIMEOUT_MS)).build().await {

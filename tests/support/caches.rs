@@ -1,0 +1,45 @@
+//! The caches that a test runs on, each with what has to live as long as the test does.
+
+/// One test for each function and cache. The functions take a cache. The attribute of the tests may be given first, and
+/// after it another module that has the functions of `support::caches`.
+macro_rules! on_every_cache {
+    ($($name:ident),+ $(,)?) => {
+        on_every_cache! { #[tokio::test] $($name),+ }
+    };
+    (#[$test:meta] $($name:ident),+ $(,)?) => {
+        on_every_cache! { #[$test] in crate::support::caches; $($name),+ }
+    };
+    (#[$test:meta] in $($caches:ident)::+; $($name:ident),+ $(,)?) => {
+        mod memory {
+            use $($caches)::+ as caches;
+
+            $(#[$test]
+            async fn $name() {
+                let (_server, cache) = caches::memory().await;
+                super::$name(cache).await;
+            })+
+        }
+        #[cfg(feature = "redis")]
+        mod redis {
+            use $($caches)::+ as caches;
+
+            $(#[$test]
+            async fn $name() {
+                let (_server, cache) = caches::redis().await;
+                super::$name(cache).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_every_cache;
+
+pub async fn memory() -> ((), cloakroom::InMemoryCache) {
+    ((), cloakroom::InMemoryCache::new())
+}
+
+#[cfg(feature = "redis")]
+pub async fn redis() -> (super::redis_server::RedisServer, cloakroom::RedisCache) {
+    let server = super::redis_server::RedisServer::start();
+    let cache = super::redis_server::patient(&server).await;
+    (server, cache)
+}
