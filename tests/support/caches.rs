@@ -29,6 +29,26 @@ macro_rules! on_every_cache {
                 super::$name(cache).await;
             })+
         }
+        #[cfg(feature = "sqlite")]
+        mod sqlite {
+            use $($caches)::+ as caches;
+
+            $(#[$test]
+            async fn $name() {
+                let (_file, cache) = caches::sqlite().await;
+                super::$name(cache).await;
+            })+
+        }
+        #[cfg(feature = "postgres")]
+        mod postgres {
+            use $($caches)::+ as caches;
+
+            $(#[$test]
+            async fn $name() {
+                let (_tables, cache) = caches::postgres().await;
+                super::$name(cache).await;
+            })+
+        }
     };
 }
 pub(crate) use on_every_cache;
@@ -42,4 +62,19 @@ pub async fn redis() -> (super::redis_server::RedisServer, cloakroom::RedisCache
     let server = super::redis_server::RedisServer::start();
     let cache = super::redis_server::patient(&server).await;
     (server, cache)
+}
+
+#[cfg(feature = "sqlite")]
+pub async fn sqlite() -> (super::sqlite_file::SqliteFile, cloakroom::SqliteCache) {
+    let file = super::sqlite_file::SqliteFile::new();
+    let cache = file.patient().await;
+    (file, cache)
+}
+
+/// In tables of the test's own, on the server that all tests of the process share.
+#[cfg(feature = "postgres")]
+pub async fn postgres() -> (super::postgres_server::Tables, cloakroom::PostgresCache) {
+    let tables = super::postgres_server::Tables::new();
+    let cache = tables.cache().await;
+    (tables, cache)
 }

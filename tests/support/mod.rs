@@ -28,6 +28,8 @@ pub mod request;
 pub mod six_methods;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub mod sql_proxy;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod sql_view;
 #[cfg(feature = "sqlite")]
 pub mod sqlite_file;
 pub mod web;

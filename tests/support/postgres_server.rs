@@ -1,11 +1,16 @@
 //! A PostgreSQL server of a test's own, and a PgBouncer before it.
 use std::{
     path::{Path, PathBuf},
-    process::{Child, Command},
-    sync::OnceLock,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::sleep,
     time::{Duration, Instant},
 };
+
+use cloakroom::PostgresCache;
 
 use super::process::{Directory, find, free_port, give, run, signal, spawn, try_run, unprivileged};
 
@@ -204,8 +209,55 @@ impl Drop for PgBouncer {
 }
 
 /// A cache with its tables that outwaits a machine which is busy with other tests.
-pub async fn patient(server: &PostgresServer) -> cloakroom::PostgresCache {
-    let cache = cloakroom::PostgresCache::builder(server.url()).timeout(Duration::from_secs(20)).build().await.unwrap();
+pub async fn patient(server: &PostgresServer) -> PostgresCache {
+    let cache = PostgresCache::builder(server.url()).timeout(Duration::from_secs(20)).build().await.unwrap();
     cache.migrate().await.unwrap();
     cache
+}
+
+/// Tables of a test's own on the server that the tests of this process share.
+#[derive(Debug)]
+pub struct Tables {
+    name: String,
+    url: String,
+}
+
+impl Tables {
+    pub fn new() -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        Self { name, url: shared_url() }
+    }
+
+    /// What is in the tables.
+    pub fn view(&self) -> super::sql_view::SqlView {
+        super::sql_view::SqlView::postgres(self.url.clone(), &self.name)
+    }
+
+    /// A cache that outwaits a machine which is busy with other tests.
+    pub async fn cache(&self) -> PostgresCache {
+        let tables = cloakroom::SqlTables::named(&self.name).unwrap();
+        let cache = PostgresCache::builder(&self.url).tables(tables).timeout(Duration::from_secs(20)).build();
+        let cache = cache.await.unwrap();
+        cache.migrate().await.unwrap();
+        cache
+    }
+}
+
+/// One server for the process, started by the first test that asks for it. What is static is not dropped, so a shell ends
+/// the server and removes its files once the process is gone, in whatever way: it waits for the end of its input.
+fn shared_url() -> String {
+    static SHARED: OnceLock<(PostgresServer, ChildStdin)> = OnceLock::new();
+    let (server, _) = SHARED.get_or_init(|| {
+        let server = PostgresServer::start_with(&["max_connections=300"]);
+        let script = r#"trap "" INT TERM; read -r line; kill -QUIT "$0"
+            for try in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$0" || break; sleep 0.2; done
+            kill -KILL "$0"; rm -rf "$1""#;
+        let postmaster = server.child.as_ref().expect("the server runs").id().to_string();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, &postmaster]).arg(server.dir.path()).stdin(Stdio::piped());
+        let mut shell = shell.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program `sh`");
+        (server, shell.stdin.take().expect("its input"))
+    });
+    server.url()
 }

@@ -24,6 +24,11 @@ impl SqliteFile {
         format!("sqlite:{}", self.0.join("sessions.db").display())
     }
 
+    /// What is in the file.
+    pub fn view(&self) -> super::sql_view::SqlView {
+        super::sql_view::SqlView::sqlite(self.url(), "cloakroom_sessions")
+    }
+
     /// A cache with its tables that outwaits a machine which is busy with other tests.
     pub async fn patient(&self) -> SqliteCache {
         let cache = SqliteCache::builder(self.url()).timeout(Duration::from_secs(20)).build().await.unwrap();

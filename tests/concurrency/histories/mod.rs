@@ -7,13 +7,14 @@ use cloakroom::{
     testing::{Operation, TestCache},
 };
 use proptest::prelude::*;
+use tokio::runtime::Runtime;
 
 mod model;
 
 use model::{Data, Fault, Held, KEYS, OWNERS, Op, Said, World};
 
-#[cfg(feature = "redis")]
-use crate::support::redis_server;
+#[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres"))]
+use crate::support::caches;
 use crate::support::web::{id, layer, send, start};
 
 /// Handles that live on from step to step.
@@ -327,23 +328,48 @@ fn check(cases: u32, run: impl Fn(Vec<Step>)) {
     proptest!(config, |(steps in history())| run(steps));
 }
 
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// All on one cache, each with a prefix of its own.
+#[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres"))]
+fn check_on(cases: u32, runtime: &Runtime, cache: impl Cache + Clone) {
+    let number = std::cell::Cell::new(0);
+    check(cases, |steps| {
+        number.set(number.get() + 1);
+        let prefix = format!("case {}:", number.get());
+        let set = |store: SessionStore<_>| store.key_prefix(prefix).deadline(std::time::Duration::from_secs(20));
+        runtime.block_on(run(cache.clone(), set, steps));
+    });
+}
+
 #[test]
 fn in_memory() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = runtime();
     check(1500, |steps| runtime.block_on(run(InMemoryCache::new(), |store| store, steps)));
 }
 
 #[cfg(feature = "redis")]
 #[test]
 fn on_redis() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let server = redis_server::RedisServer::start();
-    let cache = runtime.block_on(redis_server::patient(&server));
-    let number = std::cell::Cell::new(0);
-    check(64, |steps| {
-        number.set(number.get() + 1);
-        let prefix = format!("case {}:", number.get());
-        let set = |store: SessionStore<_>| store.key_prefix(prefix).deadline(std::time::Duration::from_secs(20));
-        runtime.block_on(run(cache.clone(), set, steps));
-    });
+    let runtime = runtime();
+    let (_server, cache) = runtime.block_on(caches::redis());
+    check_on(64, &runtime, cache);
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn on_sqlite() {
+    let runtime = runtime();
+    let (_file, cache) = runtime.block_on(caches::sqlite());
+    check_on(64, &runtime, cache);
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn on_postgres() {
+    let runtime = runtime();
+    let (_tables, cache) = runtime.block_on(caches::postgres());
+    check_on(64, &runtime, cache);
 }

@@ -5,8 +5,14 @@ use std::{sync::Arc, time::Duration};
 use cloakroom::{Clock, InMemoryCache};
 
 use super::Trial;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use crate::support::caches;
+#[cfg(feature = "postgres")]
+use crate::support::postgres_server::Tables;
 #[cfg(feature = "redis")]
 use crate::support::redis_server::{RedisServer, patient};
+#[cfg(feature = "sqlite")]
+use crate::support::sqlite_file::SqliteFile;
 
 pub(crate) async fn memory() -> ((), Trial<InMemoryCache>) {
     let clock = Clock::manual();
@@ -58,4 +64,18 @@ pub(crate) fn times(server: &RedisServer) -> Vec<(String, i64)> {
     let keys = server.command(&["KEYS", "*"]).text();
     let time = |key: &str| server.command(&["PTTL", key]).int();
     keys.lines().filter(|key| !key.is_empty()).map(|key| (key.to_owned(), time(key))).collect()
+}
+
+#[cfg(feature = "sqlite")]
+pub(crate) async fn sqlite() -> (SqliteFile, Trial<cloakroom::SqliteCache>) {
+    let (file, cache) = caches::sqlite().await;
+    let view = file.view();
+    (file, Trial::new(cache, Clock::manual(), move |time| view.age(time)))
+}
+
+#[cfg(feature = "postgres")]
+pub(crate) async fn postgres() -> (Tables, Trial<cloakroom::PostgresCache>) {
+    let (tables, cache) = caches::postgres().await;
+    let view = tables.view();
+    (tables, Trial::new(cache, Clock::manual(), move |time| view.age(time)))
 }

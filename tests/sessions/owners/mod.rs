@@ -6,6 +6,8 @@ mod races;
 mod renewals;
 mod revoking;
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use std::any::Any;
 use std::{
     collections::{BTreeSet, HashSet},
     convert::Infallible,
@@ -22,9 +24,13 @@ use cloakroom::{
 use http::{Request, Response, StatusCode, header};
 use tower::{Layer, ServiceExt, service_fn};
 
+#[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres"))]
+use crate::support::caches;
 #[cfg(feature = "redis")]
-use crate::support::redis_server;
+use crate::support::redis_server::RedisServer;
 use crate::support::six_methods::{SixMethods, Twist};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use crate::support::sql_view::SqlView;
 
 /// The keys that a cache was asked for.
 #[derive(Clone, Debug, Default)]
@@ -36,48 +42,111 @@ impl Twist for Keys {
     }
 }
 
-/// A cache, and a look into it from behind.
+/// What the cache stores.
+enum Stored {
+    Memory(InMemoryCache),
+    #[cfg(feature = "redis")]
+    Redis(RedisServer),
+    /// And what has to live as long.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    Sql(SqlView, #[allow(dead_code, reason = "dropped at the end")] Box<dyn Any + Send + Sync>),
+}
+
+impl Stored {
+    /// How many entries there are; in SQL, members of lists as well.
+    fn len(&self) -> usize {
+        match self {
+            Self::Memory(memory) => memory.len(),
+            #[cfg(feature = "redis")]
+            Self::Redis(server) => usize::try_from(server.command(&["DBSIZE"]).int()).unwrap(),
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            Self::Sql(view, _) => view.keys().len(),
+        }
+    }
+
+    /// What entries and lists take in memory; elsewhere their number.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Memory(memory) => memory.bytes(),
+            #[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres"))]
+            _ => self.len(),
+        }
+    }
+
+    /// The keys of entries and lists, where they can be seen.
+    fn keys(&self) -> Vec<String> {
+        match self {
+            Self::Memory(_) => Vec::new(),
+            #[cfg(feature = "redis")]
+            Self::Redis(server) => {
+                let keys = server.command(&["KEYS", "*"]).text();
+                keys.lines().filter(|key| !key.is_empty()).map(ToOwned::to_owned).collect()
+            }
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            Self::Sql(view, _) => view.keys(),
+        }
+    }
+
+    /// All but the lists.
+    #[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres"))]
+    fn delete_entries(&self) {
+        match self {
+            Self::Memory(_) => {}
+            #[cfg(feature = "redis")]
+            Self::Redis(server) => {
+                for key in self.keys().iter().filter(|key| !key.contains("owner:")) {
+                    server.command(&["DEL", key]);
+                }
+            }
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            Self::Sql(view, _) => view.delete_entries(),
+        }
+    }
+}
+
+/// A cache, and what it stores.
 struct World {
     name: &'static str,
     cache: TestCache<BoxedCache>,
-    memory: Option<InMemoryCache>,
+    stored: Stored,
     keys: Option<Keys>,
-    #[cfg(feature = "redis")]
-    server: Option<redis_server::RedisServer>,
 }
 
 type Store = SessionStore<TestCache<BoxedCache>>;
 
 impl World {
-    fn of(name: &'static str, cache: impl Cache, memory: Option<InMemoryCache>) -> Self {
-        let cache = TestCache::new(BoxedCache::new(cache));
-        Self {
-            name,
-            cache,
-            memory,
-            keys: None,
-            #[cfg(feature = "redis")]
-            server: None,
-        }
+    fn of(name: &'static str, cache: impl Cache, stored: Stored) -> Self {
+        Self { name, cache: TestCache::new(BoxedCache::new(cache)), stored, keys: None }
     }
 
     fn memory() -> Self {
         let memory = InMemoryCache::new();
-        Self::of("memory", memory.clone(), Some(memory))
+        Self::of("memory", memory.clone(), Stored::Memory(memory))
     }
 
     fn six() -> Self {
         let memory = InMemoryCache::new();
         let keys = Keys::default();
         let six = SixMethods { inner: memory.clone(), twist: keys.clone() };
-        Self { keys: Some(keys), ..Self::of("six methods", six, Some(memory)) }
+        Self { keys: Some(keys), ..Self::of("six methods", six, Stored::Memory(memory)) }
     }
 
     #[cfg(feature = "redis")]
     async fn redis() -> Self {
-        let server = redis_server::RedisServer::start();
-        let cache = cloakroom::RedisCache::connect(server.url()).await.unwrap();
-        Self { server: Some(server), ..Self::of("Redis", cache, None) }
+        let (server, cache) = caches::redis().await;
+        Self::of("Redis", cache, Stored::Redis(server))
+    }
+
+    #[cfg(feature = "sqlite")]
+    async fn sqlite() -> Self {
+        let (file, cache) = caches::sqlite().await;
+        Self::of("SQLite", cache, Stored::Sql(file.view(), Box::new(file)))
+    }
+
+    #[cfg(feature = "postgres")]
+    async fn postgres() -> Self {
+        let (tables, cache) = caches::postgres().await;
+        Self::of("PostgreSQL", cache, Stored::Sql(tables.view(), Box::new(tables)))
     }
 
     async fn all() -> Vec<Self> {
@@ -86,29 +155,23 @@ impl World {
             Self::six(),
             #[cfg(feature = "redis")]
             Self::redis().await,
+            #[cfg(feature = "sqlite")]
+            Self::sqlite().await,
+            #[cfg(feature = "postgres")]
+            Self::postgres().await,
         ]
     }
 
     fn store(&self) -> Store {
-        SessionStore::new(self.cache.clone()).deadline(Duration::from_secs(10))
+        SessionStore::new(self.cache.clone()).deadline(Duration::from_secs(20))
     }
 
-    /// How many entries there are.
     fn len(&self) -> usize {
-        #[cfg(feature = "redis")]
-        if let Some(server) = &self.server {
-            return usize::try_from(server.command(&["DBSIZE"]).int()).unwrap();
-        }
-        self.memory.as_ref().unwrap().len()
+        self.stored.len()
     }
 
-    /// What entries and lists take in memory; their number in Redis.
     fn bytes(&self) -> usize {
-        #[cfg(feature = "redis")]
-        if self.server.is_some() {
-            return self.len();
-        }
-        self.memory.as_ref().unwrap().bytes()
+        self.stored.bytes()
     }
 }
 

@@ -253,26 +253,42 @@ proptest! {
     }
 }
 
-#[cfg(feature = "redis")]
-#[test]
-fn the_list_is_the_set_of_live_sessions_in_redis() {
-    let server = redis_server::RedisServer::start();
+/// The same on a server, whose clock is not turned.
+#[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres"))]
+fn the_list_is_the_set_of_live_sessions_on(world: impl Future<Output = World>) {
+    let runtime = runtime();
+    let world = runtime.block_on(world);
     let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(steps in steps(false, 40), each: bool)| {
-        runtime().block_on(async {
-            let cache = cloakroom::RedisCache::connect(server.url()).await.unwrap();
-            let mut run = run(SessionStore::new(cache), Clock::system(), &steps, each).await;
+        runtime.block_on(async {
+            let mut run = run(world.store(), Clock::system(), &steps, each).await;
             while !run.live.is_empty() {
                 run.step(&Step::Destroy(0)).await;
             }
             // The tombstones' time is over.
-            for name in server.command(&["KEYS", "*"]).text().lines().filter(|name| !name.contains("owner:")) {
-                server.command(&["DEL", name]);
-            }
+            world.stored.delete_entries();
             for owner in OWNERS {
                 assert!(keys(&run.store, owner).await.is_empty());
             }
-            assert_eq!(server.command(&["DBSIZE"]).int(), 0);
+            assert_eq!(world.len(), 0);
         });
     });
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn the_list_is_the_set_of_live_sessions_in_redis() {
+    the_list_is_the_set_of_live_sessions_on(World::redis());
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn the_list_is_the_set_of_live_sessions_in_sqlite() {
+    the_list_is_the_set_of_live_sessions_on(World::sqlite());
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn the_list_is_the_set_of_live_sessions_in_postgres() {
+    the_list_is_the_set_of_live_sessions_on(World::postgres());
 }
