@@ -25,7 +25,7 @@ use std::{
 
 use cloakroom::{Bytes, Cache, Entry, Expiry, InMemoryCache, RedisCache, Replaced, Version};
 
-#[path = "../tests/common/redis_server.rs"]
+#[path = "../tests/support/redis_server.rs"]
 mod redis_server;
 
 use redis_server::RedisServer;

@@ -9,6 +9,7 @@
 //! say. They are left out without one. Each operation has its own entry of 200 bytes, but for `contended`: all of them
 //! replace one entry.
 #![allow(missing_docs, unreachable_pub)]
+#![cfg_attr(not(any(feature = "postgres", feature = "mysql", feature = "sqlite")), allow(dead_code, unused_variables))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 use std::{
     sync::{

@@ -3,10 +3,8 @@ use std::path::Path;
 
 use cloakroom::{Session, SessionStore};
 
-use super::{
-    redis_server::{RedisServer, Reply},
-    *,
-};
+use super::*;
+use crate::support::redis_server::{self, RedisServer, Reply};
 
 const SECRETS: [&str; 3] = ["canary-value", "canary-name", "canary-owner"];
 

@@ -10,6 +10,8 @@ use cloakroom::{
 };
 
 use super::*;
+#[cfg(feature = "redis")]
+use crate::support::redis_server;
 
 #[tokio::test]
 async fn in_memory_with_a_turned_clock() {

@@ -1,26 +1,21 @@
 //! Encryption at rest: the format, what is refused, keys that change, and what the cache inside sees.
-#![cfg(all(feature = "encryption", feature = "testing"))]
-#![allow(missing_docs, unreachable_pub, dead_code)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg(test)]
+#![cfg(feature = "encryption")]
 use std::time::{Duration, SystemTime};
 
 use cloakroom::{Bytes, Cache, EncryptedCache, EncryptionKey, Entry, Expiry, InMemoryCache, Version};
 
 #[cfg(feature = "redis")]
-#[path = "../common/redis_server.rs"]
-mod redis_server;
-
-#[cfg(feature = "redis")]
 mod at_rest;
 mod contract;
 mod events;
-#[cfg(all(feature = "axum", feature = "redis"))]
-mod example;
 mod keys;
 mod known_answers;
 mod refused;
 mod rotation;
 mod sessions;
+#[path = "../support/mod.rs"]
+mod support;
 
 type Memory = EncryptedCache<InMemoryCache>;
 

@@ -7,6 +7,8 @@ use std::sync::{
 use cloakroom::{Replaced, Session, SessionError, SessionId, SessionStore};
 
 use super::*;
+#[cfg(feature = "redis")]
+use crate::support::redis_server;
 
 #[tokio::test]
 async fn an_entry_moves_to_the_first_key_with_its_next_write() {

@@ -1,12 +1,11 @@
-//! Histories of one session, recorded from several processes on a real Redis whose connections are killed and that stops
-//! now and then, are linearizable: checked by `stateright`.
+//! Histories of one session, recorded from several processes on a real Redis and PostgreSQL whose connections are killed and
+//! that stop now and then, and on a SQLite file whose lock is taken, are linearizable: checked by `stateright`.
 //!
 //! ```sh
 //! CLOAKROOM_HISTORIES=2000 cargo test --release --all-features --test linearize -- --nocapture
 //! ```
-#![cfg(feature = "redis")]
-#![allow(missing_docs, unreachable_pub, dead_code)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg(test)]
+#![cfg(any(feature = "redis", feature = "postgres", feature = "sqlite"))]
 use std::{
     env,
     hash::{BuildHasher, RandomState},
@@ -17,16 +16,16 @@ use std::{
     time::Duration,
 };
 
-use cloakroom::{RedisCache, Session, SessionStore};
+use cloakroom::{Session, SessionStore};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
 
-#[path = "../common/redis_server.rs"]
-mod redis_server;
-
+mod faults;
 mod spec;
+#[path = "../support/mod.rs"]
+mod support;
 mod worker;
 
-use redis_server::RedisServer;
+use faults::Server;
 use spec::{Op, Ret, Stored};
 use worker::{Outcome, Worker};
 
@@ -119,36 +118,27 @@ async fn client(
     }
 }
 
-/// Kills connections and stops the server for a moment, until it is told to end.
-fn disturb(server: &RedisServer, mut seed: u64, over: &AtomicBool) {
-    while !over.load(Ordering::Relaxed) {
-        seed = mix(seed);
-        std::thread::sleep(Duration::from_micros(2_000 + seed % 20_000));
-        if seed >> 61 == 0 {
-            server.pause();
-            std::thread::sleep(Duration::from_millis(worker::TIMEOUT_MS + 20));
-            server.resume();
-        } else {
-            server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-        }
-    }
-}
-
-async fn record(count: usize) -> Seen {
-    let server = Arc::new(RedisServer::start());
+async fn record(server: Server, count: usize) -> Seen {
+    let server = Arc::new(server);
     let mut workers = Vec::new();
     for _ in 0..PROCESSES {
-        workers.push(Worker::start(&server.url()).await);
+        workers.push(Worker::start(&server.url(), server.timeout()).await);
     }
     let seed = env::var("CLOAKROOM_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| RandomState::new().hash_one(()));
     let over = Arc::new(AtomicBool::new(false));
     let disturber = std::thread::spawn({
         let (server, over) = (Arc::clone(&server), Arc::clone(&over));
-        move || disturb(&server, seed, &over)
+        move || {
+            let mut seed = seed;
+            while !over.load(Ordering::Relaxed) {
+                seed = mix(seed);
+                server.disturb(seed);
+            }
+        }
     });
-    let cache = RedisCache::builder(server.url()).timeout(Duration::from_secs(10)).build().await.unwrap();
-    let store = SessionStore::new(cache).deadline(Duration::from_secs(20));
+    let store = SessionStore::new(worker::cache(&server.url(), Duration::from_secs(10)).await)
+        .deadline(Duration::from_secs(20));
     let mut seen = Seen::default();
     while seen.histories < count {
         let Ok(id) = store.save(&Session::new()).await else { continue };
@@ -199,13 +189,30 @@ async fn together(futures: impl Iterator<Item = impl Future<Output = ()>>) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn histories_under_faults_are_linearizable() {
+async fn histories_under_faults_are_linearizable(server: Server) {
     let count = env::var("CLOAKROOM_HISTORIES").ok().and_then(|count| count.parse().ok()).unwrap_or(60);
-    let seen = record(count).await;
+    let seen = record(server, count).await;
     println!("{seen:?}");
     assert!(seen.operations >= count * PROCESSES);
     assert!(count < 60 || seen.unknown + seen.refused > 0, "the faults are felt: {seen:?}");
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn histories_under_faults_are_linearizable_on_redis() {
+    histories_under_faults_are_linearizable(Server::redis()).await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn histories_under_faults_are_linearizable_on_postgres() {
+    histories_under_faults_are_linearizable(Server::postgres().await).await;
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn histories_under_faults_are_linearizable_on_sqlite() {
+    histories_under_faults_are_linearizable(Server::sqlite().await).await;
 }
 
 /// The process of one client; without its variable it is no test.

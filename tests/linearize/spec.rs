@@ -1,10 +1,10 @@
 //! One session as one object whose operations take effect one after the other.
 use stateright::semantics::SequentialSpec;
 
-pub const KEYS: [&str; 2] = ["a", "b"];
+pub(crate) const KEYS: [&str; 2] = ["a", "b"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Op {
+pub(crate) enum Op {
     Get(usize),
     Set(usize, u64),
     /// By `update_now`: returns the value that was stored.
@@ -17,14 +17,14 @@ pub enum Op {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ret {
+pub(crate) enum Ret {
     Done,
     Value(Option<u64>),
     Gone,
 }
 
 impl Op {
-    pub fn random(random: u64) -> Self {
+    pub(crate) fn random(random: u64) -> Self {
         let (key, value) = ((random >> 8) as usize % KEYS.len(), (random >> 16) % 100 * 100);
         match random % 40 {
             0..8 => Self::Get(key),
@@ -37,7 +37,7 @@ impl Op {
         }
     }
 
-    pub fn line(self) -> String {
+    pub(crate) fn line(self) -> String {
         match self {
             Self::Get(key) => format!("get {key} 0"),
             Self::Set(key, value) => format!("set {key} {value}"),
@@ -49,7 +49,7 @@ impl Op {
         }
     }
 
-    pub fn of_line(line: &str) -> Option<Self> {
+    pub(crate) fn of_line(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
         let name = words.next()?;
         let (key, value) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
@@ -67,7 +67,7 @@ impl Op {
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Stored {
+pub(crate) struct Stored {
     values: [Option<u64>; KEYS.len()],
     is_gone: bool,
 }

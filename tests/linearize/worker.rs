@@ -1,7 +1,7 @@
 //! A process that does one operation at a time, as it is told on its standard input.
 use std::{env, process::Stdio, time::Duration};
 
-use cloakroom::{CacheErrorKind, RedisCache, SessionError, SessionStore};
+use cloakroom::{BoxedCache, CacheError, CacheErrorKind, SessionError, SessionStore};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
@@ -9,16 +9,13 @@ use tokio::{
 
 use crate::spec::{KEYS, Op, Ret};
 
-pub const VARIABLE: &str = "CLOAKROOM_LINEARIZE_WORKER";
-
-/// Of the cache: the server is stopped for longer now and then, and does later what it was told before.
-pub const TIMEOUT_MS: u64 = 60;
+pub(crate) const VARIABLE: &str = "CLOAKROOM_LINEARIZE_WORKER";
 
 /// What stands before each answer: the test's own output has lines, too.
 const ANSWER: &str = "answer: ";
 
 #[derive(Clone, Copy, Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     Returned(Ret),
     /// Nothing was done.
     Refused,
@@ -26,16 +23,17 @@ pub enum Outcome {
     Unknown,
 }
 
-pub struct Worker {
+pub(crate) struct Worker {
     _child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Worker {
-    pub async fn start(url: &str) -> Self {
+    /// `timeout` is that of its cache.
+    pub(crate) async fn start(url: &str, timeout: Duration) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
-        command.args(["--exact", "worker", "--nocapture"]).env(VARIABLE, url);
+        command.args(["--exact", "worker", "--nocapture"]).env(VARIABLE, format!("{} {url}", timeout.as_millis()));
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -46,7 +44,7 @@ impl Worker {
         Self { _child: child, input, output: BufReader::new(output).lines() }
     }
 
-    pub async fn run(&mut self, id: &str, op: Op) -> Outcome {
+    pub(crate) async fn run(&mut self, id: &str, op: Op) -> Outcome {
         self.input.write_all(format!("{id} {}\n", op.line()).as_bytes()).await.unwrap();
         self.input.flush().await.unwrap();
         loop {
@@ -64,14 +62,32 @@ impl Worker {
     }
 }
 
-pub async fn serve(url: &str) {
-    let cache = loop {
-        // Its first connection may be killed.
-        if let Ok(cache) = RedisCache::builder(url).timeout(Duration::from_millis(TIMEOUT_MS)).build().await {
-            break cache;
+/// What the URL names. The first connection may be killed: another one is tried then.
+pub(crate) async fn cache(url: &str, timeout: Duration) -> BoxedCache {
+    loop {
+        if let Ok(cache) = build(url, timeout).await {
+            return cache;
         }
-    };
-    let store = SessionStore::new(cache).deadline(Duration::from_millis(4 * TIMEOUT_MS));
+    }
+}
+
+async fn build(url: &str, timeout: Duration) -> Result<BoxedCache, CacheError> {
+    Ok(match url.split(':').next() {
+        #[cfg(feature = "redis")]
+        Some("redis") => BoxedCache::new(cloakroom::RedisCache::builder(url).timeout(timeout).build().await?),
+        #[cfg(feature = "postgres")]
+        Some("postgres") => BoxedCache::new(cloakroom::PostgresCache::builder(url).timeout(timeout).build().await?),
+        #[cfg(feature = "sqlite")]
+        Some("sqlite") => BoxedCache::new(cloakroom::SqliteCache::builder(url).timeout(timeout).build().await?),
+        _ => panic!("no cache of this scheme: {url}"),
+    })
+}
+
+/// `settings` are the time limit in milliseconds and the URL.
+pub(crate) async fn serve(settings: &str) {
+    let (timeout, url) = settings.split_once(' ').unwrap();
+    let timeout = Duration::from_millis(timeout.parse().unwrap());
+    let store = SessionStore::new(cache(url, timeout).await).deadline(4 * timeout);
     let mut input = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = input.next_line().await.unwrap() {
         let (id, op) = line.split_once(' ').unwrap();
@@ -103,7 +119,7 @@ fn add(n: Option<u64>) -> u64 {
     n.unwrap_or_default() + 1
 }
 
-async fn run(store: &SessionStore<RedisCache>, id: &str, op: Op) -> Result<Ret, Failed> {
+async fn run(store: &SessionStore<BoxedCache>, id: &str, op: Op) -> Result<Ret, Failed> {
     if op == Op::Destroy {
         store.destroy(id).await?;
         return Ok(Ret::Done);

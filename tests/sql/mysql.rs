@@ -6,9 +6,9 @@ use cloakroom::{
 };
 
 use crate::{
-    mariadb_server::MariaDbServer,
-    proxy::{Mode, Proxy},
     shared::{self, entry, expiry, kind, shown},
+    support::mariadb_server::MariaDbServer,
+    support::sql_proxy::{Mode, Proxy},
 };
 
 async fn patient(server: &MariaDbServer) -> MySqlCache {

@@ -4,21 +4,9 @@ use std::time::Duration;
 use cloakroom::{Cache, PostgresCache, SqlTables, testing::cache_contract};
 
 use crate::{
-    postgres_server::{PgBouncer, PostgresServer},
     shared,
+    support::postgres_server::{PgBouncer, PostgresServer, patient},
 };
-
-#[cfg(feature = "axum")]
-#[allow(dead_code, unreachable_pub, reason = "the test does not listen")]
-#[path = "../../examples/postgres.rs"]
-mod example;
-
-/// A cache with its tables that outwaits a machine which is busy with other tests.
-pub(crate) async fn patient(server: &PostgresServer) -> PostgresCache {
-    let cache = PostgresCache::builder(server.url()).timeout(Duration::from_secs(20)).build().await.unwrap();
-    cache.migrate().await.unwrap();
-    cache
-}
 
 #[tokio::test]
 async fn it_keeps_the_contract() {
@@ -151,15 +139,4 @@ async fn inserts_sweep_a_little() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("rows that ended stay");
-}
-
-#[cfg(feature = "axum")]
-#[tokio::test]
-async fn processes_of_the_example_share_a_session() {
-    let server = PostgresServer::start();
-    let mut cookie = None;
-    for visits in ["visits: 1\n", "visits: 2\n"] {
-        let app = example::app(&server.url()).await.unwrap();
-        assert_eq!(shared::ask(app, &mut cookie).await, visits);
-    }
 }

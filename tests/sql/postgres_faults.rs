@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 use cloakroom::{Cache, CacheErrorKind, Deleted, PostgresCache, Replaced, SessionLayer, SessionStore};
 
 use crate::{
-    postgres::patient,
-    postgres_server::{PgBouncer, PostgresServer},
-    proxy::{Mode, Proxy},
     shared::{self, entry, expiry, kind, shown},
+    support::postgres_server::{PgBouncer, PostgresServer, patient},
+    support::sql_proxy::{Mode, Proxy},
 };
 
 /// With the default time limit, and its tables there.
@@ -160,7 +159,7 @@ async fn a_replica_is_read_only() {
     let primary = PostgresServer::start();
     patient(&primary).await;
     let replica = PostgresServer::replica_of(&primary);
-    let cache = PostgresCache::connect(replica.url()).await.unwrap();
+    let cache = PostgresCache::builder(replica.url()).timeout(Duration::from_secs(20)).build().await.unwrap();
     assert_eq!(cache.get("a").await.unwrap(), None);
     let error = cache.insert("a", entry("1"), expiry()).await.unwrap_err();
     assert!(shown(&error).contains("read-only"), "{error:?}");

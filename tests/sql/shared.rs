@@ -120,18 +120,3 @@ pub(crate) async fn many_members_are_removed(cache: &impl Cache) {
     let after = ListMember::new("member-0594", left[0].end);
     assert_eq!(cache.list_page("many", Some(&after), 2).await.unwrap().len(), 2);
 }
-
-/// A request by the browser with this cookie, which keeps what it is given: the body of the response.
-#[cfg(feature = "axum")]
-pub(crate) async fn ask(app: axum::Router, cookie: &mut Option<String>) -> String {
-    let mut request = http::Request::get("/");
-    if let Some(cookie) = cookie {
-        request = request.header("cookie", &*cookie);
-    }
-    let response = tower::ServiceExt::oneshot(app, request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
-    if let Some(set) = response.headers().get("set-cookie") {
-        *cookie = set.to_str().unwrap().split(';').next().map(str::to_owned);
-    }
-    let body = axum::body::to_bytes(response.into_body(), 99).await.unwrap();
-    String::from_utf8(body.to_vec()).unwrap()
-}

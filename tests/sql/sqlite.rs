@@ -1,49 +1,16 @@
 //! SQLite, on files of a test's own.
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use cloakroom::{Cache, CacheErrorKind, SqlTables, SqliteCache, testing::cache_contract};
 
-use crate::shared::{self, entry, expiry, kind};
-
-#[cfg(feature = "axum")]
-#[allow(dead_code, unreachable_pub, reason = "the test does not listen")]
-#[path = "../../examples/sqlite.rs"]
-mod example;
-
-/// A directory that goes with it.
-struct Files(PathBuf);
-
-impl Files {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!(
-            "cloakroom-sqlite-{}-{:?}",
-            std::process::id(),
-            std::thread::current().id()
-        ));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn url(&self) -> String {
-        format!("sqlite:{}", self.0.join("sessions.db").display())
-    }
-
-    async fn patient(&self) -> SqliteCache {
-        let cache = SqliteCache::builder(self.url()).timeout(Duration::from_secs(20)).build().await.unwrap();
-        cache.migrate().await.unwrap();
-        cache
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use crate::{
+    shared::{self, entry, expiry, kind},
+    support::sqlite_file::SqliteFile,
+};
 
 #[tokio::test]
 async fn it_keeps_the_contract() {
-    let files = Files::new();
+    let files = SqliteFile::new();
     let cache = files.patient().await;
     cache_contract(|| async { cache.clone() }, None).await;
     shared::versions_keep_all_their_bits(&cache).await;
@@ -55,7 +22,7 @@ async fn it_keeps_the_contract() {
 
 #[tokio::test]
 async fn many_processes_migrate_at_once() {
-    let files = Files::new();
+    let files = SqliteFile::new();
     let mut all = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let cache = SqliteCache::builder(files.url()).timeout(Duration::from_secs(20)).build_lazy().unwrap();
@@ -69,7 +36,7 @@ async fn many_processes_migrate_at_once() {
 
 #[tokio::test]
 async fn it_survives_a_restart() {
-    let files = Files::new();
+    let files = SqliteFile::new();
     let there = entry("1");
     assert!(files.patient().await.insert("a", there.clone(), expiry()).await.unwrap());
     assert_eq!(files.patient().await.get("a").await.unwrap(), Some(there));
@@ -77,7 +44,7 @@ async fn it_survives_a_restart() {
 
 #[tokio::test]
 async fn the_sweep_removes_what_has_ended_and_nothing_else() {
-    let files = Files::new();
+    let files = SqliteFile::new();
     let cache = files.patient().await;
     let live = entry("live");
     assert!(cache.insert("live", live.clone(), expiry()).await.unwrap());
@@ -101,7 +68,7 @@ async fn the_sweep_removes_what_has_ended_and_nothing_else() {
 
 #[tokio::test]
 async fn a_file_that_may_not_grow_is_full_and_keeps_what_it_has() {
-    let files = Files::new();
+    let files = SqliteFile::new();
     let there = entry("1");
     assert!(files.patient().await.insert("a", there.clone(), expiry()).await.unwrap());
     let options: sqlx::sqlite::SqliteConnectOptions = files.url().parse().unwrap();
@@ -124,7 +91,7 @@ async fn a_file_that_may_not_grow_is_full_and_keeps_what_it_has() {
 
 #[tokio::test]
 async fn refusals_are_told_apart() {
-    let files = Files::new();
+    let files = SqliteFile::new();
     let cache = SqliteCache::connect(files.url()).await.unwrap();
     let error = cache.get("secret-key").await.unwrap_err();
     assert!(shared::shown(&error).contains("migrate"), "{error:?}");
@@ -141,7 +108,7 @@ async fn refusals_are_told_apart() {
 /// Another connection keeps the lock for longer than the time limit: an error that says that nothing was done, in time.
 #[tokio::test]
 async fn a_lock_that_is_held_is_waited_for_until_the_time_limit_only() {
-    let files = Files::new();
+    let files = SqliteFile::new();
     files.patient().await;
     let cache = SqliteCache::connect(files.url()).await.unwrap();
     let pool = sqlx::SqlitePool::connect(&files.url()).await.unwrap();
@@ -166,7 +133,7 @@ async fn four_processes_write_without_a_lock_error() {
         increment(&cache, EACH).await;
         return;
     }
-    let files = Files::new();
+    let files = SqliteFile::new();
     let cache = files.patient().await;
     let zero = cloakroom::Entry::new(cloakroom::Bytes::from_static(b"0"), cloakroom::Version::unique());
     assert!(cache.insert("counter", zero, expiry()).await.unwrap());
@@ -201,16 +168,5 @@ async fn increment(cache: &SqliteCache, times: u64) {
                 cloakroom::Replaced::Missing => panic!("a live entry is gone"),
             }
         }
-    }
-}
-
-#[cfg(feature = "axum")]
-#[tokio::test]
-async fn the_example_counts_on_after_a_restart() {
-    let files = Files::new();
-    let mut cookie = None;
-    for visits in ["visits: 1\n", "visits: 2\n"] {
-        let app = example::app(&files.url()).await.unwrap();
-        assert_eq!(shared::ask(app, &mut cookie).await, visits);
     }
 }

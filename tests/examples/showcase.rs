@@ -1,0 +1,297 @@
+//! The showcase, request by request. The tests in `browser` look at it through a real browser.
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, Request, StatusCode, header},
+};
+use cloakroom::{BoxedCache, InMemoryCache};
+use tokio::task::JoinSet;
+use tower::ServiceExt;
+
+use crate::programs::showcase;
+#[cfg(feature = "redis")]
+use crate::support::redis_server;
+
+fn shop() -> Router {
+    showcase::app(BoxedCache::new(InMemoryCache::new()))
+}
+
+/// A browser as far as it matters here: it keeps the session cookie, follows redirects and fills in the token.
+#[derive(Clone)]
+struct Visitor {
+    shop: Router,
+    cookie: Option<String>,
+    token: String,
+}
+
+struct Page {
+    status: StatusCode,
+    headers: HeaderMap,
+    text: String,
+}
+
+impl Page {
+    fn cookie(&self) -> Option<&str> {
+        self.headers.get(header::SET_COOKIE).map(|cookie| cookie.to_str().unwrap())
+    }
+
+    fn has(&self, text: &str) -> bool {
+        self.text.contains(text)
+    }
+
+    /// What stands between these two.
+    fn between(&self, before: &str, after: &str) -> &str {
+        self.text.split_once(before).unwrap().1.split_once(after).unwrap().0
+    }
+
+    /// What the panel says of the session: of the form, if there was one, and of the page.
+    fn fates(&self) -> Vec<&str> {
+        let chips = self.text.split("<dt>Session</dt><dd><b class=\"chip ").skip(1);
+        chips.map(|chip| chip.split('"').next().unwrap()).collect()
+    }
+
+    /// What the panel says that the cache was asked.
+    fn operations(&self) -> Vec<&str> {
+        let panel = self.text.split("<aside").nth(1).unwrap();
+        panel.split("<li><code>").skip(1).map(|row| row.split("</code>").next().unwrap()).collect()
+    }
+}
+
+impl Visitor {
+    fn new(shop: &Router) -> Self {
+        Self { shop: shop.clone(), cookie: None, token: String::new() }
+    }
+
+    async fn signed_in(shop: &Router, name: &str) -> Self {
+        let mut visitor = Self::new(shop);
+        visitor.get("/sign-in").await;
+        let page = visitor.post("/sign-in", &format!("name={name}")).await;
+        assert!(page.has("Welcome"));
+        visitor
+    }
+
+    async fn get(&mut self, path: &str) -> Page {
+        let page = self.send(Request::get(path), Body::empty()).await;
+        if let Some(token) = page.text.split("name=token value=").nth(1) {
+            self.token = token.split('>').next().unwrap().to_owned();
+        }
+        page
+    }
+
+    /// Sends a form, and gets the page behind the redirect.
+    async fn post(&mut self, path: &str, fields: &str) -> Page {
+        let page = self.post_only(path, fields).await;
+        match page.headers.get(header::LOCATION) {
+            Some(location) => self.get(location.to_str().unwrap()).await,
+            None => page,
+        }
+    }
+
+    async fn post_only(&mut self, path: &str, fields: &str) -> Page {
+        let form = format!("token={}&{fields}", self.token);
+        let request = Request::post(path).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        self.send(request, Body::from(form)).await
+    }
+
+    async fn send(&mut self, mut request: axum::http::request::Builder, body: Body) -> Page {
+        if let Some(cookie) = &self.cookie {
+            request = request.header(header::COOKIE, cookie);
+        }
+        let response = self.shop.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let (head, body) = response.into_parts();
+        let bytes = to_bytes(body, usize::MAX).await.unwrap();
+        let page =
+            Page { status: head.status, headers: head.headers, text: String::from_utf8(bytes.to_vec()).unwrap() };
+        if let Some(cookie) = page.cookie() {
+            let removed = cookie.contains("Max-Age=0");
+            self.cookie = (!removed).then(|| cookie.split(';').next().unwrap().to_owned());
+        }
+        page
+    }
+}
+
+/// Sends this many additions of one visitor at once, and returns how many are in the cart then.
+async fn fill_at_once(visitor: &mut Visitor, shops: &[Router], requests: usize) -> usize {
+    visitor.get("/cart").await;
+    let mut running = JoinSet::new();
+    for number in 0..requests {
+        let mut tab = Visitor { shop: shops[number % shops.len()].clone(), ..visitor.clone() };
+        let item = ["Umbrella", "Hat", "Scarf"][number % 3];
+        running.spawn(async move { tab.post_only("/cart/tab", &format!("item={item}")).await.status });
+    }
+    assert!(running.join_all().await.iter().all(|status| *status == StatusCode::OK));
+    visitor.get("/cart/count").await.text.parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cart_that_32_requests_fill_at_once_has_32_items() {
+    let shop = shop();
+    let mut visitor = Visitor::new(&shop);
+    assert_eq!(fill_at_once(&mut visitor, &[shop], 32).await, 32);
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_is_an_item_lost_between_two_processes_on_redis() {
+    let server = redis_server::RedisServer::start();
+    let mut shops = Vec::new();
+    for _ in 0..2 {
+        let cache = cloakroom::RedisCache::connect(&server.url()).await.unwrap();
+        shops.push(showcase::app(BoxedCache::new(cache)));
+    }
+    let mut visitor = Visitor::new(&shops[0]);
+    assert_eq!(fill_at_once(&mut visitor, &shops, 32).await, 32);
+}
+
+#[tokio::test]
+async fn who_only_looks_stores_nothing() {
+    let mut visitor = Visitor::new(&shop());
+    let page = visitor.get("/").await;
+    assert_eq!((page.status, page.cookie(), page.fates()), (StatusCode::OK, None, vec!["none"]));
+    assert!(page.has("was not asked"));
+    let css = visitor.get("/style.css").await;
+    assert_eq!((css.headers.get(header::VARY), css.cookie()), (None, None), "outside of the layer");
+}
+
+#[tokio::test]
+async fn the_panel_says_what_a_page_cost() {
+    let mut visitor = Visitor::new(&shop());
+    let page = visitor.get("/cart").await;
+    assert_eq!((page.fates(), page.operations()), (vec!["created"], vec!["insert"]));
+    let id = visitor.cookie.clone().unwrap();
+    assert!(page.has("__Host-id=••••••••") && !page.has(id.strip_prefix("__Host-id=").unwrap()));
+    assert_eq!(page.headers[header::CACHE_CONTROL], "no-store");
+    let timing = page.headers["server-timing"].to_str().unwrap();
+    assert!(timing.starts_with("cache;dur=") && timing.contains("desc=\"insert\", total;dur="), "{timing}");
+
+    let page = visitor.get("/cart").await;
+    assert_eq!((page.fates(), page.operations(), page.cookie()), (vec!["loaded"], vec!["get"], None));
+    let page = visitor.post("/cart/add", "item=Hat").await;
+    assert_eq!((page.fates(), page.operations()), (vec!["written", "loaded"], vec!["get", "replace", "get"]));
+    let page = visitor.get("/cart?after=0").await;
+    assert_eq!(page.fates(), ["loaded"], "a report is shown once");
+}
+
+#[tokio::test]
+async fn the_cart_takes_what_the_shop_has_and_gives_it_back() {
+    let mut visitor = Visitor::new(&shop());
+    visitor.get("/cart").await;
+    for item in ["Hat", "Hat", "Coat", "%3Cscript%3E"] {
+        visitor.post("/cart/add", &format!("item={item}")).await;
+    }
+    let page = visitor.get("/cart").await;
+    assert_eq!(page.between("id=total>", "<"), "3");
+    assert!(!page.has("<script>"));
+    for item in ["Hat", "Coat", "Coat", "Boots"] {
+        visitor.post("/cart/remove", &format!("item={item}")).await;
+    }
+    assert_eq!(visitor.get("/cart/count").await.text, "1");
+    let page = visitor.post("/cart/empty", "").await;
+    assert!(page.has("The cart is empty.") && page.has("Nothing yet."));
+    assert!(!visitor.get("/cart").await.has("The cart is empty."), "a message is shown once");
+}
+
+#[tokio::test]
+async fn a_sign_in_renews_and_keeps_the_cart() {
+    let shop = shop();
+    let mut visitor = Visitor::new(&shop);
+    visitor.get("/cart").await;
+    visitor.post("/cart/add", "item=Umbrella").await;
+    visitor.get("/sign-in").await;
+    let mut planted = visitor.clone();
+
+    assert!(visitor.post("/sign-in", "name=").await.has("1 to 64"));
+    let page = visitor.post("/sign-in", "name=%3Cb%3Ealice").await;
+    assert_eq!(page.fates()[0], "renewed");
+    assert!(page.has("Welcome, &lt;b&gt;alice.") && !page.has("<b>alice"));
+    assert_eq!(page.between("id=total>", "<"), "1");
+    assert_ne!(visitor.cookie, planted.cookie);
+    assert!(!page.has(&planted.token), "forms from before are worthless");
+
+    let page = planted.get("/devices").await;
+    assert_eq!(
+        (page.status, page.headers[header::LOCATION].to_str().unwrap().starts_with("/sign-in")),
+        (StatusCode::SEE_OTHER, true)
+    );
+    assert_eq!(planted.get("/cart/count").await.text, "0");
+    let page = visitor.post("/sign-in", "name=bob").await;
+    assert!(page.has("signed in already"));
+}
+
+#[tokio::test]
+async fn only_who_asks_is_remembered() {
+    for (fields, days) in [("name=alice", None), ("name=alice&remember=yes", Some(180))] {
+        let mut visitor = Visitor::new(&shop());
+        visitor.get("/sign-in").await;
+        let page = visitor.post_only("/sign-in", fields).await;
+        let seconds = page.cookie().unwrap().split("Max-Age=").nth(1).map(|rest| rest.split(';').next().unwrap());
+        let rounded_up = seconds.map(|seconds| seconds.parse::<u64>().unwrap().div_ceil(86_400));
+        assert_eq!(rounded_up, days);
+    }
+}
+
+#[tokio::test]
+async fn a_form_without_the_token_does_nothing() {
+    let shop = shop();
+    let mut alice = Visitor::signed_in(&shop, "alice").await;
+    let mut forger = Visitor { token: "0".repeat(32), ..alice.clone() };
+    let mut stranger = Visitor { cookie: None, ..alice.clone() };
+    for path in ["/cart/add", "/sign-out", "/devices/revoke-all"] {
+        for forged in [&mut forger, &mut stranger] {
+            let page = forged.post(path, "item=Hat").await;
+            assert_eq!(page.status, StatusCode::FORBIDDEN, "{path}");
+            assert!(page.has("too old") && page.cookie().is_none());
+        }
+    }
+    let page = alice.get("/cart").await;
+    assert!(page.has("alice") && page.has("Nothing yet."));
+}
+
+#[tokio::test]
+async fn devices_are_ended_one_by_one_and_all_at_once() {
+    let shop = shop();
+    let mut desk = Visitor::signed_in(&shop, "alice").await;
+    let mut phone = Visitor::signed_in(&shop, "alice").await;
+    let mut bob = Visitor::signed_in(&shop, "bob").await;
+
+    let page = desk.get("/devices").await;
+    assert_eq!(page.text.matches("action=/devices/revoke>").count(), 1, "one other device, and not bob's");
+    let key = page.between("name=key value=", " ").to_owned();
+    assert!(bob.post("/devices/revoke", &format!("key={key}")).await.has("already"), "not bob's to end");
+    assert!(phone.get("/cart").await.has("alice"));
+    assert!(desk.post("/devices/revoke", &format!("key={key}")).await.has("That device is signed out."));
+    let page = phone.get("/cart").await;
+    assert!(!page.has("alice") && page.has("created"), "signed out at the next click");
+    assert_eq!(desk.post("/devices/revoke", "key=x").await.status, StatusCode::UNPROCESSABLE_ENTITY);
+
+    let mut phone = Visitor::signed_in(&shop, "alice").await;
+    let mut tablet = Visitor::signed_in(&shop, "alice").await;
+    desk.get("/devices").await;
+    assert!(desk.post("/devices/revoke-others", "").await.has("2 other devices"));
+    assert_eq!(phone.get("/devices").await.status, StatusCode::SEE_OTHER);
+
+    let mut phone = Visitor::signed_in(&shop, "alice").await;
+    let page = desk.post("/devices/revoke-all", "").await;
+    assert_eq!(page.fates()[0], "ended");
+    for visitor in [&mut desk, &mut phone, &mut tablet] {
+        assert_eq!(visitor.get("/devices").await.status, StatusCode::SEE_OTHER);
+    }
+    assert!(bob.get("/devices").await.has("bob"));
+}
+
+#[tokio::test]
+async fn a_sign_out_is_final() {
+    let shop = shop();
+    let mut alice = Visitor::signed_in(&shop, "alice").await;
+    let mut stolen = alice.clone();
+    let page = alice.post_only("/sign-out", "").await;
+    let removal = page.cookie().unwrap();
+    assert!(
+        removal.starts_with("__Host-id=;") && removal.contains("Secure") && removal.contains("Path=/"),
+        "{removal}"
+    );
+    assert_eq!(alice.cookie, None);
+    let page = stolen.get("/").await;
+    assert!(page.has("the cookie leads to no live session") && !page.has("alice") && page.cookie().is_none());
+    assert_eq!(stolen.post("/cart/add", "item=Hat").await.status, StatusCode::FORBIDDEN);
+}

@@ -1,0 +1,112 @@
+//! Programs that refuse to run as root, on ports and in directories of a test's own.
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::TcpListener,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// `nobody` on every system that the tests run on.
+const UNPRIVILEGED: u32 = 65534;
+
+/// A directory that goes with it.
+#[derive(Debug)]
+pub struct Directory(PathBuf);
+
+impl Directory {
+    pub fn new(name: &str) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("cloakroom-{name}-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("its permissions");
+        give(&path);
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Leaves it to the unprivileged user, if there is a need.
+pub fn give(path: &Path) {
+    if is_root() {
+        chown(path, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).expect("another owner");
+    }
+}
+
+fn is_root() -> bool {
+    static ROOT: OnceLock<bool> = OnceLock::new();
+    *ROOT.get_or_init(|| std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0))
+}
+
+/// The program as an unprivileged user, whoever runs the tests.
+pub fn unprivileged(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    let (user, group) = (format!("--reuid={UNPRIVILEGED}"), format!("--regid={UNPRIVILEGED}"));
+    command.args([&*user, &group, "--clear-groups"]).arg(program).env("HOME", "/tmp");
+    command
+}
+
+/// The file of this name in these directories or the PATH.
+pub fn find(name: &str, beside: &[PathBuf]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = beside.iter().cloned().chain(std::env::split_paths(&path)).chain(["/usr/sbin".into()]);
+    dirs.map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+/// Runs to its end; what it printed.
+pub fn run(command: &mut Command) -> String {
+    try_run(command).unwrap_or_else(|why| panic!("{why}"))
+}
+
+pub fn try_run(command: &mut Command) -> Result<String, String> {
+    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(text.trim().to_owned());
+    }
+    Err(format!("{command:?}: {}\n{text}{}", output.status, String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Starts it, with what it prints in a file.
+pub fn spawn(command: &mut Command, log: &Path) -> Child {
+    let log = std::fs::File::create(log).expect("a file for the log");
+    let errors = log.try_clone().expect("the same file");
+    let spawned = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
+    spawned.unwrap_or_else(|error| panic!("{command:?} does not start: {error}"))
+}
+
+/// `kill` with this signal.
+pub fn signal(child: &Child, signal: &str) {
+    let id = child.id().to_string();
+    let status = Command::new("kill").args([signal, &id]).status().expect("the program `kill`");
+    assert!(status.success(), "kill {signal} {id}");
+}
+
+/// A port for a server, another one each time, below those that the system gives to outgoing connections.
+pub fn free_port() -> u16 {
+    static NEXT: OnceLock<AtomicU64> = OnceLock::new();
+    let next = NEXT.get_or_init(|| AtomicU64::new(RandomState::new().hash_one(())));
+    loop {
+        let port = 10_000 + (next.fetch_add(1, Ordering::Relaxed) % 20_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
