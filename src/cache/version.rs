@@ -9,16 +9,15 @@ use std::{
 
 /// The version of an entry: one per write, never used again for the same key.
 ///
-/// A cache that many processes write to takes [`Version::unique`]; one that counts its own writes makes its versions
-/// [`From`] the count.
+/// The writer draws it, with [`Version::unique`], so that a write whose answer was lost can be recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version(u64);
 
 impl Version {
     /// A version that no other call has returned or will return, in this process or another.
     ///
-    /// Within a process that is certain; between processes it rests on 64 random bits, so that two writers of one key
-    /// meet with a chance of 2⁻⁶⁴.
+    /// Within a process that is certain. Between processes it rests on 64 random bits that each of them draws at its first
+    /// call, so that two writers of one key meet with a chance of 2⁻⁶⁴.
     #[must_use]
     pub fn unique() -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -30,9 +29,7 @@ impl Version {
                 Err(_) => RandomState::new().hash_one(std::time::SystemTime::now()),
             }
         });
-        // The process is part of the seed: a fork inherits the rest.
-        let start = SEED.wrapping_add(mix(u64::from(std::process::id())));
-        Self(mix(start.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed))))
+        Self(mix(SEED.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed))))
     }
 }
 

@@ -42,8 +42,17 @@ pub(crate) struct Commit {
     pub(crate) detached: bool,
     /// When the base was found.
     pub(crate) found_at: u64,
+    /// When the commit began.
+    pub(crate) begun_at: u64,
     /// A write whose outcome is unknown. The next run of this commit resolves it first.
     pub(crate) tried: Option<Tried>,
+}
+
+impl Commit {
+    /// Whether it stores a session for the first time.
+    fn is_first(&self) -> bool {
+        !self.detached && !matches!(self.base, Base::Stored(_))
+    }
 }
 
 pub(crate) enum Tried {
@@ -78,6 +87,7 @@ impl<C: Cache> Engine<C> {
     ) -> Result<Committed, SessionError> {
         // What is seldom done is in boxes, so that the future of a common write stays small.
         match commit.action {
+            Action::Write if commit.is_first() => self.write_new(commit, family, deadline).await,
             Action::Write => self.write(commit, family, deadline).await,
             Action::Renew => Box::pin(self.renew(commit, family, deadline)).await,
             Action::Destroy => Box::pin(self.destroy(commit, family, deadline)).await,

@@ -1,6 +1,6 @@
 //! Sessions in a cache: how they are loaded, committed, renewed and destroyed. Internal, and generic over the cache; the
 //! handles see it through [`SessionEngine`], without the cache's type.
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, ops::Deref, sync::Arc, time::Duration};
 
 use crate::{
     cache::{Cache, Entry, Expiry, Version},
@@ -87,9 +87,12 @@ impl Default for Config {
     }
 }
 
-/// A session as it was found in the cache or written to it.
+/// A session as it was found in the cache or written to it. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Stored {
+pub(crate) struct Stored(Arc<StoredSession>);
+
+#[derive(Debug)]
+pub(crate) struct StoredSession {
     pub(crate) key: SessionKey,
     pub(crate) version: Version,
     pub(crate) record: Record,
@@ -98,8 +101,25 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
+    pub(crate) fn new(key: SessionKey, version: Version, record: Record, at: u64) -> Self {
+        Self(Arc::new(StoredSession { key, version, record, at }))
+    }
+
     pub(crate) fn identity(&self) -> Identity {
-        Some((self.key, self.version))
+        Some(self.version)
+    }
+
+    /// The entry that a cache keeps of it.
+    fn entry(&self) -> Entry {
+        Entry::new(self.record.values.text().clone(), self.version)
+    }
+}
+
+impl Deref for Stored {
+    type Target = StoredSession;
+
+    fn deref(&self) -> &StoredSession {
+        &self.0
     }
 }
 
@@ -162,7 +182,7 @@ impl<C: Cache> Engine<C> {
                 if record.head.end <= at {
                     return Lookup::Expired { version: entry.version };
                 }
-                Lookup::Live(Stored { key, version: entry.version, record, at })
+                Lookup::Live(Stored::new(key, entry.version, record, at))
             }
             Ok(Decoded::Tombstone(tombstone)) => {
                 Lookup::Tombstone { successor: tombstone.successor, at: tombstone.at, version: entry.version }

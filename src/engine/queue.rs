@@ -31,9 +31,14 @@ pub(super) struct Turn {
 }
 
 impl Queues {
+    /// Whether no commit is queueing.
+    pub(super) fn is_idle(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
     /// Whether commits of `key` are queueing: then a newcomer would only collide with them.
     pub(super) fn is_busy(&self, key: &str) -> bool {
-        self.count.load(Ordering::Relaxed) > 0 && self.lock().contains_key(key)
+        self.lock().contains_key(key)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<AsyncMutex<Latest>>>> {

@@ -62,13 +62,11 @@ impl<C: Cache> Engine<C> {
                 Err(committed) => return Ok(committed),
             },
             _ => {
-                let Some(mut newest) = self.newest(commit, family, deadline).await? else {
-                    return self.write(commit, family, deadline).await;
-                };
+                let Some(mut newest) = self.newest(commit, family, deadline).await? else { return Ok(Committed::Gone) };
                 let turn = self.queue(&mut newest, deadline).await;
                 commit.changes.replay(newest.identity(), &newest.record)?;
                 let head = self.moved(&newest, &commit.changes);
-                let (id, successor) = self.create(&head, &commit.changes, &newest.record.values).await?;
+                let (id, successor) = self.create(&head, &commit.changes, &newest.record.values, self.now()).await?;
                 if let Err(error) = self.list_successor(&successor, &newest, &mut listing).await {
                     self.discard(&successor).await;
                     return Err(error);
@@ -228,12 +226,12 @@ impl<C: Cache> Engine<C> {
         let head = self.moved(newest, changes);
         self.list_successor_again(successor, &head, listing).await?;
         let record = self.encode(&successor.key, &head, changes, &newest.record.values)?;
-        Ok(match self.attempt(successor, record, &mut None).await? {
+        Ok(match self.attempt(successor, record, self.now(), &mut None).await? {
             Attempt::Done(stored) => Some(stored),
             // An earlier try of unknown outcome may have written the successor, which only this renewal does.
             Attempt::Lost(Lookup::Live(found)) => {
                 let record = self.encode(&successor.key, &head, changes, &newest.record.values)?;
-                match self.attempt(&found, record, &mut None).await? {
+                match self.attempt(&found, record, self.now(), &mut None).await? {
                     Attempt::Done(stored) => Some(stored),
                     Attempt::Lost(_) => None,
                 }
@@ -246,9 +244,9 @@ impl<C: Cache> Engine<C> {
     /// next write, or the tombstone, takes the mark away.
     async fn announce(&self, mut found: Lookup, deadline: Deadline) -> Result<Lookup, SessionError> {
         while let Lookup::Live(newest) = found {
-            let head = newest.record.head.renewing(true);
+            let head = newest.record.head.clone().renewing(true);
             let record = self.encode(&newest.key, &head, &Changes::default(), &newest.record.values)?;
-            found = match self.attempt(&newest, record, &mut None).await? {
+            found = match self.attempt(&newest, record, self.now(), &mut None).await? {
                 Attempt::Done(marked) => return Ok(Lookup::Live(marked)),
                 Attempt::Lost(newer) => newer,
             };

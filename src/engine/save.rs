@@ -7,7 +7,7 @@ use super::{
     write::{Attempt, back_off},
 };
 use crate::{
-    cache::{Cache, Entry, Version},
+    cache::{Cache, Version},
     deadline::Deadline,
     error::SessionError,
     events,
@@ -18,8 +18,9 @@ use crate::{
 impl<C: Cache> Engine<C> {
     /// Stores a copy of `record` under a fresh ID.
     pub(crate) async fn save_new(&self, record: &Record) -> Result<SessionId, SessionError> {
-        let head = record.head.like(self.now(), Version::unique().into(), self.config.max_lifetime);
-        let (id, stored) = self.create(&head, &Changes::default(), &record.values).await?;
+        let now = self.now();
+        let head = record.head.like(now, Version::unique().into(), self.config.max_lifetime);
+        let (id, stored) = self.create(&head, &Changes::default(), &record.values, now).await?;
         self.list_new(&stored, Deadline::after(self.config.deadline)).await?;
         events::created(&stored.key);
         Ok(id)
@@ -49,7 +50,7 @@ impl<C: Cache> Engine<C> {
                         self.list_before(&newest, &head, &mut listing).await?;
                     }
                     let over = self.encode(&key, &head, &Changes::default(), &record.values)?;
-                    if let Attempt::Done(stored) = self.attempt(&newest, over, &mut None).await? {
+                    if let Attempt::Done(stored) = self.attempt(&newest, over, self.now(), &mut None).await? {
                         if stored.record.head.stamp() != newest.record.head.stamp() {
                             self.settle(&stored, &listing, deadline).await?;
                         }
@@ -59,9 +60,8 @@ impl<C: Cache> Engine<C> {
                 Lookup::Absent => {
                     let head = record.head.like(self.now(), Version::unique().into(), self.config.max_lifetime);
                     let record = self.encode(&key, &head, &Changes::default(), &record.values)?;
-                    let stored = Stored { key, version: Version::unique(), record, at: self.now() };
-                    let entry = Entry::new(stored.record.values.text().clone(), stored.version);
-                    if self.cache.insert(&self.cache_key(&key), entry, self.expiry(&head)).await? {
+                    let stored = Stored::new(key, Version::unique(), record, self.now());
+                    if self.cache.insert(&self.cache_key(&key), stored.entry(), self.expiry(&head)).await? {
                         self.list_new(&stored, deadline).await?;
                         events::created(&key);
                         return Ok(());

@@ -6,7 +6,7 @@ use super::{
     timed_out,
 };
 use crate::{
-    cache::{Cache, Entry, Expiry, Replaced, Version},
+    cache::{Cache, Expiry, Replaced, Version},
     deadline::Deadline,
     error::SessionError,
     events,
@@ -45,13 +45,7 @@ impl<C: Cache> Engine<C> {
         if commit.tried.is_some() {
             return Box::pin(self.write_again(commit)).await;
         }
-        let Some(mut newest) = self.newest(commit, family, deadline).await? else {
-            return match commit.base {
-                Base::Stored(_) => Ok(Committed::Gone),
-                _ if commit.detached => Ok(Committed::Gone),
-                _ => Box::pin(self.write_new(commit, family, deadline)).await,
-            };
-        };
+        let Some(mut newest) = self.newest(commit, family, deadline).await? else { return Ok(Committed::Gone) };
         let mut turn = self.queue(&mut newest, deadline).await;
         let (mut listing, mut waited) = (Listing::default(), false);
         for round in 0_u32.. {
@@ -71,7 +65,7 @@ impl<C: Cache> Engine<C> {
                 waited = true;
                 Attempt::Lost(Box::pin(self.wait_for_renewal(&newest, deadline)).await?)
             } else {
-                self.attempt(&newest, record, &mut commit.tried).await?
+                self.attempt(&newest, record, commit.begun_at, &mut commit.tried).await?
             };
             let found = match attempt {
                 Attempt::Done(stored) => {
@@ -144,6 +138,9 @@ impl<C: Cache> Engine<C> {
 
     /// Stands in line where other commits of this process do, and learns what the last of them wrote.
     pub(super) async fn queue(&self, newest: &mut Stored, deadline: Deadline) -> Option<Turn> {
+        if self.queues.is_idle() {
+            return None;
+        }
         let key = self.cache_key(&newest.key);
         if !self.queues.is_busy(&key) {
             return None;
@@ -159,7 +156,7 @@ impl<C: Cache> Engine<C> {
     async fn write_again(&self, commit: &mut Commit) -> Result<Committed, SessionError> {
         let Some(Tried::Write(write)) = &commit.tried else { return Ok(Committed::Dropped) };
         let Write { expected, expiry, becomes } = write;
-        let entry = Entry::new(becomes.record.values.text().clone(), becomes.version);
+        let entry = becomes.entry();
         let (stored, expected, expiry) = (becomes.clone(), *expected, *expiry);
         match self.cache.replace(&self.cache_key(&stored.key), expected, entry, expiry).await {
             Ok(Replaced::Done) => {
@@ -174,15 +171,16 @@ impl<C: Cache> Engine<C> {
         }
     }
 
-    /// Writes `record` over `newest`. While the outcome is open, the write stands in `tried`.
+    /// Writes `record` over `newest`, at the time `now`. While the outcome is open, the write stands in `tried`.
     pub(super) async fn attempt(
         &self,
         newest: &Stored,
         record: Record,
+        now: u64,
         tried: &mut Option<Tried>,
     ) -> Result<Attempt, SessionError> {
-        let becomes = Stored { key: newest.key, version: Version::unique(), record, at: self.now() };
-        let entry = Entry::new(becomes.record.values.text().clone(), becomes.version);
+        let becomes = Stored::new(newest.key, Version::unique(), record, now);
+        let entry = becomes.entry();
         let (expected, expiry) = (newest.version, self.expiry(&becomes.record.head));
         *tried = Some(Tried::Write(Write { expected, expiry, becomes }));
         let outcome = self.cache.replace(&self.cache_key(&newest.key), expected, entry, expiry).await;
@@ -197,22 +195,23 @@ impl<C: Cache> Engine<C> {
         }
     }
 
-    async fn write_new(
+    pub(super) async fn write_new(
         &self,
         commit: &mut Commit,
         family: &Family,
         deadline: Deadline,
     ) -> Result<Committed, SessionError> {
-        let lifetime = self.config.max_lifetime;
-        let empty = Record { head: Head::new(self.now(), lifetime), values: Values::empty() };
+        let (now, lifetime) = (commit.begun_at, self.config.max_lifetime);
+        let empty = Record { head: Head::new(now, lifetime), values: Values::default() };
         commit.changes.replay(None, &empty)?;
-        let effect = commit.changes.effect();
-        if effect.merged(&empty.values).next().is_none() && !matches!(effect.head().owner, Some(Some(_))) {
+        if !commit.changes.effect().stores_something() {
             return Ok(Committed::Live);
         }
         let head = empty.head.changed(commit.changes.effect().head(), lifetime);
-        let (id, stored) = self.create(&head, &commit.changes, &empty.values).await?;
-        Box::pin(self.list_new(&stored, deadline)).await?;
+        let (id, stored) = self.create(&head, &commit.changes, &empty.values, now).await?;
+        if stored.record.head.owner().is_some() {
+            Box::pin(self.list_new(&stored, deadline)).await?;
+        }
         family.stored_as(stored.key);
         events::created(&stored.key);
         Ok(Committed::Stored { stored, id: Some(id) })
@@ -224,14 +223,14 @@ impl<C: Cache> Engine<C> {
         head: &Head,
         changes: &Changes,
         values: &Values,
+        now: u64,
     ) -> Result<(SessionId, Stored), SessionError> {
         for _ in 0..ID_TRIES {
             let id = self.new_id()?;
             let key = id.key();
             let record = self.encode(&key, head, changes, values)?;
-            let stored = Stored { key, version: Version::unique(), record, at: self.now() };
-            let entry = Entry::new(stored.record.values.text().clone(), stored.version);
-            if self.cache.insert(&self.cache_key(&key), entry, self.expiry(head)).await? {
+            let stored = Stored::new(key, Version::unique(), record, now);
+            if self.cache.insert(&self.cache_key(&key), stored.entry(), self.expiry(head)).await? {
                 return Ok((id, stored));
             }
         }

@@ -30,7 +30,7 @@ use super::{
     json,
     values::{Pair, Values},
 };
-use crate::{cache::Version, error::SessionError, id::SessionKey};
+use crate::{cache::Version, error::SessionError};
 
 /// The closures that a list keeps: each of them runs again at every replay.
 const MAX_UPDATES: usize = 1000;
@@ -41,8 +41,8 @@ pub(crate) type Run = Box<dyn FnMut(Option<&[u8]>) -> Result<Option<Bytes>, Sess
 /// Tells one `update` from the others, so that it can be withdrawn.
 pub(crate) type Tag = u64;
 
-/// The record that a list of changes was computed on; `None` for a session that is not stored.
-pub(crate) type Identity = Option<(SessionKey, Version)>;
+/// The version of the record that a list of changes was computed on; `None` for a session that is not stored.
+pub(crate) type Identity = Option<Version>;
 
 /// Closures that are of no use any more. They are the user's, so they are dropped where no lock is held.
 #[derive(Default)]
@@ -65,7 +65,7 @@ pub(crate) struct Changes {
     steps: BTreeMap<Box<str>, Vec<Step>>,
     /// All that the record has goes first.
     clear: bool,
-    login: Option<Login>,
+    login: Option<Box<Login>>,
     updates: usize,
 }
 
@@ -222,7 +222,7 @@ impl Changes {
                     discarded = self.clear();
                 }
                 if is_first {
-                    self.login = Some(Login { owner: owner.clone(), before: Some(set) });
+                    self.login = Some(Box::new(Login { owner: owner.clone(), before: Some(set) }));
                 }
             }
             None => {
@@ -241,7 +241,7 @@ impl Changes {
                 if dropped {
                     effect.values.values_mut().for_each(|json| *json = None);
                 }
-                self.login = Some(Login { owner: owner.clone(), before: None });
+                self.login = Some(Box::new(Login { owner: owner.clone(), before: None }));
             }
         }
         let (login, owner) = (Some(owner.stamp.at), Some(Some(owner)));
@@ -326,7 +326,8 @@ impl Changes {
             }
         };
         append(self, before, &mut depends);
-        if let Some(Login { owner, before: set }) = later.login {
+        if let Some(login) = later.login {
+            let Login { owner, before: set } = *login;
             if let Some(set) = set {
                 let owner = set.map(|name| Owner { name, stamp: owner.stamp });
                 self.change_head(HeadChanges { owner: Some(owner), ..HeadChanges::default() });
@@ -371,13 +372,17 @@ impl Changes {
 
     /// All closures: for a list that is of no use any more.
     pub(crate) fn discard(self) -> Discarded {
-        Discarded(self.steps.into_values().flatten().collect())
+        if self.steps.is_empty() {
+            Discarded::default()
+        } else {
+            Discarded(self.steps.into_values().flatten().collect())
+        }
     }
 }
 
 /// An identity that no record has.
 pub(crate) fn unknown() -> Identity {
-    Some((SessionKey::of_digest(&[0; 32]), Version::unique()))
+    Some(Version::unique())
 }
 
 fn count_updates(steps: &[Step]) -> usize {
@@ -402,10 +407,15 @@ impl Effect {
         }
     }
 
+    /// Whether there is anything to store in a session that had nothing.
+    pub(crate) fn stores_something(&self) -> bool {
+        matches!(self.head.owner, Some(Some(_))) || self.values.values().any(Option::is_some)
+    }
+
     /// Whether a record with these changes differs from the one without; `lifetime` is the store's.
     pub(crate) fn alters(&self, record: &Record, lifetime: Duration) -> bool {
-        let changed = |key: &str, json: &Option<Bytes>| match (json, record.values.get(key)) {
-            (Some(new), Some(old)) => !json::same(&old, new),
+        let changed = |key: &str, json: &Option<Bytes>| match (json, record.values.json(key)) {
+            (Some(new), Some(old)) => !json::same(old, new),
             (None, None) => false,
             _ => true,
         };
@@ -433,22 +443,23 @@ impl Effect {
 
     /// The values of `base` with the changes made, in the order of their keys.
     pub(crate) fn merged<'a>(&'a self, base: &'a Values) -> impl Iterator<Item = Pair<'a>> {
-        let mut kept = base.iter().take(if self.cleared { 0 } else { usize::MAX }).peekable();
-        let mut changed = self.values.iter().peekable();
+        let mut kept = base.iter().take(if self.cleared { 0 } else { usize::MAX });
+        let mut changed = self.values.iter();
+        let (mut old, mut new) = (kept.next(), changed.next());
         std::iter::from_fn(move || {
             loop {
-                let order = match (kept.peek(), changed.peek()) {
-                    (Some(old), Some((new, _))) => old.key.cmp(new.as_bytes()),
+                let order = match (&old, new) {
+                    (Some(old), Some((key, _))) => old.key.cmp(key.as_bytes()),
                     (Some(_), None) => Ordering::Less,
                     (None, _) => Ordering::Greater,
                 };
                 if order == Ordering::Less {
-                    return kept.next();
+                    return std::mem::replace(&mut old, kept.next());
                 }
                 if order == Ordering::Equal {
-                    kept.next();
+                    old = kept.next();
                 }
-                let (key, json) = changed.next()?;
+                let (key, json) = std::mem::replace(&mut new, changed.next())?;
                 if let Some(json) = json {
                     return Some((key.as_bytes(), &json[..]).into());
                 }

@@ -1,5 +1,5 @@
 //! The head of a record: what a session is, beside its values.
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ pub(crate) struct Head {
     /// When its lifetime is over.
     pub(crate) end: u64,
     /// `None` for a session without any of it, as most anonymous ones are.
-    own: Option<Box<Own>>,
+    own: Option<Arc<Own>>,
 }
 
 /// What only some sessions have; the names are those in the record.
@@ -101,7 +101,7 @@ impl Head {
     }
 
     pub(crate) fn with(created: u64, end: u64, own: Own) -> Self {
-        let own = (own != Own::default()).then(|| Box::new(own));
+        let own = (own != Own::default()).then(|| Arc::new(own));
         Self { created, end, own }
     }
 
@@ -138,9 +138,9 @@ impl Head {
         self.own().is_some_and(|own| own.renewing)
     }
 
-    pub(crate) fn renewing(&self, renewing: bool) -> Self {
+    pub(crate) fn renewing(self, renewing: bool) -> Self {
         if renewing == self.is_renewing() {
-            return self.clone();
+            return self;
         }
         Self::with(self.created, self.end, Own { renewing, ..self.own().cloned().unwrap_or_default() })
     }

@@ -17,7 +17,6 @@
 //! | `n`, `t` | a tombstone has the successor's key and the time of the renewal in place of `c`, `e` and `d` |
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
 
 use crate::{error::SessionError, id::SessionKey};
 
@@ -48,7 +47,7 @@ const MAX_VALUE_KEY: usize = 256;
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     pub(crate) head: Head,
-    pub(crate) values: Arc<Values>,
+    pub(crate) values: Values,
 }
 
 /// What renewal leaves under the old key.
@@ -176,7 +175,7 @@ fn live(head: Head, values: Values, limit: usize) -> Result<Decoded, Unreadable>
     if values.size() > limit {
         return Err(Unreadable::TooLarge);
     }
-    Ok(Decoded::Live(Record { head, values: Arc::new(values) }))
+    Ok(Decoded::Live(Record { head, values }))
 }
 
 fn field<T: DeserializeOwned>(json: &str) -> Result<T, Unreadable> {
@@ -210,7 +209,7 @@ pub(crate) fn encode<'a>(
     if size > limit {
         return Err(SessionError::TooLarge { size, limit });
     }
-    Ok(Record { head: head.clone(), values: Arc::new(values) })
+    Ok(Record { head: head.clone(), values })
 }
 
 pub(crate) fn encode_tombstone(key: &SessionKey, tombstone: &Tombstone) -> Bytes {

@@ -50,9 +50,14 @@ fn full() -> Own {
 fn a_record_that_is_written_is_read() {
     for head in [head(), Head::with(1, 2, full())] {
         let data = [("a", "1"), ("b\"", r#"{"x":[1,2]}"#), ("ü", "\"ü\"")];
-        let bytes = text(&key(1), &head, &data);
-        let found = live(&bytes);
+        let fields = data.iter().map(|(key, json)| (key.as_bytes(), json.as_bytes()).into());
+        let written = encode(&key(1), &head, fields, LIMIT).unwrap();
+        let found = live(written.values.text());
         assert_eq!(found.head, head);
+        // The same places, whether they were noted while it was written or found in the text, also when they are copied.
+        assert_eq!(pairs(&written.values), pairs(&found.values));
+        let copied = encode(&key(1), &head, found.values.iter(), LIMIT).unwrap();
+        assert_eq!(pairs(&copied.values), pairs(&found.values));
         let mut sorted = data.map(|(key, json)| (key.to_owned(), json.to_owned()));
         sorted.sort();
         assert_eq!(pairs(&found.values), sorted);
@@ -159,7 +164,7 @@ fn list(changes: &Changes, record: &Record) -> String {
 }
 
 fn identity(version: u64) -> Identity {
-    Some((key(1), Version::from(version)))
+    Some(Version::from(version))
 }
 
 /// A list that was computed on a record, as a handle makes it.

@@ -1,9 +1,5 @@
 //! The values of a stored session: one text, and where in it each value stands.
-use std::{
-    fmt,
-    ops::Range,
-    sync::{Arc, LazyLock, OnceLock},
-};
+use std::{fmt, ops::Range};
 
 use bytes::Bytes;
 use serde::{
@@ -15,22 +11,16 @@ use serde_json::value::RawValue;
 use super::scan;
 
 /// Values by key, as slices of the record they stand in. A value is decoded when it is asked for, not before.
+#[derive(Clone, Default)]
 pub(crate) struct Values {
     text: Bytes,
     /// Where in the text the object stands.
     object: Range<usize>,
-    /// Found at the first look-up: a record that was just written is seldom read again.
-    places: OnceLock<Places>,
-}
-
-impl Default for Values {
-    fn default() -> Self {
-        Self { text: Bytes::new(), object: 0..0, places: Places::default().into() }
-    }
+    places: Places,
 }
 
 /// Where the fields stand, in the order of their keys, each key once.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Places {
     fields: Vec<Field>,
     /// The keys in which JSON had to escape something: most sessions have none.
@@ -62,50 +52,30 @@ impl<'a> Pair<'a> {
 }
 
 /// Where a key and its value stand in the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Field {
-    key: Place,
-    value: Place,
+    key: FieldName,
+    value: Range<usize>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    start: u32,
-    end: u32,
-}
-
-/// The `start` of a key that stands among the escaped ones, at its `end`.
-const ESCAPED: u32 = u32::MAX;
-
-impl Place {
-    fn of(range: Range<usize>) -> Option<Self> {
-        Some(Self { start: u32::try_from(range.start).ok()?, end: u32::try_from(range.end).ok()? })
-    }
-
-    fn range(self) -> Range<usize> {
-        self.start as usize..self.end as usize
-    }
-
-    fn slice(self, text: &[u8]) -> &[u8] {
-        text.get(self.range()).unwrap_or_default()
-    }
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum FieldName {
+    InText(Range<usize>),
+    /// By its place among the escaped ones.
+    Escaped(usize),
 }
 
 impl Field {
-    pub(super) fn plain(key: Range<usize>, value: Range<usize>) -> Option<Self> {
-        Some(Self { key: Place::of(key)?, value: Place::of(value)? })
-    }
-
-    fn escaped(at: usize, value: Range<usize>) -> Option<Self> {
-        Some(Self { key: Place { start: ESCAPED, end: u32::try_from(at).ok()? }, value: Place::of(value)? })
+    pub(super) const fn plain(key: Range<usize>, value: Range<usize>) -> Self {
+        Self { key: FieldName::InText(key), value }
     }
 
     fn key<'a>(&self, text: &'a [u8], escaped: &'a [Box<str>]) -> &'a [u8] {
-        if self.key.start == ESCAPED {
-            escaped.get(self.key.end as usize).map(|key| key.as_bytes()).unwrap_or_default()
-        } else {
-            self.key.slice(text)
+        match &self.key {
+            FieldName::InText(key) => text.get(key.clone()),
+            FieldName::Escaped(at) => escaped.get(*at).map(|key| key.as_bytes()),
         }
+        .unwrap_or_default()
     }
 }
 
@@ -126,10 +96,10 @@ impl Places {
         for (key, value) in fields.0 {
             let value = place(value.get())?;
             found.push(match key {
-                FieldKey::Borrowed(key) => Field::plain(place(key)?, value)?,
+                FieldKey::Borrowed(key) => Field::plain(place(key)?, value),
                 FieldKey::Owned(key) => {
                     escaped.push(key);
-                    Field::escaped(escaped.len() - 1, value)?
+                    Field { key: FieldName::Escaped(escaped.len() - 1), value }
                 }
             });
         }
@@ -144,12 +114,6 @@ impl Places {
 }
 
 impl Values {
-    /// No values.
-    pub(crate) fn empty() -> Arc<Self> {
-        static EMPTY: LazyLock<Arc<Values>> = LazyLock::new(Arc::default);
-        Arc::clone(&EMPTY)
-    }
-
     /// These pairs, in the order of their keys, as an object outside of any record.
     pub(crate) fn of_pairs<'a>(pairs: impl Iterator<Item = Pair<'a>>) -> Self {
         let mut writer = Writer::new(Vec::new());
@@ -159,38 +123,30 @@ impl Values {
 
     /// The values of the object that stands in `text` from `start` to `end`, in the form that this crate writes.
     pub(crate) fn of_object(text: &Bytes, start: usize, end: usize) -> Option<Self> {
-        let places = Places::of_object(text, start, end)?.into();
+        let places = Places::of_object(text, start, end)?;
         Some(Self { text: text.clone(), object: start..end, places })
     }
 
     /// The values of `object`, which was borrowed from `text`, in any form that JSON has.
     pub(crate) fn of_raw(text: &Bytes, object: &str) -> Option<Self> {
         let start = (object.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
-        let places = Places::of_fields(text, serde_json::from_str(object).ok()?)?.into();
+        let places = Places::of_fields(text, serde_json::from_str(object).ok()?)?;
         Some(Self { text: text.clone(), object: start..start.checked_add(object.len())?, places })
     }
 
-    fn places(&self) -> &Places {
-        self.places.get_or_init(|| {
-            let Range { start, end } = self.object;
-            let slowly = || {
-                let fields = serde_json::from_slice(self.text.get(start..end)?).ok()?;
-                Places::of_fields(&self.text, fields)
-            };
-            let found = Places::of_object(&self.text, start, end).or_else(slowly);
-            debug_assert!(found.is_some(), "a record that was written cannot be read");
-            found.unwrap_or_default()
-        })
-    }
-
     pub(crate) fn len(&self) -> usize {
-        self.places().fields.len()
+        self.places.fields.len()
     }
 
     fn place(&self, key: &[u8]) -> Option<Range<usize>> {
-        let Places { fields, escaped } = self.places();
+        let Places { fields, escaped } = &self.places;
         let at = fields.binary_search_by(|field| field.key(&self.text, escaped).cmp(key)).ok()?;
-        fields.get(at).map(|field| field.value.range())
+        fields.get(at).map(|field| field.value.clone())
+    }
+
+    /// The JSON of a value.
+    pub(crate) fn json(&self, key: &str) -> Option<&[u8]> {
+        self.text.get(self.place(key.as_bytes())?)
     }
 
     /// The JSON of a value; shares the record's memory.
@@ -199,18 +155,19 @@ impl Values {
         (place.end <= self.text.len()).then(|| self.text.slice(place))
     }
 
-    fn pair(&self, at: usize) -> Option<Pair<'_>> {
-        let (text, Places { fields, escaped }) = (&self.text, self.places());
-        let field = fields.get(at)?;
-        if field.key.start == ESCAPED {
-            return Some((field.key(text, escaped), field.value.slice(text)).into());
+    fn pair(&self, field: &Field) -> Option<Pair<'_>> {
+        match &field.key {
+            FieldName::InText(key) => Pair::within(&self.text, key.clone(), field.value.clone()),
+            FieldName::Escaped(at) => {
+                let (key, json) = (self.places.escaped.get(*at)?, self.text.get(field.value.clone())?);
+                Some((key.as_bytes(), json).into())
+            }
         }
-        Pair::within(text, field.key.range(), field.value.range())
     }
 
     /// Keys and the JSON of their values, in the order of the keys.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Pair<'_>> {
-        (0..self.len()).map_while(|at| self.pair(at))
+        self.places.fields.iter().map_while(|field| self.pair(field))
     }
 
     /// The record that the values were read from or written to.
@@ -234,41 +191,56 @@ impl fmt::Debug for Values {
 pub(crate) struct Writer {
     text: Vec<u8>,
     start: usize,
-    is_empty: bool,
+    places: Places,
 }
 
 impl Writer {
     pub(crate) fn new(text: Vec<u8>) -> Self {
-        Self { start: text.len(), text, is_empty: true }
+        Self { start: text.len(), text, places: Places::default() }
     }
 
     /// Keys have to come in their order.
     pub(crate) fn field(&mut self, pair: Pair<'_>) {
-        self.text.push(if self.is_empty { b'{' } else { b',' });
-        self.is_empty = false;
-        if pair.written.is_empty() { self.field_anew(pair) } else { self.text.extend_from_slice(pair.written) }
+        let Pair { key, json, written } = pair;
+        self.text.reserve(key.len() + json.len() + 4);
+        self.text.push(if self.places.fields.is_empty() { b'{' } else { b',' });
+        let start = self.text.len() + 1;
+        let name = if written.is_empty() {
+            self.name(key)
+        } else {
+            self.text.extend_from_slice(written);
+            FieldName::InText(start..start + key.len())
+        };
+        if written.is_empty() {
+            self.text.extend_from_slice(b"\":");
+            self.text.extend_from_slice(json);
+        }
+        let end = self.text.len();
+        self.places.fields.push(Field { key: name, value: end - json.len()..end });
     }
 
-    fn field_anew(&mut self, Pair { key, json, .. }: Pair<'_>) {
-        self.text.reserve(key.len() + json.len() + 4);
+    /// Writes the key but for the quotation mark behind it.
+    fn name(&mut self, key: &[u8]) -> FieldName {
         self.text.push(b'"');
+        let start = self.text.len();
         if key.iter().all(|byte| *byte >= 0x20 && !matches!(byte, b'"' | b'\\')) {
             self.text.extend_from_slice(key);
-        } else {
-            let quoted = serde_json::Value::from(String::from_utf8_lossy(key)).to_string();
-            let escaped = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default();
-            self.text.extend_from_slice(escaped.as_bytes());
+            return FieldName::InText(start..self.text.len());
         }
-        self.text.extend_from_slice(b"\":");
-        self.text.extend_from_slice(json);
+        let key = String::from_utf8_lossy(key);
+        let quoted = serde_json::Value::from(&*key).to_string();
+        let escaped = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default();
+        self.text.extend_from_slice(escaped.as_bytes());
+        self.places.escaped.push(key.into());
+        FieldName::Escaped(self.places.escaped.len() - 1)
     }
 
     /// Closes the object, and writes `rest` behind it.
     pub(crate) fn finish(mut self, rest: &str) -> Values {
-        self.text.extend_from_slice(if self.is_empty { b"{}" } else { b"}" });
+        self.text.extend_from_slice(if self.places.fields.is_empty() { b"{}" } else { b"}" });
         let object = self.start..self.text.len();
         self.text.extend_from_slice(rest.as_bytes());
-        Values { text: self.text.into(), object, places: OnceLock::new() }
+        Values { text: self.text.into(), object, places: self.places }
     }
 }
 

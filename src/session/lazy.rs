@@ -164,12 +164,10 @@ impl Visit {
 
     /// Makes the session of what was found. A caller that was faster has made the same.
     fn keep(&self, found: Result<Found, SessionError>) -> Result<Session, SessionError> {
-        let loaded = self.loaded.get_or_init(|| {
-            let found = found.inspect_err(events::failed)?;
-            let resign =
-                |id: &SessionId| self.candidates.iter().any(|candidate| candidate.resign && candidate.id == *id);
-            Ok(Session::of_request(Arc::clone(&self.engine), found, resign))
-        });
+        let resign = |id: &SessionId| self.candidates.iter().any(|candidate| candidate.resign && candidate.id == *id);
+        let session =
+            found.inspect_err(events::failed).map(|found| Session::of_request(Arc::clone(&self.engine), found, resign));
+        let loaded = self.loaded.get_or_init(|| session);
         // Either this sees that the response's commit has begun, or that commit sees the session.
         if let (Ok(session), true) = (loaded, self.closed.load(Ordering::SeqCst)) {
             session.abandon();

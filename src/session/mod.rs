@@ -118,8 +118,8 @@ impl Session {
         found: Found,
         resign: impl FnOnce(&SessionId) -> bool,
     ) -> Self {
-        let now = engine.config().clock.now_ms();
-        Self::with(Some(engine), State::of_request(found, now, resign), None)
+        let state = State::of_request(found, &engine.config().clock, resign);
+        Self::with(Some(engine), state, None)
     }
 
     /// A session that was loaded without a request.
@@ -171,7 +171,7 @@ impl Session {
 
     /// The record of a session that is not stored.
     fn fresh(&self) -> Record {
-        Record { head: Head::new(self.now(), self.lifetime()), values: Values::empty() }
+        Record { head: Head::new(self.now(), self.lifetime()), values: Values::default() }
     }
 
     fn family(&self) -> &Family {
@@ -419,9 +419,10 @@ impl DerefMut for Locked<'_> {
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         let Some(mut state) = self.state.take() else { return };
-        let discarded = state.take_discarded();
-        drop(state);
-        drop(discarded);
+        if let Some(discarded) = state.take_discarded() {
+            drop(state);
+            drop(discarded);
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use crate::{
     cache::Version,
+    clock::Clock,
     engine::{Action, Base, Commit, Committed, Config, Found, Stored},
     error::SessionError,
     events,
@@ -117,15 +118,15 @@ impl State {
     }
 
     /// The state of a request's handle.
-    pub(super) fn of_request(found: Found, now: u64, resign: impl FnOnce(&SessionId) -> bool) -> Self {
+    pub(super) fn of_request(found: Found, clock: &Clock, resign: impl FnOnce(&SessionId) -> bool) -> Self {
         let has_cookie = found.session.is_some() || found.former.is_some();
         let (id, base, found_at) = match (found.session, found.former) {
             (Some((id, stored)), _) => {
                 let at = stored.at;
                 (Some(id), Base::Stored(stored), at)
             }
-            (None, Some((key, at))) => (None, Base::Renewed { key, at }, now),
-            (None, None) => (None, Base::New(None), now),
+            (None, Some((key, at))) => (None, Base::Renewed { key, at }, clock.now_ms()),
+            (None, None) => (None, Base::New(None), clock.now_ms()),
         };
         let resign = id.as_ref().is_some_and(resign);
         let browser = Browser { id, has_cookie, resign, due: CookieDue::Nothing };
@@ -182,7 +183,7 @@ impl State {
         let effect = self.effect();
         match self.record() {
             Some(record) => f(&mut effect.merged(&record.values)),
-            None => f(&mut effect.merged(&Values::empty())),
+            None => f(&mut effect.merged(&Values::default())),
         }
     }
 
@@ -207,8 +208,7 @@ impl State {
         let effect = self.effect();
         let base = self.record().cloned().unwrap_or(fresh);
         let head = base.head.changed(effect.head(), lifetime);
-        let values =
-            if effect.is_empty() { base.values } else { Arc::new(Values::of_pairs(effect.merged(&base.values))) };
+        let values = if effect.is_empty() { base.values } else { Values::of_pairs(effect.merged(&base.values)) };
         Record { head, values }
     }
 
@@ -224,8 +224,7 @@ impl State {
 
     /// Whether a session that is not stored has anything worth it.
     fn stores_something(&self) -> bool {
-        let has_owner = matches!(self.pending.effect().head().owner, Some(Some(_)));
-        has_owner || self.pending.depends_on_record() || self.with_values(|values| values.next().is_some())
+        self.pending.depends_on_record() || self.effect().stores_something()
     }
 
     pub(super) const fn is_closed(&self) -> bool {
@@ -286,8 +285,8 @@ impl State {
         self.touch = true;
     }
 
-    pub(super) fn take_discarded(&mut self) -> Vec<Discarded> {
-        std::mem::take(&mut self.discarded)
+    pub(super) fn take_discarded(&mut self) -> Option<Vec<Discarded>> {
+        (!self.discarded.is_empty()).then(|| std::mem::take(&mut self.discarded))
     }
 
     // Commits.
@@ -317,8 +316,10 @@ impl State {
     }
 
     fn drop_pending(&mut self) {
-        let discarded = std::mem::take(&mut self.pending).discard();
-        self.discard(discarded);
+        if !self.pending.is_empty() {
+            let discarded = std::mem::take(&mut self.pending).discard();
+            self.discard(discarded);
+        }
         if self.wish == Wish::Renew {
             self.wish = Wish::Keep;
         }
@@ -361,16 +362,16 @@ impl State {
 
     /// Takes the next thing to do out of the state.
     pub(super) fn begin(&mut self, scope: Scope, look_first: bool, config: &Config) -> Next {
+        let now = config.clock.now_ms();
         let unknown = match self.under_way.take() {
             Some(UnderWay::Unknown(commit)) => Some(commit),
             _ => None,
         };
         if let Some(commit) = unknown {
             if self.wish == Wish::Destroy {
-                let (tried, found_at) = (commit.tried, self.found_at);
+                let tried = commit.tried;
                 self.discard(commit.changes.discard());
-                let commit = Commit { tried, ..self.commit(Action::Destroy, false, found_at) };
-                return Next::Commit(commit);
+                return Next::Commit(Commit { tried, ..self.commit(Action::Destroy, false, now) });
             }
             if scope == Scope::All || commit.action == Action::Renew {
                 self.under_way = Some(UnderWay::Running(Arc::clone(commit.changes.effect())));
@@ -381,7 +382,7 @@ impl State {
         if scope == Scope::DestroyOnly && self.wish != Wish::Destroy {
             return Next::Done(Ok(()));
         }
-        let is_old = |stored: &Stored| config.clock.now_ms().saturating_sub(stored.at) > LONG_AGO;
+        let is_old = |stored: &Stored| now.saturating_sub(stored.at) > LONG_AGO;
         let look_first = self.stored().is_some_and(|stored| look_first || is_old(stored));
         let action = self.action(look_first, config);
         if action != Some(Action::Destroy) && self.is_lost() {
@@ -389,13 +390,11 @@ impl State {
         }
         let Some(action) = action else {
             // The list changes nothing of the record.
-            let had_none = self.pending.is_empty();
-            if !had_none {
+            if !self.pending.is_empty() {
                 self.drop_pending();
             }
             return Next::Done(Ok(()));
         };
-        let found_at = self.found_at;
         let look_first = match action {
             Action::Write => look_first,
             // Neither can tell a live session from a tombstone, which matters where the session may have moved.
@@ -403,10 +402,10 @@ impl State {
             Action::Confirm => true,
             Action::Renew | Action::Destroy => false,
         };
-        let mut commit = self.commit(action, look_first, found_at);
+        let mut commit = self.commit(action, look_first, now);
         if matches!(action, Action::Write | Action::Renew) {
             commit.changes = std::mem::take(&mut self.pending);
-            commit.changes.stamp(config.clock.now_ms());
+            commit.changes.stamp(now);
             self.under_way = Some(UnderWay::Running(Arc::clone(commit.changes.effect())));
             self.touch = false;
         }
@@ -418,9 +417,9 @@ impl State {
         Next::Commit(commit)
     }
 
-    fn commit(&self, action: Action, look_first: bool, found_at: u64) -> Commit {
-        let (base, detached) = (self.base.clone(), self.detached);
-        Commit { action, base, changes: Changes::default(), look_first, detached, found_at, tried: None }
+    fn commit(&self, action: Action, look_first: bool, begun_at: u64) -> Commit {
+        let (base, found_at, detached) = (self.base.clone(), self.found_at, self.detached);
+        Commit { action, base, changes: Changes::default(), look_first, detached, found_at, begun_at, tried: None }
     }
 
     /// Whether nothing can be written any more.
@@ -582,9 +581,7 @@ impl State {
     pub(super) fn detach(&self, fresh: Record, lifetime: Duration) -> Self {
         let view = self.view(fresh, lifetime);
         let base = match &self.base {
-            Base::Stored(stored) => {
-                Base::Stored(Stored { key: stored.key, version: Version::unique(), record: view, at: 0 })
-            }
+            Base::Stored(stored) => Base::Stored(Stored::new(stored.key, Version::unique(), view, 0)),
             Base::New(_) | Base::Renewed { .. } => Base::New(Some(Box::new(view))),
         };
         let mut detached = Self::new(base, self.found_at, true);

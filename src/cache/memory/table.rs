@@ -1,6 +1,9 @@
 //! The entries of one shard, and the order in which they end. Every caller holds the shard's lock.
 use std::{
-    collections::{HashMap, hash_map::RandomState},
+    collections::{
+        HashMap,
+        hash_map::{Entry as Place, RandomState},
+    },
     sync::Arc,
 };
 
@@ -123,9 +126,18 @@ impl Table {
 
     /// Takes the bytes out of `write` if they are written. `reserved`: the room is taken already.
     pub(super) fn insert(&mut self, key: &str, now: u64, write: &mut Write, reserved: bool, usage: &Usage) -> Inserted {
-        if let Some(version) = self.live(key, now, usage, |slot, _| slot.version) {
-            return if version == write.version { Inserted::Unneeded } else { Inserted::Taken };
-        }
+        let name: Arc<str> = key.into();
+        let place = match self.slots.entry(Arc::clone(&name)) {
+            Place::Vacant(place) => place,
+            Place::Occupied(slot) if slot.get().deadline() > now => {
+                let is_same = slot.get().version == write.version;
+                return if is_same { Inserted::Unneeded } else { Inserted::Taken };
+            }
+            Place::Occupied(_) => {
+                self.remove(key, usage);
+                return self.insert(key, now, write, reserved, usage);
+            }
+        };
         let queued = write.lifetime.deadline(now);
         if queued <= now {
             return Inserted::Unneeded;
@@ -134,10 +146,8 @@ impl Table {
             return Inserted::Full;
         }
         let (version, lifetime) = (write.version, write.lifetime);
-        let slot = Slot { value: std::mem::take(&mut write.value), version, lifetime, started: now, queued };
-        let key: Arc<str> = key.into();
-        self.deadlines.push(Due { at: queued, key: Arc::clone(&key) });
-        self.slots.insert(key, slot);
+        place.insert(Slot { value: std::mem::take(&mut write.value), version, lifetime, started: now, queued });
+        self.deadlines.push(Due { at: queued, key: name });
         self.tidy();
         Inserted::Written
     }

@@ -29,7 +29,7 @@ impl<C: Cache> Engine<C> {
             }
         };
         let listing = Listing { members, ..Listing::default() };
-        if let Err(error) = self.refuse(owner, stored, &listing).await {
+        if let Err(error) = self.refuse(owner, &stored.record.head, &listing).await {
             self.discard(stored).await;
             self.unlist(owner, [stored.key]).await;
             return Err(error);
@@ -48,9 +48,7 @@ impl<C: Cache> Engine<C> {
         let Some(owner) = head.owner().filter(|owner| newest.record.head.owner() != Some(*owner)) else {
             return Ok(());
         };
-        let becomes =
-            Stored { record: crate::record::Record { head: head.clone(), ..newest.record.clone() }, ..newest.clone() };
-        if let Err(error) = self.refuse(owner, &becomes, listing).await {
+        if let Err(error) = self.refuse(owner, head, listing).await {
             self.unlist(owner, [newest.key]).await;
             return Err(error);
         }
@@ -71,7 +69,7 @@ impl<C: Cache> Engine<C> {
         if old.record.head.owner() == Some(owner) {
             return Ok(());
         }
-        let refused = self.refuse(owner, successor, listing).await;
+        let refused = self.refuse(owner, head, listing).await;
         if refused.is_err() {
             self.unlist(owner, [successor.key]).await;
         }
@@ -90,11 +88,11 @@ impl<C: Cache> Engine<C> {
 
     /// With [`SessionLimitPolicy::Refuse`]: whether there are as many other sessions as the limit allows. The new one is listed
     /// by now, so that of simultaneous ones at least one sees the others.
-    async fn refuse(&self, owner: &str, own: &Stored, listing: &Listing) -> Result<(), SessionError> {
+    async fn refuse(&self, owner: &str, own: &Head, listing: &Listing) -> Result<(), SessionError> {
         let Some(limit) = self.limit(SessionLimitPolicy::Refuse).filter(|limit| listing.members > limit.get()) else {
             return Ok(());
         };
-        let stamp = own.record.head.stamp();
+        let stamp = own.stamp();
         let mut others = 0;
         for list in self.lists(owner) {
             let mut after = None;
