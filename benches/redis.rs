@@ -89,7 +89,7 @@ async fn once(cache: &RedisCache, operation: Operation, mine: u64, version: &mut
             assert!(cache.insert(&new, entry(), expiry()).await.unwrap());
         }
         Replace => {
-            // A key of its own, so that nobody else is in the way.
+            // A key of its own, so that no other write collides.
             let key = key(mine);
             let expected = match version.take() {
                 Some(version) => version,

@@ -91,7 +91,8 @@ pub enum SessionError {
     /// The request's response has been sent, and its changes with it. [`Session::detach`](crate::Session::detach) makes
     /// a handle that outlives the response.
     Closed,
-    /// The session was destroyed, expired or was renewed away meanwhile. The changes were dropped.
+    /// The session was destroyed, expired or was renewed away meanwhile; or the handle was detached in a request that stored no
+    /// session. The changes were dropped.
     Gone,
     /// A value or the whole session is larger than the store allows, in bytes of JSON.
     TooLarge {

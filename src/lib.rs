@@ -45,7 +45,8 @@
 //! - [`SessionStore`]: the settings that all sessions share, and sessions without HTTP
 //! - [`InMemoryCache`], `SqliteCache`, `PostgresCache`, `MySqlCache`, `RedisCache`: where the data is kept; `EncryptedCache`
 //!   around any of them, [`Cache`] for one of your own
-//! - [`guide`]: [`quick_start`](guide::quick_start), [`login`](guide::login), [`users`](guide::users) and more
+//! - [`guide`]: [`quick_start`](guide::quick_start), [`login`](guide::login), [`websockets`](guide::websockets),
+//!   [`testing`](guide::testing), [`troubleshooting`](guide::troubleshooting) and more
 //!
 //! # Features
 //!
@@ -59,7 +60,7 @@
 //! | `encryption` | | `EncryptedCache`: any cache, with values encrypted at rest |
 //! | `metrics` | | counters of all events through the `metrics` facade: `cloakroom_events_total`, by `event` |
 //! | `signed` | | signed cookies: `SessionLayerBuilder::signing_keys` |
-//! | `testing` | | for your own tests: the cache contract suite, a cache that counts, fails and waits on demand |
+//! | `testing` | | for your own tests: the `Cookie` header of a session, a cache that counts, fails and waits on demand, the cache contract suite |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "testing")]
@@ -124,6 +125,17 @@ pub use bytes::Bytes;
 pub use serde_json::Value;
 
 /// The guide, chapter by chapter. Each starts with code that runs.
+///
+/// - **First**: [`quick_start`](guide::quick_start), [`login`](guide::login) with "remember me" and a page of devices,
+///   [`testing`](guide::testing), [`troubleshooting`](guide::troubleshooting)
+/// - **Users**: [`users`](guide::users) and "log out everywhere", [`permissions`](guide::permissions),
+///   [`one_time_values`](guide::one_time_values) for OAuth
+/// - **Requests that overlap, and work after them**: [`concurrency`](guide::concurrency), [`websockets`](guide::websockets)
+/// - **Where the data is kept**: `redis`, `sql` and `encryption` with their features, [`caches`](guide::caches) of your own,
+///   [`schema_evolution`](guide::schema_evolution)
+/// - **In production**: [`security`](guide::security), [`defaults`](guide::defaults), [`events`](guide::events),
+///   [`performance`](guide::performance)
+/// - **From another library**: [`migrating`](guide::migrating)
 pub mod guide {
     #[doc = include_str!("docs/quick_start.md")]
     pub mod quick_start {}
@@ -131,8 +143,20 @@ pub mod guide {
     pub mod login {}
     #[doc = include_str!("docs/users.md")]
     pub mod users {}
+    #[cfg(feature = "axum")]
+    #[doc = "Who is signed in, what they may do, and when their sessions end: `cargo run --example permissions`.\n\n# In code\n\n```no_run"]
+    #[doc = include_str!("../examples/permissions.rs")]
+    #[doc = "```\n\n"]
+    #[doc = include_str!("docs/permissions.md")]
+    pub mod permissions {}
+    #[doc = include_str!("docs/one_time_values.md")]
+    pub mod one_time_values {}
     #[doc = include_str!("docs/concurrency.md")]
     pub mod concurrency {}
+    #[doc = include_str!("docs/websockets.md")]
+    pub mod websockets {}
+    #[doc = include_str!("docs/schema_evolution.md")]
+    pub mod schema_evolution {}
     #[doc = include_str!("docs/defaults.md")]
     pub mod defaults {}
     #[doc = include_str!("docs/security.md")]

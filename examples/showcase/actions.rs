@@ -9,7 +9,7 @@ use axum::{
 use cloakroom::{Session, SessionError};
 
 use super::{
-    CART, Cart, DEVICE, FLASH, Store,
+    CART, Cart, DEVICE, FLASH, RECENT, Store,
     forms::{Posted, fresh_token},
     pages::ITEMS,
 };
@@ -84,6 +84,37 @@ pub(super) async fn sign_in(headers: HeaderMap, Posted { session, fields }: Post
         session.set_lifetime(180 * DAY)?;
     }
     session.set(FLASH, format!("Welcome, {name}."))?;
+    Ok(Redirect::to("/cart"))
+}
+
+/// An order is what a stranger at an open browser must not send: it takes a sign-in, and a recent one.
+pub(super) async fn order(Posted { session, .. }: Posted) -> Done {
+    if session.owner().is_none() {
+        session.set(FLASH, "Please sign in first. Your cart stays.".into())?;
+        return Ok(Redirect::to("/sign-in"));
+    }
+    if !session.authenticated_within(RECENT) {
+        return Ok(Redirect::to("/confirm"));
+    }
+    // Of two clicks, or two tabs, one gets the cart.
+    let things: u32 = session.take_now(CART).await?.unwrap_or_default().values().sum();
+    let message = match things {
+        0 => "There is nothing in the cart.".into(),
+        1 => "Ordered: one thing.".into(),
+        things => format!("Ordered: {things} things."),
+    };
+    session.set(FLASH, message)?;
+    Ok(Redirect::to("/cart"))
+}
+
+pub(super) async fn confirm(Posted { session, fields }: Posted) -> Done {
+    // Here the application checks the password again.
+    if session.owner().is_none_or(|user| user != fields.name.trim()) {
+        session.set(FLASH, "That is another name.".into())?;
+        return Ok(Redirect::to("/confirm"));
+    }
+    session.reauthenticated()?;
+    session.set(FLASH, "Thank you. You can place your order now.".into())?;
     Ok(Redirect::to("/cart"))
 }
 

@@ -1,16 +1,19 @@
 //! A small shop that shows what a session does: sign in, a cart that many tabs fill at once, messages shown once,
-//! "remember me", a page of devices, sign out. A panel on every page tells what the layer did for that page.
+//! "remember me", an order that asks for the name again, a page of devices, sign out that open pages notice at once. A panel
+//! on every page tells what the layer did for that page.
 //!
 //! ```sh
 //! cargo run --example showcase          # PORT=4000 for another port than 3000
 //! REDIS_URL=redis://127.0.0.1:6379 cargo run --example showcase --features redis
 //! ```
 //!
-//! Open <http://localhost:3000>. All of it works without JavaScript, except for the button that plays many tabs.
+//! Open <http://localhost:3000>. All of it works without JavaScript, except for the button that plays many tabs and the notice
+//! of a sign-out.
 //!
-//! - `pages` is what can be looked at, `actions` what a form can do, `forms` the token that each form carries;
+//! - `pages` is what can be looked at, `actions` what a form can do, `forms` the token that each form carries, `notices` the
+//!   stream that tells an open page of a sign-out;
 //! - `watch` is a cache around another one that writes down what it is asked, `panel` shows that.
-use std::{collections::BTreeMap, env, error::Error};
+use std::{collections::BTreeMap, env, error::Error, time::Duration};
 
 use axum::{
     Router,
@@ -19,11 +22,12 @@ use axum::{
     response::IntoResponse,
     routing::{get, post},
 };
-use cloakroom::{BoxedCache, InMemoryCache, Key, SessionLayer, SessionStore};
+use cloakroom::{BoxedCache, Clock, InMemoryCache, Key, SessionLayer, SessionStore};
 use tokio::net::TcpListener;
 
 mod actions;
 mod forms;
+mod notices;
 mod pages;
 mod panel;
 mod watch;
@@ -39,11 +43,20 @@ const FLASH: Key<String> = Key::new("flash");
 const DEVICE: Key<String> = Key::new("device");
 const TOKEN: Key<String> = Key::new("token");
 
+/// An order asks who is there again, if the last time is longer ago than this.
+const RECENT: Duration = Duration::from_secs(60);
+
 type Store = SessionStore<Watched>;
 
 /// The shop, with its sessions in this cache.
 pub fn app(cache: BoxedCache) -> Router {
-    let store = SessionStore::new(Watched::new(cache));
+    app_with(cache, Clock::system())
+}
+
+/// The same, with a clock that a test can move.
+pub fn app_with(cache: BoxedCache, clock: Clock) -> Router {
+    // A sign-out in another process is noticed within a second.
+    let store = SessionStore::new(Watched::new(cache)).clock(clock).ended_interval(Duration::from_secs(1));
     let shop = Router::new()
         .route("/", get(pages::home))
         .route("/cart", get(pages::cart))
@@ -52,12 +65,16 @@ pub fn app(cache: BoxedCache) -> Router {
         .route("/cart/tab", post(actions::add_as_tab))
         .route("/cart/remove", post(actions::remove))
         .route("/cart/empty", post(actions::empty))
+        .route("/order", post(actions::order))
+        .route("/confirm", get(pages::confirm).post(actions::confirm))
+        .route("/notices", get(notices::notices))
         .route("/sign-in", get(pages::sign_in).post(actions::sign_in))
         .route("/sign-out", post(actions::sign_out))
         .route("/devices", get(pages::devices))
         .route("/devices/revoke", post(actions::revoke))
         .route("/devices/revoke-others", post(actions::revoke_others))
         .route("/devices/revoke-all", post(actions::revoke_all))
+        .fallback(pages::not_found)
         .with_state(store.clone())
         .layer(middleware::from_fn(panel::inside))
         .layer(SessionLayer::new(store))
@@ -66,6 +83,7 @@ pub fn app(cache: BoxedCache) -> Router {
     Router::new()
         .route("/style.css", get(|| file("text/css", include_str!("style.css"))))
         .route("/tabs.js", get(|| file("text/javascript", include_str!("tabs.js"))))
+        .route("/notices.js", get(|| file("text/javascript", include_str!("notices.js"))))
         .route("/icon.svg", get(|| file("image/svg+xml", include_str!("icon.svg"))))
         .merge(shop)
 }
@@ -74,7 +92,7 @@ async fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "public, max-age=60")], text)
 }
 
-/// Redis where `REDIS_URL` says so, else the memory of this process.
+/// Redis, if `REDIS_URL` names one, else the memory of this process.
 async fn cache() -> Result<BoxedCache, Box<dyn Error>> {
     match env::var("REDIS_URL") {
         #[cfg(feature = "redis")]

@@ -22,9 +22,11 @@ pub(super) async fn home(session: Session) -> Page {
         <ol class=steps>\
         <li><b>Look around.</b> This page has no form: no cookie is set, nothing is stored, the cache is not asked.</li>\
         <li><b><a href=/cart>Fill the cart</a></b> from as many tabs as you like, all at once. No item is lost.</li>\
-        <li><b><a href=/sign-in>Sign in.</a></b> It replaces the session ID; the old one stops working. The cart stays.</li>\
-        <li><b><a href=/devices>End a session</a></b> from another browser. It is signed out at its next click.</li>\
-        <li><b>Sign out, and go back.</b> There is nothing left to see.</li>\
+        <li><b><a href=/sign-in>Sign in.</a></b> A sign-in replaces your session ID; the old one stops working. The cart \
+        stays.</li>\
+        <li><b>Place an order.</b> A minute after the sign-in, the shop asks who you are again.</li>\
+        <li><b><a href=/devices>Sign another browser out.</a></b> A page that is open there shows it at once.</li>\
+        <li><b>Sign out, and go back.</b> The browser does not show the pages from before.</li>\
         </ol>";
     Ok(page(&session, "Try a session", body)?.into_response())
 }
@@ -50,14 +52,16 @@ pub(super) async fn cart(session: Session) -> Page {
         "<p class=hint>Nothing yet.</p>".into()
     } else {
         format!(
-            "<ul class=items>{rows}<li class=total><span>In all</span><b id=total>{total}</b>\
+            "<ul class=items>{rows}<li class=total><span>Total</span><b id=total>{total}</b>\
              <form method=post action=/cart/empty><input type=hidden name=token value={token}>\
-             <button class=quiet>empty</button></form></li></ul>"
+             <button class=quiet>Empty</button></form></li></ul>\
+             <form method=post action=/order><input type=hidden name=token value={token}>\
+             <button>Place the order</button></form>"
         )
     };
     let body = format!(
         "<form method=post action=/cart/add class=shelf><input type=hidden name=token value={token}>{buttons}</form>\
-         {list}\
+         <div id=list>{list}</div>\
          <section class=card><h2>Many tabs at once</h2>\
          <p>Each of these requests loads the session, takes 50 ms, and adds one umbrella. They overlap; \
          <code>session.update</code> runs again where another one was faster.</p>\
@@ -95,6 +99,30 @@ pub(super) async fn sign_in(session: Session) -> Page {
     Ok(page(&session, "Sign in", &body)?.into_response())
 }
 
+/// Before an order, if the sign-in is some time ago.
+pub(super) async fn confirm(session: Session) -> Page {
+    if session.owner().is_none() {
+        return Ok(Redirect::to("/sign-in").into_response());
+    }
+    let token = token(&session)?;
+    let since = session.authenticated_at().map_or_else(String::new, since);
+    let body = format!(
+        "<p>You signed in {since}. An order asks again when that is more than a minute ago, in case someone else sits at \
+         your browser now.</p>\
+         <form method=post action=/confirm class=card><input type=hidden name=token value={token}>\
+         <label>Your name again <input name=name autocomplete=username maxlength=64 required autofocus></label>\
+         <button>Confirm</button></form>\
+         <p class=hint>An application asks for the password, or a passkey. The session notes the time and gets a new ID.</p>"
+    );
+    Ok(page(&session, "Is it still you?", &body)?.into_response())
+}
+
+pub(super) async fn not_found(session: Session) -> Page {
+    let body = "<p class=lead>There is no page at this address.</p>\
+        <p><a href=/>Start page</a> · <a href=/cart>Your cart</a></p>";
+    Ok((StatusCode::NOT_FOUND, page(&session, "Page not found", body)?).into_response())
+}
+
 pub(super) async fn devices(session: Session, State(store): State<Store>) -> Page {
     let Some(user) = session.owner() else { return Ok(Redirect::to("/sign-in").into_response()) };
     let token = token(&session)?;
@@ -108,7 +136,8 @@ pub(super) async fn devices(session: Session, State(store): State<Store>) -> Pag
     };
     let body = format!(
         "<p>Where <b>{}</b> is signed in.</p><ul class=devices>{rows}</ul><div class=row>{}{}</div>\
-         <p class=hint>A device that is signed out here finds that out at its next click, whatever it has in flight. \
+         <p class=hint>A page that is open on a device you sign out here shows it at once. What that device sends afterwards \
+         changes nothing. \
          After a change of password, sign out all others.</p>",
         escape(&user),
         form("/devices/revoke-others", "Sign out all others"),
@@ -124,7 +153,7 @@ fn device_row(session: &Session, info: &SessionInfo, token: &str) -> String {
     // The key names the session and cannot be used as a cookie: a page may show it.
     let key = info.key();
     let end = if session.key() == Some(key) {
-        "<b class=\"chip loaded\">this one</b>".into()
+        "<b class=\"chip loaded\">this device</b>".into()
     } else {
         format!(
             "<form method=post action=/devices/revoke><input type=hidden name=token value={token}>\
@@ -152,7 +181,7 @@ fn page(session: &Session, title: &str, body: &str) -> Result<impl IntoResponse,
     };
     let who = match session.owner() {
         Some(user) => format!(
-            "<form method=post action=/sign-out><input type=hidden name=token value={}>\
+            "<script src=/notices.js defer></script><form method=post action=/sign-out><input type=hidden name=token value={}>\
              <span class=who>{}</span> <button class=quiet>Sign out</button></form>",
             token(session)?,
             escape(&user)

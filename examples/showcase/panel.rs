@@ -135,7 +135,7 @@ impl Fate {
 
     const fn sentence(self, came_with_cookie: bool) -> &'static str {
         match self {
-            Self::None if came_with_cookie => "the cookie leads to no live session: a visitor without one",
+            Self::None if came_with_cookie => "the cookie belongs to no live session: a visitor without one",
             Self::None => "a visitor without a session: nothing is stored",
             Self::Created => "something was put into it, so it is stored now",
             Self::Renewed => "a new ID with the same data; the old ID stops working",
@@ -197,11 +197,12 @@ impl Report {
         let asked = escape(&self.asked);
         let cookie = match &self.cookie {
             Some(cookie) => format!("sent <code>{}</code>", escape(cookie)),
+            None if self.fate == Fate::None => "not sent".into(),
             None if self.came_with_cookie => "not sent: the browser has the right one".into(),
             None => "not sent".into(),
         };
         let (total, in_cache) = (micros(self.total), micros(self.in_cache()));
-        let time = format!("{total} in all, {in_cache} in the cache");
+        let time = format!("{total} in total, {in_cache} in the cache");
         format!(
             "<section class=report><h3><code>{asked}</code> <small>{status}</small></h3><dl>\
              <dt>Session</dt><dd><b class=\"chip {word}\">{word}</b> {sentence}</dd>\

@@ -8,6 +8,12 @@ const lanes = document.getElementById("lanes");
 
 const count = async () => Number(await (await fetch("/cart/count")).text());
 
+/** Shows the cart as it is now, in place of the list that came with the page. */
+async function refresh() {
+  const page = new DOMParser().parseFromString(await (await fetch("/cart")).text(), "text/html");
+  document.getElementById("list").replaceWith(document.adoptNode(page.getElementById("list")));
+}
+
 async function add() {
   const begin = performance.now();
   const body = new URLSearchParams({ token: form.dataset.token, item: "Umbrella" });
@@ -53,13 +59,10 @@ form.addEventListener("submit", async (event) => {
     const accepted = results.filter((result) => result.ok).length;
     const after = await count();
     const lost = before + accepted - after;
+    await refresh();
     draw(results);
     verdict.className = lost === 0 && accepted === tabs ? "good" : "bad";
-    verdict.textContent = `${accepted} of ${tabs} accepted in ${took} ms, ${after - before} arrived, ${lost} lost. `;
-    const reload = document.createElement("a");
-    reload.href = "/cart";
-    reload.textContent = "See the cart";
-    verdict.append(reload);
+    verdict.textContent = `${accepted} of ${tabs} accepted in ${took} ms, ${after - before} arrived, ${lost} lost.`;
   } catch (error) {
     verdict.className = "bad";
     verdict.textContent = `That did not work: ${error}`;

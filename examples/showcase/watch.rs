@@ -100,7 +100,7 @@ async fn watch<T>(
 }
 
 fn found(entry: &Option<Entry>) -> &'static str {
-    if entry.is_some() { "found" } else { "nothing there" }
+    if entry.is_some() { "found" } else { "not found" }
 }
 
 fn done<T>(_: &T) -> &'static str {
@@ -128,18 +128,18 @@ impl Cache for Watched {
         let answer = |replaced: &Replaced| match replaced {
             Replaced::Done => "written",
             Replaced::Conflict(_) => "another request was faster",
-            Replaced::Missing => "nothing there",
+            Replaced::Missing => "not found",
         };
         watch("replace", answer, self.0.replace(key, expected, entry, expiry)).await
     }
     async fn touch(&self, key: &str) -> Result<bool, CacheError> {
-        watch("touch", |there| if *there { "done" } else { "nothing there" }, self.0.touch(key)).await
+        watch("touch", |there| if *there { "done" } else { "not found" }, self.0.touch(key)).await
     }
     async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
         let answer = |deleted: &Deleted| match deleted {
             Deleted::Done => "deleted",
             Deleted::Conflict(_) => "another request was faster",
-            Deleted::Missing => "nothing there",
+            Deleted::Missing => "not found",
         };
         watch("delete", answer, self.0.delete(key, expected)).await
     }

@@ -1,4 +1,4 @@
-//! Visitors of a server that does not stay well.
+//! Visitors of a server that fails in many ways.
 use std::{
     convert::Infallible,
     sync::Arc,
@@ -42,14 +42,14 @@ impl Endured {
 struct Visitor {
     name: String,
     id: String,
-    /// Additions that were answered with success, and those whose outcome nobody knows.
+    /// Additions that were answered with success, and those whose outcome is unknown.
     promised: u64,
     unknown: u64,
 }
 
 const VISITORS: usize = 48;
 
-/// Runs visitors against a server of its own that does not stay well.
+/// Runs visitors against a server of its own that fails in many ways.
 pub async fn faults(length: Duration) -> Result<Endured, Failure> {
     let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let cache = RedisCache::connect(server.url()).await?;
@@ -170,8 +170,8 @@ async fn one_request(
     endured: &std::sync::Mutex<Endured>,
 ) -> Result<(), Failure> {
     let adds = seed >> 20 & 3 != 0;
-    // A renewal whose answer is lost leaves a visitor with an ID that is no longer good: that is the exception that nobody can
-    // mend, so renewals are left to the races.
+    // A renewal whose answer is lost leaves a visitor with an ID that is no longer good: that is the documented exception,
+    // so renewals are left to the races.
     let name = visitor.name.clone();
     let service = layer.layer(service_fn(move |request: Request<()>| {
         let name = name.clone();

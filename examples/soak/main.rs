@@ -11,10 +11,11 @@
 //! in (a renewal), logs out, touches. Afterwards nothing may have come back, nothing may be lost, and no session may live
 //! twice. `crowd` counts what 64 parallel writers of one session cost the server, from one process and from two.
 //! `faults` runs a mixed load for so many seconds while its own server is killed, stopped, paused, and loses connections and
-//! scripts: no session may be lost that no fault destroyed, and nobody may ever see another's.
+//! scripts: no session may be lost that no fault destroyed, and no cookie may open the session of another user.
+//! `fuzz` runs each target in `fuzz/` for so many seconds; it needs `cargo install cargo-fuzz`, and the first build takes minutes.
 //! `REDIS_URL` names a server for the first two; without it one is started and stopped again.
 #![allow(dead_code, missing_docs, unreachable_pub)]
-use std::{env, time::Duration};
+use std::{env, process::Stdio, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -94,6 +95,11 @@ async fn worker(url: &str) -> Result<(), Failure> {
 /// Runs each fuzz target for so many seconds. Needs `cargo install cargo-fuzz`; the first build takes minutes.
 async fn fuzz(seconds: &str) -> Result<(), Failure> {
     let seconds: u64 = seconds.parse()?;
+    let mut version = Command::new("cargo");
+    version.args(["fuzz", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+    if !version.status().await?.success() {
+        return Err("cargo-fuzz is missing: `cargo install cargo-fuzz`".into());
+    }
     for target in TARGETS {
         std::fs::create_dir_all(format!(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/{}"), target))?;
         let mut fuzz = Command::new("cargo");

@@ -25,7 +25,7 @@ pub struct Report {
     pub races: usize,
     /// Sessions that lived after a logout.
     pub resurrected: usize,
-    /// Additions that were promised and are not there, or sessions that nobody ended and that are gone.
+    /// Additions that were promised and are not there, or sessions that are gone and were not ended.
     pub lost: usize,
     /// Sessions that live twice.
     pub extra: usize,
@@ -115,7 +115,7 @@ fn choices(seed: u64, number: usize) -> [Does; 2] {
     [choice(seed, number, 0).0, choice(seed, number, 1).0]
 }
 
-/// Compares what both sides did and were told with what is there, and tries every ID that anybody was ever given.
+/// Compares what both sides did and were answered with what is stored, and tries every ID that was ever issued.
 async fn judge(
     store: &Store,
     did: [Does; 2],
@@ -136,7 +136,7 @@ async fn judge(
         report.resurrected += live.len().max(open);
         return Ok(());
     }
-    // Whoever was given an ID holds the only one: the first is worth nothing then.
+    // A renewal issued a new ID: then it is the only one, and the first opens nothing.
     report.extra += live.len().max(open).saturating_sub(1);
     report.lost += usize::from(open == 0 || (any(Does::Login) && given.is_empty()));
     let Some(session) = live.first() else {

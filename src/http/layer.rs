@@ -112,6 +112,11 @@ impl<C: Cache, E> SessionLayer<C, E> {
         Self { store, shared: Arc::new(shared) }
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn policy(&self) -> &CookiePolicy {
+        &self.shared.policy
+    }
+
     /// The store underneath.
     pub fn store(&self) -> &SessionStore<C> {
         &self.store

@@ -283,7 +283,7 @@ impl Changes {
                 json = match &mut step.change {
                     Change::Set(json) => Some(json.clone()),
                     Change::Remove => None,
-                    // A closure that panics is one that fails: the commit that runs it goes on and says so.
+                    // A closure that panics is one that fails: the commit that runs it goes on and returns the error.
                     Change::Update(run, _) => {
                         let run = run.get_mut().unwrap_or_else(PoisonError::into_inner);
                         match catch_unwind(AssertUnwindSafe(|| run(json.as_deref()))) {

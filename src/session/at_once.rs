@@ -137,9 +137,11 @@ impl Session {
     /// SSE, beside the messages.
     ///
     /// A session that ends in this process is noticed at once. For one that ends in another process the session is looked up
-    /// every [`ended_interval`](crate::SessionStore::ended_interval): one cache read each, which never restarts the idle
-    /// timeout. While the cache fails it waits. A renewal by this handle's own request is followed. A session that is never
-    /// stored ends with its request.
+    /// every [`ended_interval`](crate::SessionStore::ended_interval), 30 seconds by default: one cache read each, which a near
+    /// cache of Redis answers without a command, and which never restarts the idle timeout. While the cache fails it waits. A
+    /// renewal by this handle's own request is followed. A session that is never stored ends with its request.
+    ///
+    /// Each call looks once before it waits, so await one future for the whole conversation.
     ///
     /// # Example
     /// ```
@@ -147,9 +149,10 @@ impl Session {
     /// # async fn next_message() {}
     /// async fn socket(session: Session) {
     ///     let session = session.detach();
+    ///     let mut ended = std::pin::pin!(session.ended());
     ///     loop {
     ///         tokio::select! {
-    ///             () = session.ended() => break,
+    ///             () = &mut ended => break,
     ///             () = next_message() => { /* … */ }
     ///         }
     ///     }

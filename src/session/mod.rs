@@ -221,7 +221,8 @@ impl Session {
 
     /// Ends the session, everywhere and for good, and removes the cookie: at logout.
     ///
-    /// It wins over everything else that the request does to the session, and takes effect also if the handler then fails.
+    /// It wins over everything else that the request does to the session, and takes effect also if the handler then fails. On
+    /// a handle that was detached, or loaded by ID, it takes effect with that handle's [`commit`](Self::commit).
     ///
     /// After the response's commit it does nothing, and an event at error level reports that: a logout that did not happen.
     pub fn destroy(&self) {
@@ -234,7 +235,9 @@ impl Session {
     ///
     /// It sees what this handle sees now, gathers changes of its own and writes them with its own
     /// [`commit`](Self::commit), under the same promises. It knows the session that this request creates or renews: its
-    /// commit waits for the first, at most for the store's deadline, and follows the second.
+    /// commit waits for the first, at most for the store's deadline, and follows the second. Where the request stores no
+    /// session, its commit returns [`Gone`](SessionError::Gone): the browser has no cookie. So a handler for a first-time
+    /// visitor sets a value before it detaches.
     ///
     /// # Example
     /// ```

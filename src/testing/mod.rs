@@ -1,10 +1,13 @@
-//! For your own tests: the contract suite for caches, and a cache that counts, fails or waits on demand.
+//! For your own tests: the contract suite for caches, a cache that counts, fails or waits on demand, and the `Cookie` header of
+//! a session.
 //!
 //! Handlers need none of this: [`Session::new`](crate::Session::new) makes a session to call them with. Expiry is tested
 //! with a [`Clock`](crate::Clock) that can be set by hand.
 
 mod contract;
+mod cookie;
 mod double;
 
 pub use self::contract::cache_contract;
+pub use self::cookie::cookie;
 pub use self::double::{Calls, Gate, Operation, TestCache};

@@ -30,6 +30,11 @@ impl Browser {
         assert_eq!(self.text("header .who"), name);
     }
 
+    /// The page that is open hears of no sign-out, as without JavaScript.
+    fn stop_notices(&self) {
+        self.run("source.close()");
+    }
+
     fn session_cookie(&self) -> Option<Value> {
         self.cookies().into_iter().find(|cookie| cookie["name"] == "__Host-id")
     }
@@ -46,7 +51,7 @@ fn the_cookie_is_accepted_hidden_from_scripts_and_gone_after_the_sign_out() {
     let Some(browser) = Browser::start() else { return };
     let shop = shop();
     browser.goto(&shop);
-    assert_eq!(browser.cookies(), [] as [Value; 0], "nobody who only looks gets a cookie");
+    assert_eq!(browser.cookies(), [] as [Value; 0], "a visitor who only looks gets no cookie");
 
     browser.goto(&format!("{shop}/cart"));
     let cookie = browser.session_cookie().expect("accepted, with its prefix, on http://localhost");
@@ -120,8 +125,16 @@ fn the_button_with_many_tabs_says_that_nothing_was_lost() {
     browser.click("#tabs button");
     let verdict = browser.wait_for("#verdict", |text| text.contains("arrived"));
     assert!(verdict.contains("40 of 40 accepted") && verdict.contains("40 arrived, 0 lost"), "{verdict}");
-    browser.follow("#verdict a");
-    assert_eq!(browser.text("#total"), "40");
+    assert_eq!(browser.text("#total"), "40", "the list was empty when the page came");
+
+    browser.follow("#list form[action='/cart/empty'] button");
+    browser.follow("button[value=Hat]");
+    browser.click("#tabs button");
+    browser.wait_for("#verdict", |text| text.contains("24 arrived"));
+    assert_eq!(browser.text("#total"), "25", "the page shows the cart as it is");
+    assert_eq!(browser.text("#list .total span"), "Total");
+    browser.reload();
+    assert_eq!(browser.text("#total"), "25");
 }
 
 #[test]
@@ -130,6 +143,7 @@ fn a_device_that_was_revoked_is_signed_out_at_its_next_click() {
     let shop = shop();
     desk.sign_in(&shop, "alice");
     phone.sign_in(&shop, "alice");
+    phone.stop_notices();
     desk.follow("nav a[href='/devices']");
     desk.follow("main form[action='/devices/revoke'] button");
     assert_eq!(desk.text(".flash"), "That device is signed out.");
@@ -141,10 +155,44 @@ fn a_device_that_was_revoked_is_signed_out_at_its_next_click() {
 
     // And a form that was open there does nothing.
     phone.sign_in(&shop, "alice");
+    phone.stop_notices();
     desk.goto(&format!("{shop}/devices"));
     desk.follow("main form[action='/devices/revoke-others'] button");
     phone.follow("button[value=Hat]");
     assert_eq!(phone.text("h1"), "That form is too old");
+}
+
+const SIGNED_OUT: &str = "You were signed out";
+
+#[test]
+fn a_sign_out_in_another_tab_or_from_another_device_shows_at_once() {
+    let (Some(desk), Some(phone)) = (Browser::start(), Browser::start()) else { return };
+    let shop = shop();
+    desk.sign_in(&shop, "alice");
+    phone.sign_in(&shop, "alice");
+    desk.goto(&format!("{shop}/devices"));
+    desk.follow("main form[action='/devices/revoke'] button");
+    // The phone does nothing.
+    phone.wait_for("h1", |text| text == SIGNED_OUT);
+    assert!(!phone.source().contains("alice"));
+    phone.follow("header a.button");
+    assert!(phone.url().contains("/sign-in"));
+
+    // Another tab renews the session: that is no sign-out. Then it signs out.
+    phone.sign_in(&shop, "alice");
+    let (one, other) = (phone.tab(), phone.new_tab());
+    phone.goto(&format!("{shop}/confirm"));
+    phone.fill("input[name=name]", "alice");
+    phone.follow("main form button");
+    assert!(phone.text(".flash").contains("You can place your order now."));
+    phone.switch_to(&one);
+    phone.follow("button[value=Hat]");
+    assert_eq!(phone.text("header .who"), "alice");
+    phone.switch_to(&other);
+    phone.follow(SIGN_OUT);
+    phone.switch_to(&one);
+    phone.wait_for("h1", |text| text == SIGNED_OUT);
+    assert_eq!(desk.text("header .who"), "alice", "the desk has a session of its own");
 }
 
 #[test]
@@ -195,7 +243,14 @@ fn screenshots_to_look_at() {
     other.sign_in(&shop, "alice");
     browser.goto(&format!("{shop}/devices"));
     shoot("6-devices");
+    browser.goto(&format!("{shop}/confirm"));
+    shoot("7-confirm");
+    browser.goto(&format!("{shop}/cart"));
+    other.goto(&format!("{shop}/devices"));
+    other.follow("main form[action='/devices/revoke-others'] button");
     drop(other);
-    browser.follow(SIGN_OUT);
-    shoot("7-signed-out");
+    browser.wait_for("h1", |text| text == SIGNED_OUT);
+    shoot("8-signed-out-elsewhere");
+    browser.goto(&format!("{shop}/nowhere"));
+    shoot("9-not-found");
 }

@@ -5,6 +5,8 @@
 mod browser;
 #[cfg(all(feature = "encryption", feature = "redis"))]
 mod encrypted;
+mod permissions;
+mod ports;
 mod programs;
 mod showcase;
 mod small;
@@ -12,5 +14,8 @@ mod small;
 mod soak;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(feature = "redis")]
+mod websocket_on_redis;

@@ -10,6 +10,8 @@ pub mod encrypted;
 pub mod hyper_example;
 #[path = "../../examples/login.rs"]
 pub mod login;
+#[path = "../../examples/permissions.rs"]
+pub mod permissions;
 #[cfg(feature = "postgres")]
 #[path = "../../examples/postgres.rs"]
 pub mod postgres_example;
@@ -26,3 +28,6 @@ pub mod soak;
 pub mod sqlite_example;
 #[path = "../../examples/store.rs"]
 pub mod store;
+#[cfg(feature = "redis")]
+#[path = "../../examples/websocket.rs"]
+pub mod websocket;

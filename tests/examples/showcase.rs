@@ -1,10 +1,12 @@
 //! The showcase, request by request. The tests in `browser` look at it through a real browser.
+use std::time::Duration;
+
 use axum::{
     Router,
     body::{Body, to_bytes},
     http::{HeaderMap, Request, StatusCode, header},
 };
-use cloakroom::{BoxedCache, InMemoryCache};
+use cloakroom::{BoxedCache, Clock, InMemoryCache};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
@@ -292,6 +294,72 @@ async fn a_sign_out_is_final() {
     );
     assert_eq!(alice.cookie, None);
     let page = stolen.get("/").await;
-    assert!(page.has("the cookie leads to no live session") && !page.has("alice") && page.cookie().is_none());
+    assert!(page.has("the cookie belongs to no live session") && !page.has("alice") && page.cookie().is_none());
     assert_eq!(stolen.post("/cart/add", "item=Hat").await.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn an_order_takes_a_recent_sign_in() {
+    let clock = Clock::manual();
+    let shop = showcase::app_with(BoxedCache::new(InMemoryCache::new()), clock.clone());
+    let mut visitor = Visitor::new(&shop);
+    visitor.get("/cart").await;
+    visitor.post("/cart/add", "item=Hat").await;
+    assert!(visitor.post("/order", "").await.has("Please sign in first. Your cart stays."));
+    visitor.post("/sign-in", "name=alice").await;
+    visitor.post("/cart/add", "item=Coat").await;
+    let page = visitor.post("/order", "").await;
+    assert!(page.has("Ordered: 2 things.") && page.has("Nothing yet."));
+    assert!(visitor.post("/order", "").await.has("There is nothing in the cart."));
+
+    visitor.post("/cart/add", "item=Hat").await;
+    clock.advance(Duration::from_secs(61));
+    let page = visitor.post("/order", "").await;
+    assert!(page.has("Is it still you?") && visitor.get("/cart").await.has("Place the order"), "nothing was ordered");
+    assert!(visitor.post("/confirm", "name=bob").await.has("That is another name."));
+    assert!(visitor.post("/order", "").await.has("Is it still you?"));
+    let before = visitor.cookie.clone();
+    let page = visitor.post("/confirm", "name=alice").await;
+    assert!(page.has("You can place your order now.") && page.fates()[0] == "renewed");
+    assert_ne!(visitor.cookie, before);
+    assert!(visitor.post("/order", "").await.has("Ordered: one thing."));
+    assert_eq!(Visitor::new(&shop).get("/confirm").await.status, StatusCode::SEE_OTHER);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_orders_at_once_one_gets_the_cart() {
+    let shop = shop();
+    let mut visitor = Visitor::signed_in(&shop, "alice").await;
+    visitor.post("/cart/add", "item=Hat").await;
+    let (mut one, mut other) = (visitor.clone(), visitor.clone());
+    tokio::join!(one.post_only("/order", ""), other.post_only("/order", ""));
+    assert_eq!(visitor.get("/cart/count").await.text, "0");
+}
+
+#[tokio::test]
+async fn an_address_without_a_page_has_a_page_of_its_own() {
+    let shop = shop();
+    let page = Visitor::new(&shop).get("/nowhere").await;
+    assert_eq!((page.status, page.cookie()), (StatusCode::NOT_FOUND, None));
+    assert!(page.has("There is no page at this address.") && page.has("<aside class=panel>"));
+    assert!(Visitor::signed_in(&shop, "alice").await.get("/nowhere").await.has("alice"));
+}
+
+#[tokio::test]
+async fn an_open_page_is_told_of_the_sign_out() {
+    let shop = shop();
+    let mut alice = Visitor::signed_in(&shop, "alice").await;
+    let page = alice.get("/cart").await;
+    assert!(page.has("<script src=/notices.js defer>"));
+    let mut tab = alice.clone();
+    let stream = tokio::spawn(async move { tab.get("/notices").await.text });
+    tokio::task::yield_now().await;
+    alice.post("/cart/add", "item=Hat").await;
+    assert!(!stream.is_finished(), "a change does not end it");
+    alice.post("/sign-out", "").await;
+    let text = tokio::time::timeout(Duration::from_secs(20), stream).await.unwrap().unwrap();
+    assert_eq!(text, "retry: 200\n\n: the session ended\n\n");
+    // The browser connects again.
+    assert_eq!(alice.get("/notices").await.text, "retry: 200\n\nevent: signed-out\ndata: signed out\n\n");
+    assert!(!alice.get("/cart").await.has("notices.js"));
 }

@@ -17,6 +17,7 @@ use tower::{Layer as _, ServiceExt, service_fn};
 
 #[path = "../support/mod.rs"]
 mod support;
+mod too_late;
 
 use support::web::{send, start};
 

@@ -12,3 +12,4 @@ mod one_request;
 mod outcomes;
 #[path = "../support/mod.rs"]
 mod support;
+mod test_kit;

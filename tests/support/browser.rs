@@ -153,11 +153,12 @@ impl Browser {
         self.post("/execute/sync", &json!({ "script": script, "args": [] }))
     }
 
-    /// Waits until `selector` reads as `wanted` says.
+    /// Waits until `selector` reads as `wanted` says. In one step, as a script may replace the element meanwhile.
     pub fn wait_for(&self, selector: &str, wanted: impl Fn(&str) -> bool) -> String {
         let start = Instant::now();
         loop {
-            let text = self.text(selector);
+            let text = self.run(&format!("return document.querySelector({selector:?})?.innerText ?? ''"));
+            let text = text_of(&text);
             if wanted(&text) {
                 return text;
             }

@@ -122,7 +122,7 @@ pub trait Dialect: Driver {
         async { Ok(Self::execute(connection, &statements.insert, values).await? > 0) }
     }
 
-    /// Writes over the expected version, and looks what is there where another one is.
+    /// Writes over the expected version, and reads the stored entry where that has another one.
     fn replace(
         connection: &mut ConnectionOf<Self>,
         statements: &Statements,

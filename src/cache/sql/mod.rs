@@ -105,7 +105,7 @@ pub type SqliteCache = SqlCache<Sqlite>;
 /// themselves. No migration table of the application is touched.
 ///
 /// An operation is one statement outside of any transaction; on MySQL and SQLite a conditional write that was not done
-/// is followed by a second one that reads what is there. Adding to a list is two: the second counts.
+/// is followed by a second one that reads the stored entry. Adding to a list is two: the second counts.
 ///
 /// # Expiry
 ///
@@ -177,7 +177,7 @@ impl<D: Dialect> SqlCache<D> {
     /// The SQL that makes these tables, for those who apply it themselves: as the owner of the schema, say, while the
     /// role that serves requests may not create any.
     ///
-    /// It can be applied again: what is there stays.
+    /// It can be applied again: tables that exist stay.
     #[must_use]
     pub fn schema(tables: &SqlTables) -> String {
         statement::written(D::TEXTS.schema, D::STYLE, tables)
