@@ -79,7 +79,7 @@ impl Session {
     /// Without an owner there are none.
     ///
     /// They come in the order in which their lifetimes end, and each page is read anew: a session that is renewed meanwhile
-    /// may be on two pages.
+    /// may be on two pages. A page with fewer sessions than `limit` is the last one.
     ///
     /// # Errors
     /// When the cache fails; [`NoStore`](SessionError::NoStore) for a session made with [`Session::new`].
@@ -126,12 +126,11 @@ impl Session {
         let own = self.key();
         RunToEnd::new(async move {
             let deadline = Deadline::after(engine.config().deadline);
-            let work = if keep_own {
-                engine.revoke_others(&owner, own, deadline)
+            if keep_own {
+                engine.revoke_others(&owner, own, deadline).await
             } else {
-                engine.revoke_all(&owner, deadline)
-            };
-            deadline.bound(work).await.unwrap_or_else(|_| Err(SessionError::Incomplete { ended: 0 }))
+                engine.revoke_all(&owner, deadline).await
+            }
         })
         .await
     }

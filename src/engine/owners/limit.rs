@@ -2,16 +2,20 @@
 //!
 //! A login is written and listed first, and counted then, so that of simultaneous logins each sees the others. The order of
 //! the stamps is the order of the sessions, the same in every process.
-use std::{cmp::Reverse, num::NonZeroUsize};
+use std::{cmp::Reverse, num::NonZeroUsize, slice::from_ref};
 
-use super::{SessionLimitPolicy, list::Listing, standing::Standing};
+use super::{
+    SessionLimitPolicy,
+    list::{AT_ONCE, Listing, together},
+    standing::Standing,
+};
 use crate::{
     cache::Cache,
     deadline::Deadline,
     engine::{Engine, Stored, timed_out},
     error::SessionError,
     events,
-    record::{Head, Stamp},
+    record::Head,
 };
 
 /// Rounds in which others change the list before a count gives up.
@@ -99,7 +103,7 @@ impl<C: Cache> Engine<C> {
         for list in self.lists(owner) {
             let mut after = None;
             while let Some(part) = self.part(&list, &mut after).await? {
-                let standings = self.judge_all(owner, &list, &part).await?;
+                let standings = self.judge_all(owner, from_ref(&list), &part).await?;
                 let mut stamps: Vec<_> =
                     standings.iter().filter_map(counted).map(|other| other.record.head.stamp()).collect();
                 stamps.sort_unstable();
@@ -159,7 +163,10 @@ impl<C: Cache> Engine<C> {
             for list in self.lists(owner) {
                 let mut after = None;
                 while let Some(part) = self.part(&list, &mut after).await? {
-                    let standings = self.judge_all(owner, &list, &part).await?;
+                    if deadline.left().is_zero() {
+                        return Err(timed_out());
+                    }
+                    let standings = self.judge_all(owner, from_ref(&list), &part).await?;
                     newest.extend(standings.into_iter().filter_map(|standing| match standing {
                         Standing::Counts(stored) => Some(stored),
                         _ => None,
@@ -183,7 +190,7 @@ impl<C: Cache> Engine<C> {
 
     /// The second look: whether these sessions still live, wherever renewals moved them to.
     async fn all_live(&self, owner: &str, sessions: &[Stored]) -> Result<bool, SessionError> {
-        let judged = super::list::together(sessions.iter().map(|stored| async move {
+        let judged = together(sessions.iter().map(|stored| async move {
             let standing = self.judge(owner, stored.key).await?;
             Ok::<_, SessionError>(
                 counted(&standing).map(|found| found.record.head.stamp()) == Some(stored.record.head.stamp()),
@@ -197,7 +204,8 @@ impl<C: Cache> Engine<C> {
         Ok(true)
     }
 
-    /// Ends the sessions that were judged, the oldest first. `false` if one of them has become another one.
+    /// Ends the sessions that were judged, the oldest first and several at a time: beyond all of them as many newer ones live
+    /// as the limit allows. `false` if one of them has become another one.
     async fn end_all(
         &self,
         owner: &str,
@@ -205,19 +213,33 @@ impl<C: Cache> Engine<C> {
         own: &Stored,
         deadline: Deadline,
     ) -> Result<bool, SessionError> {
-        let mut is_own = false;
-        for stored in surplus.into_iter().rev() {
-            let stamp: Option<Stamp> = stored.record.head.stamp();
-            let is_judged =
-                |found: &Stored| found.record.head.owner() == Some(owner) && found.record.head.stamp() == stamp;
-            let ended = self.end(stored.key, Some(stored), deadline, &is_judged).await?;
-            if ended.spared {
-                return Ok(false);
+        for part in surplus.rchunks(AT_ONCE) {
+            let ending = together(part.iter().map(|stored| async move {
+                let stamp = stored.record.head.stamp();
+                let is_judged =
+                    |found: &Stored| found.record.head.owner() == Some(owner) && found.record.head.stamp() == stamp;
+                self.end(stored.key, Some(stored.clone()), deadline, &is_judged).await
+            }));
+            let (mut gone, mut is_own, mut spared, mut failed) = (Vec::new(), false, false, None);
+            for (stored, ended) in part.iter().zip(ending.await) {
+                match ended {
+                    Ok(ended) if ended.spared => spared = true,
+                    Ok(ended) => {
+                        gone.extend(ended.keys());
+                        is_own |= stored.record.head.stamp() == own.record.head.stamp();
+                    }
+                    Err(error) => failed = Some(error),
+                }
             }
-            self.unlist_ended(&ended).await;
-            is_own |= stamp == own.record.head.stamp();
+            self.unlist(owner, gone).await;
+            match failed {
+                _ if is_own => return Err(SessionError::Gone),
+                Some(error) => return Err(error),
+                None if spared => return Ok(false),
+                None => {}
+            }
         }
-        if is_own { Err(SessionError::Gone) } else { Ok(true) }
+        Ok(true)
     }
 }
 

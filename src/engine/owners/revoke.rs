@@ -1,8 +1,11 @@
 //! Ending a user's sessions, in parts: each call makes progress, and can be repeated.
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use super::{
-    list::{AT_ONCE, together},
+    list::{AT_ONCE, breathe, together},
     standing::Standing,
 };
 use crate::{
@@ -22,6 +25,27 @@ struct Verdict {
     gone: Vec<SessionKey>,
 }
 
+/// The sessions that a call has ended so far. Each counts as soon as it ended: the rest of its part may take too long.
+#[derive(Default)]
+struct Ended(Mutex<HashSet<(Option<Stamp>, Option<SessionKey>)>>);
+
+impl Ended {
+    fn set(&self) -> MutexGuard<'_, HashSet<(Option<Stamp>, Option<SessionKey>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session that was being renewed counts once, by its stamp; one without, by its key.
+    fn note(&self, key: SessionKey, verdict: &Verdict) {
+        if let Some(stamp) = verdict.ended {
+            self.set().insert((stamp, stamp.is_none().then_some(key)));
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.set().len()
+    }
+}
+
 impl<C: Cache> Engine<C> {
     /// For a handler: a session that has ended itself ends no others.
     pub(in crate::engine) async fn revoke_all_but_own(
@@ -30,10 +54,13 @@ impl<C: Cache> Engine<C> {
         own: Option<SessionKey>,
         deadline: Deadline,
     ) -> Result<usize, SessionError> {
-        match own {
-            Some(key) if self.live_end(key).await?.is_none() => Err(SessionError::Gone),
-            own => self.end_sessions(owner, own, deadline).await,
+        if let Some(key) = own {
+            let live = deadline.bound(self.live_end(key)).await;
+            if live.unwrap_or(Err(SessionError::Incomplete { ended: 0 }))?.is_none() {
+                return Err(SessionError::Gone);
+            }
         }
+        self.end_sessions(owner, own, deadline).await
     }
 
     /// Ends all sessions of a user, but for the one that `keep` leads to. Returns how many it ended.
@@ -46,36 +73,50 @@ impl<C: Cache> Engine<C> {
         keep: Option<SessionKey>,
         deadline: Deadline,
     ) -> Result<usize, SessionError> {
+        let ended = Ended::default();
+        match deadline.bound(self.end_parts(owner, keep, deadline, &ended)).await {
+            Ok(done) => done.map(|()| ended.count()),
+            Err(_) => Err(SessionError::Incomplete { ended: ended.count() }),
+        }
+    }
+
+    /// Part by part: looked up, ended, taken off the list.
+    async fn end_parts(
+        &self,
+        owner: &str,
+        keep: Option<SessionKey>,
+        deadline: Deadline,
+        ended: &Ended,
+    ) -> Result<(), SessionError> {
         let kept = match keep {
             Some(key) => self.live_end(key).await?,
             None => None,
         };
-        let mut ended = HashSet::new();
         for list in self.lists(owner) {
             let mut after = None;
             while let Some(part) = self.part(&list, &mut after).await? {
                 for members in part.chunks(AT_ONCE) {
-                    let keys: Vec<SessionKey> = members.iter().filter_map(|member| member.name.parse().ok()).collect();
-                    let ending = together(keys.iter().map(|key| self.end_member(owner, *key, kept.as_ref(), deadline)));
-                    let Ok(verdicts) = deadline.bound(ending).await else {
-                        return Err(SessionError::Incomplete { ended: ended.len() });
-                    };
-                    let mut gone = Vec::new();
-                    for (key, verdict) in keys.iter().zip(verdicts) {
-                        let verdict = verdict?;
-                        if let Some(stamp) = verdict.ended {
-                            // A session that was being renewed counts once, by its stamp; one without, by its key.
-                            ended.insert((stamp, stamp.is_none().then_some(*key)));
+                    let keys = members.iter().filter_map(|member| member.name.parse().ok());
+                    let ending = together(keys.map(|key| {
+                        let kept = kept.as_ref();
+                        async move {
+                            let verdict = self.end_member(owner, key, kept, deadline).await?;
+                            ended.note(key, &verdict);
+                            Ok::<_, SessionError>(verdict.gone)
                         }
-                        gone.extend(verdict.gone.iter().map(SessionKey::to_string));
+                    }));
+                    let mut gone = Vec::new();
+                    for keys in ending.await {
+                        gone.extend(keys?.iter().map(SessionKey::to_string));
                     }
                     if !gone.is_empty() {
                         self.cache.list_remove(&list, &gone).await?;
                     }
                 }
+                breathe(part.len()).await;
             }
         }
-        Ok(ended.len())
+        Ok(())
     }
 
     async fn end_member(
