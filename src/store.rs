@@ -220,7 +220,9 @@ impl<C: Cache> SessionStore<C> {
     /// # Errors
     /// [`Cache`](SessionError::Cache) when the cache fails or is full, [`TooLarge`](SessionError::TooLarge) over the
     /// limit, [`Random`](SessionError::Random) without randomness, [`Setting`](SessionError::Setting) for settings of the
-    /// store that cannot work.
+    /// store that cannot work. For a session with an owner, [`TooManySessions`](SessionError::TooManySessions), or
+    /// [`Gone`](SessionError::Gone) if newer logins have ended it, by
+    /// [`session_limit_policy`](Self::session_limit_policy).
     pub async fn save(&self, session: &Session) -> Result<SessionId, SessionError> {
         let engine = self.checked()?;
         let record = session.view();

@@ -80,7 +80,7 @@ impl<C: Cache> Engine<C> {
         let Renewal { id, mut successor, mut old } = renewal;
         for round in 0_u32.. {
             let found = match self.entomb(&old, &successor, &id, &mut commit.tried).await {
-                Ok(Replaced::Done) => return self.renewed(old, successor, id, &listing, deadline).await,
+                Ok(Replaced::Done) => return Ok(self.renewed(old, successor, id, &listing, deadline).await),
                 Ok(Replaced::Conflict(entry)) => self.read(old.key, entry),
                 Ok(Replaced::Missing) => Lookup::Absent,
                 Err(error) => {
@@ -101,7 +101,7 @@ impl<C: Cache> Engine<C> {
             match found {
                 Lookup::Live(newer) => old = newer,
                 Lookup::Tombstone { successor: to, .. } if to == successor.key => {
-                    return self.renewed(old, successor, id, &listing, deadline).await;
+                    return Ok(self.renewed(old, successor, id, &listing, deadline).await);
                 }
                 // It ended, or another request renewed it: at most one live session is left.
                 _ => {
@@ -154,7 +154,7 @@ impl<C: Cache> Engine<C> {
         match found {
             Lookup::Tombstone { successor, .. } if successor == renewal.successor.key => {
                 let Renewal { id, successor, old } = renewal;
-                Ok(Err(self.renewed(old, successor, id, &Listing::default(), deadline).await?))
+                Ok(Err(self.renewed(old, successor, id, &Listing::default(), deadline).await))
             }
             Lookup::Live(newest) => {
                 // The tombstone may still arrive, and must then name a session with all that the old one has by now.
@@ -186,13 +186,13 @@ impl<C: Cache> Engine<C> {
         id: SessionId,
         listing: &Listing,
         deadline: Deadline,
-    ) -> Result<Committed, SessionError> {
+    ) -> Committed {
         events::renewed(&old.key, &stored.key);
         self.endings.tell(&self.cache_key(&old.key));
-        if stored.record.head.stamp() != old.record.head.stamp() {
-            self.settle(&stored, listing, deadline).await?;
+        if stored.record.head.stamp() != old.record.head.stamp() && !self.settle(&stored, listing, deadline).await {
+            return Committed::Gone;
         }
-        Ok(Committed::Stored { stored, id: Some(id) })
+        Committed::Stored { stored, id: Some(id) }
     }
 
     /// Turns the old entry into the tombstone. While the outcome is open, the renewal stands in `tried`.

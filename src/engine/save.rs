@@ -20,7 +20,9 @@ impl<C: Cache> Engine<C> {
     pub(crate) async fn save_new(&self, record: &Record) -> Result<SessionId, SessionError> {
         let head = record.head.like(self.now(), Version::unique().into(), self.config.max_lifetime);
         let (id, stored) = self.create(&head, &Changes::default(), &record.values).await?;
-        self.list_new(&stored, Deadline::after(self.config.deadline)).await?;
+        if !self.list_new(&stored, Deadline::after(self.config.deadline)).await? {
+            return Err(SessionError::Gone);
+        }
         events::created(&stored.key);
         Ok(id)
     }
@@ -50,8 +52,10 @@ impl<C: Cache> Engine<C> {
                     }
                     let over = self.encode(&key, &head, &Changes::default(), &record.values)?;
                     if let Attempt::Done(stored) = self.attempt(&newest, over, &mut None).await? {
-                        if stored.record.head.stamp() != newest.record.head.stamp() {
-                            self.settle(&stored, &listing, deadline).await?;
+                        if stored.record.head.stamp() != newest.record.head.stamp()
+                            && !self.settle(&stored, &listing, deadline).await
+                        {
+                            return Err(SessionError::Gone);
                         }
                         return Ok(());
                     }
@@ -62,7 +66,9 @@ impl<C: Cache> Engine<C> {
                     let stored = Stored { key, version: Version::unique(), record, at: self.now() };
                     let entry = Entry::new(stored.record.values.text().clone(), stored.version);
                     if self.cache.insert(&self.cache_key(&key), entry, self.expiry(&head)).await? {
-                        self.list_new(&stored, deadline).await?;
+                        if !self.list_new(&stored, deadline).await? {
+                            return Err(SessionError::Gone);
+                        }
                         events::created(&key);
                         return Ok(());
                     }

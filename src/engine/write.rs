@@ -79,8 +79,10 @@ impl<C: Cache> Engine<C> {
                         turn.leave_behind(&stored);
                     }
                     drop(turn);
-                    if stored.record.head.stamp() != newest.record.head.stamp() {
-                        Box::pin(self.settle(&stored, &listing, deadline)).await?;
+                    if stored.record.head.stamp() != newest.record.head.stamp()
+                        && !Box::pin(self.settle(&stored, &listing, deadline)).await
+                    {
+                        return Ok(Committed::Gone);
                     }
                     return Ok(Committed::Stored { stored, id: None });
                 }
@@ -212,7 +214,10 @@ impl<C: Cache> Engine<C> {
         }
         let head = empty.head.changed(commit.changes.effect().head(), lifetime);
         let (id, stored) = self.create(&head, &commit.changes, &empty.values).await?;
-        Box::pin(self.list_new(&stored, deadline)).await?;
+        if !Box::pin(self.list_new(&stored, deadline)).await? {
+            events::gone(&stored.key);
+            return Ok(Committed::Gone);
+        }
         family.stored_as(stored.key);
         events::created(&stored.key);
         Ok(Committed::Stored { stored, id: Some(id) })

@@ -22,9 +22,10 @@ use crate::{
 const MAX_ROUNDS: usize = 16;
 
 impl<C: Cache> Engine<C> {
-    /// Lists a session that was just inserted. If it may not stay, it is removed as if it had never been.
-    pub(in crate::engine) async fn list_new(&self, stored: &Stored, deadline: Deadline) -> Result<(), SessionError> {
-        let Some(owner) = stored.record.head.owner() else { return Ok(()) };
+    /// Lists a session that was just inserted. If it may not stay, it is removed as if it had never been. `false`: newer ones
+    /// have ended it.
+    pub(in crate::engine) async fn list_new(&self, stored: &Stored, deadline: Deadline) -> Result<bool, SessionError> {
+        let Some(owner) = stored.record.head.owner() else { return Ok(true) };
         let members = match self.list_add(owner, &stored.key, stored.record.head.end).await {
             Ok(members) => members,
             Err(error) => {
@@ -38,7 +39,7 @@ impl<C: Cache> Engine<C> {
             self.unlist(owner, [stored.key]).await;
             return Err(error);
         }
-        self.settle(stored, &listing, deadline).await
+        Ok(self.settle(stored, &listing, deadline).await)
     }
 
     /// Lists a session whose owner or end is about to be written over `newest`.
@@ -122,35 +123,30 @@ impl<C: Cache> Engine<C> {
         owners.limit.filter(|_| owners.policy == policy)
     }
 
-    /// With [`SessionLimitPolicy::EndOldest`]: ends the sessions beyond the limit, once the new one is sure to stay.
+    /// With [`SessionLimitPolicy::EndOldest`]: ends the sessions beyond the limit, once the new one is sure to stay. `false`:
+    /// the new one is not among the newest, and has ended.
     ///
     /// A failure never fails the login: the next one does what is left.
-    ///
-    /// # Errors
-    /// [`Gone`](SessionError::Gone) alone: the new session itself is not among the newest.
-    pub(in crate::engine) async fn settle(
-        &self,
-        own: &Stored,
-        listing: &Listing,
-        deadline: Deadline,
-    ) -> Result<(), SessionError> {
-        let Some(owner) = own.record.head.owner() else { return Ok(()) };
+    pub(in crate::engine) async fn settle(&self, own: &Stored, listing: &Listing, deadline: Deadline) -> bool {
+        let Some(owner) = own.record.head.owner() else { return true };
         let Some(limit) = self.limit(SessionLimitPolicy::EndOldest).filter(|limit| listing.members > limit.get())
         else {
-            return Ok(());
+            return true;
         };
         // Half of the time that is left: the commit needs the other half to say that it is done.
         let deadline = Deadline::after(deadline.left() / 2);
         match deadline.bound(self.end_oldest(owner, own, limit, deadline)).await.unwrap_or_else(|_| Err(timed_out())) {
-            Err(SessionError::Gone) => Err(SessionError::Gone),
+            Ok(()) => true,
+            Err(SessionError::Gone) => false,
             Err(error) => {
                 events::failed(&error);
-                Ok(())
+                true
             }
-            Ok(()) => Ok(()),
         }
     }
 
+    /// # Errors
+    /// [`Gone`](SessionError::Gone): the new session itself was ended.
     async fn end_oldest(
         &self,
         owner: &str,

@@ -158,7 +158,9 @@ impl<C: Cache> Engine<C> {
         }
         let is_doomed = |found: &Stored| found.record.head.owner() == Some(owner) && !is_kept(found);
         let mut gone = vec![key, stored.key];
-        let mut stamp = None;
+        // A session that logs in again just now has two stamps, and is one session.
+        let stamp = prev.as_ref().unwrap_or(&stored).record.head.stamp();
+        let mut is_ended = false;
         for session in prev.into_iter().chain([stored]) {
             // From the member itself where a tombstone leads from there, so that the tombstone goes, too.
             let (from, known) = if session.record.head.origin().is_some() && session.key != key {
@@ -170,10 +172,10 @@ impl<C: Cache> Engine<C> {
             gone.extend(ended.tombstones);
             if let Some(session) = ended.session {
                 gone.push(session.key);
-                stamp = Some(session.record.head.stamp());
+                is_ended = true;
             }
         }
-        Ok(Verdict { ended: stamp, gone })
+        Ok(Verdict { ended: is_ended.then_some(stamp), gone })
     }
 
     /// Whether a session with a later login is the one that is kept: it may have logged in while this goes on.
