@@ -250,7 +250,7 @@ impl<C: Cache> Engine<C> {
         changes: &Changes,
         values: &Values,
     ) -> Result<Record, SessionError> {
-        record::encode(key, head, changes.effect().merged(values), self.config.max_bytes)
+        record::encode(key, &head.written_at(self.now()), changes.effect().merged(values), self.config.max_bytes)
     }
 }
 
