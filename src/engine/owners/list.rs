@@ -112,15 +112,16 @@ impl<C: Cache> Engine<C> {
         Ok(after.is_some().then_some(part))
     }
 
-    /// What each member of these lists is; unlists those that are gone, and deletes strays.
+    /// What each member of these lists is; unlists those that are gone or were renewed away, and deletes strays.
     pub(super) async fn judge_all(
         &self,
         owner: &str,
         lists: &[String],
         members: &[ListMember],
     ) -> Result<Vec<Standing>, SessionError> {
-        let (mut standings, mut gone) = (Vec::with_capacity(members.len()), Vec::new());
+        let mut standings = Vec::with_capacity(members.len());
         for part in members.chunks(AT_ONCE) {
+            let (mut gone, mut moved) = (Vec::new(), Vec::new());
             let judged = together(part.iter().map(|member| async move {
                 match member.name.parse::<SessionKey>() {
                     Ok(key) => self.judge(owner, key).await,
@@ -135,12 +136,20 @@ impl<C: Cache> Engine<C> {
                         self.discard(stray).await;
                         gone.push(member.name.clone());
                     }
+                    // The successor was listed before the tombstone was written.
+                    Standing::Counts(stored) if stored.key.as_str() != member.name => moved.push(member.name.clone()),
+                    Standing::Far => moved.push(member.name.clone()),
                     _ => {}
                 }
                 standings.push(standing);
             }
+            if !moved.is_empty() {
+                for list in lists {
+                    self.cache.list_remove(list, &moved).await?;
+                }
+            }
+            self.unlist_gone(owner, lists, &gone).await?;
         }
-        self.unlist_gone(owner, lists, &gone).await?;
         Ok(standings)
     }
 

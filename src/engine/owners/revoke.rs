@@ -23,6 +23,8 @@ struct Verdict {
     ended: Option<Option<Stamp>>,
     /// To be taken off the list.
     gone: Vec<SessionKey>,
+    /// It was renewed more often than was followed: what lives there may not be ended.
+    is_far: bool,
 }
 
 /// The sessions that a call has ended so far. Each counts as soon as it ended: the rest of its part may take too long.
@@ -75,6 +77,7 @@ impl<C: Cache> Engine<C> {
     ) -> Result<usize, SessionError> {
         let ended = Ended::default();
         match deadline.bound(self.end_parts(owner, keep, deadline, &ended)).await {
+            Ok(Err(SessionError::Incomplete { .. })) => Err(SessionError::Incomplete { ended: ended.count() }),
             Ok(done) => done.map(|()| ended.count()),
             Err(_) => Err(SessionError::Incomplete { ended: ended.count() }),
         }
@@ -92,6 +95,7 @@ impl<C: Cache> Engine<C> {
             Some(key) => self.live_end(key).await?,
             None => None,
         };
+        let mut is_far = false;
         for list in self.lists(owner) {
             let mut after = None;
             while let Some(part) = self.part(&list, &mut after).await? {
@@ -102,12 +106,14 @@ impl<C: Cache> Engine<C> {
                         async move {
                             let verdict = self.end_member(owner, key, kept, deadline).await?;
                             ended.note(key, &verdict);
-                            Ok::<_, SessionError>(verdict.gone)
+                            Ok::<_, SessionError>(verdict)
                         }
                     }));
                     let mut gone = Vec::new();
-                    for keys in ending.await {
-                        gone.extend(keys?.iter().map(SessionKey::to_string));
+                    for verdict in ending.await {
+                        let verdict = verdict?;
+                        is_far |= verdict.is_far;
+                        gone.extend(verdict.gone.iter().map(SessionKey::to_string));
                     }
                     if !gone.is_empty() {
                         self.cache.list_remove(&list, &gone).await?;
@@ -116,7 +122,7 @@ impl<C: Cache> Engine<C> {
                 breathe(part.len()).await;
             }
         }
-        Ok(())
+        if is_far { Err(SessionError::Incomplete { ended: 0 }) } else { Ok(()) }
     }
 
     async fn end_member(
@@ -131,19 +137,20 @@ impl<C: Cache> Engine<C> {
         };
         let (stored, prev) = match self.judge(owner, key).await? {
             Standing::Foreign => return Ok(Verdict::default()),
-            Standing::Gone => return Ok(Verdict { ended: None, gone: vec![key] }),
+            Standing::Gone => return Ok(Verdict { gone: vec![key], ..Verdict::default() }),
+            Standing::Far => return Ok(Verdict { gone: vec![key], is_far: true, ..Verdict::default() }),
             Standing::DeadEnd => {
                 self.end(key, None, deadline, &|_| false).await?;
-                return Ok(Verdict { ended: None, gone: vec![key] });
+                return Ok(Verdict { gone: vec![key], ..Verdict::default() });
             }
             Standing::Stray(stray) => {
                 self.discard(&stray).await;
-                return Ok(Verdict { ended: None, gone: vec![key] });
+                return Ok(Verdict { gone: vec![key], ..Verdict::default() });
             }
             Standing::Unreadable { key: at, version } => {
                 let deleted = self.cache.delete(&self.cache_key(&at), version).await?;
                 let is_done = deleted == crate::cache::Deleted::Done;
-                return Ok(Verdict { ended: is_done.then_some(None), gone: vec![key] });
+                return Ok(Verdict { ended: is_done.then_some(None), gone: vec![key], is_far: false });
             }
             Standing::Making { stored, prev } => {
                 if prev.record.head.owner() != Some(owner) || is_kept(&prev) {
@@ -175,7 +182,7 @@ impl<C: Cache> Engine<C> {
                 is_ended = true;
             }
         }
-        Ok(Verdict { ended: is_ended.then_some(stamp), gone })
+        Ok(Verdict { ended: is_ended.then_some(stamp), gone, is_far: false })
     }
 
     /// Whether a session with a later login is the one that is kept: it may have logged in while this goes on.
