@@ -97,7 +97,8 @@ impl<C: Cache> SessionStore<C> {
     ///
     /// Two stores with different prefixes on one cache do not see each other's sessions. Two applications, or two layers, that
     /// share a cache need different prefixes: with the same one, each accepts the other's session IDs, whatever the names of
-    /// their cookies are.
+    /// their cookies are. Layers with different cookie names on clones of one store are logged as `two_cookie_names` when they are
+    /// built; two stores on one cache are not recognised, nor are two processes.
     #[must_use]
     pub fn key_prefix(self, prefix: impl Into<String>) -> Self {
         self.with(|config| config.prefix = prefix.into().into())
@@ -194,6 +195,13 @@ impl<C: Cache> SessionStore<C> {
 
     pub(crate) fn engine(&self) -> Arc<dyn SessionEngine> {
         Arc::new(self.engine.clone())
+    }
+
+    /// Reports a second cookie name on the same sessions.
+    pub(crate) fn note_layer(&self, cookie_name: &str) {
+        if let Some(first) = self.engine.note_layer(cookie_name) {
+            events::two_cookie_names(cookie_name, &first);
+        }
     }
 
     pub(crate) const fn config(&self) -> &Config {

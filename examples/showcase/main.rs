@@ -10,7 +10,7 @@
 //!
 //! - `pages` is what can be looked at, `actions` what a form can do, `forms` the token that each form carries;
 //! - `watch` is a cache around another one that writes down what it is asked, `panel` shows that.
-use std::{collections::BTreeMap, env, error::Error};
+use std::{collections::BTreeMap, env, error::Error, time::Duration};
 
 use axum::{
     Router,
@@ -43,7 +43,8 @@ type Store = SessionStore<Watched>;
 
 /// The shop, with its sessions in this cache.
 pub fn app(cache: BoxedCache) -> Router {
-    let store = SessionStore::new(Watched::new(cache));
+    // A page with a form stores a session, for its token: those of visitors who only look end soon.
+    let store = SessionStore::new(Watched::new(cache)).anonymous_ttl(Duration::from_secs(60 * 60));
     let shop = Router::new()
         .route("/", get(pages::home))
         .route("/cart", get(pages::cart))

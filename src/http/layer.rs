@@ -101,6 +101,7 @@ impl<C: Cache> SessionLayer<C> {
 
 impl<C: Cache, E> SessionLayer<C, E> {
     fn of(store: SessionStore<C>, policy: CookiePolicy, settings: Settings, on_error: E) -> Self {
+        store.note_layer(policy.name());
         let shared = Shared {
             engine: store.engine(),
             refresh: settings.refresh.after(),
@@ -189,6 +190,9 @@ impl<C: Cache, E> SessionLayerBuilder<C, E> {
     /// The cookie's name. Default: `__Host-id`.
     ///
     /// The prefixes `__Host-`, `__Secure-`, `__Http-` and `__Host-Http-` bind the other attributes, in any case of letters.
+    ///
+    /// The name keeps two cookies apart in a browser, and not two sets of sessions in a cache: a layer accepts every ID of its
+    /// store, whatever cookie it was issued in. That takes another [`key_prefix`](SessionStore::key_prefix).
     pub fn cookie_name(mut self, name: impl Into<String>) -> Self {
         self.cookie.name = name.into();
         self
