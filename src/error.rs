@@ -115,7 +115,7 @@ pub enum SessionError {
     Panicked,
     /// There was more to do than the deadline allowed. This much is done; the call is to be repeated.
     Incomplete {
-        /// Sessions that were ended.
+        /// Sessions that were ended; a few more may have been, whose end was under way at the deadline.
         ended: usize,
     },
     /// A key is longer than 256 bytes.

@@ -93,6 +93,7 @@ kinds! {
     OVERRIDDEN_CACHING = "overridden_caching";
     INSECURE = "insecure";
     SAME_SITE_NONE = "same_site_none";
+    TWO_COOKIE_NAMES = "two_cookie_names";
     #[cfg(feature = "redis")]
     REDIS_DENIED = "redis_denied";
     #[cfg(feature = "redis")]
@@ -357,6 +358,16 @@ pub(crate) fn same_site_none() {
     );
 }
 
+pub(crate) fn two_cookie_names(cookie: &str, other: &str) {
+    log_each!(
+        warn,
+        &TWO_COOKIE_NAMES,
+        cookie,
+        other,
+        "two layers with different cookie names share a cache and a key prefix: each accepts the other's session IDs"
+    );
+}
+
 fn second() -> u64 {
     #[cfg(test)]
     if let Some(second) = tests::unlimited_second() {
@@ -466,6 +477,7 @@ mod tests {
         overridden_caching();
         insecure();
         same_site_none();
+        two_cookie_names("a", "b");
         #[cfg(feature = "redis")]
         {
             denied("GETEX");

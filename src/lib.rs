@@ -161,6 +161,8 @@ pub mod guide {
     pub mod defaults {}
     #[doc = include_str!("docs/security.md")]
     pub mod security {}
+    #[doc = include_str!("docs/floods.md")]
+    pub mod floods {}
     #[doc = include_str!("docs/events.md")]
     pub mod events {}
     #[doc = include_str!("docs/troubleshooting.md")]

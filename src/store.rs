@@ -97,7 +97,8 @@ impl<C: Cache> SessionStore<C> {
     ///
     /// Two stores with different prefixes on one cache do not see each other's sessions. Two applications, or two layers, that
     /// share a cache need different prefixes: with the same one, each accepts the other's session IDs, whatever the names of
-    /// their cookies are.
+    /// their cookies are. Layers with different cookie names on clones of one store are logged as `two_cookie_names` when they are
+    /// built; two stores on one cache are not recognised, nor are two processes.
     #[must_use]
     pub fn key_prefix(self, prefix: impl Into<String>) -> Self {
         self.with(|config| config.prefix = prefix.into().into())
@@ -197,6 +198,13 @@ impl<C: Cache> SessionStore<C> {
         Arc::new(self.engine.clone())
     }
 
+    /// Reports a second cookie name on the same sessions.
+    pub(crate) fn note_layer(&self, cookie_name: &str) {
+        if let Some(first) = self.engine.note_layer(cookie_name) {
+            events::two_cookie_names(cookie_name, &first);
+        }
+    }
+
     pub(crate) const fn config(&self) -> &Config {
         &self.engine.config
     }
@@ -221,7 +229,9 @@ impl<C: Cache> SessionStore<C> {
     /// # Errors
     /// [`Cache`](SessionError::Cache) when the cache fails or is full, [`TooLarge`](SessionError::TooLarge) over the
     /// limit, [`Random`](SessionError::Random) without randomness, [`Setting`](SessionError::Setting) for settings of the
-    /// store that cannot work.
+    /// store that cannot work. For a session with an owner, [`TooManySessions`](SessionError::TooManySessions), or
+    /// [`Gone`](SessionError::Gone) if newer logins have ended it, by
+    /// [`session_limit_policy`](Self::session_limit_policy).
     pub async fn save(&self, session: &Session) -> Result<SessionId, SessionError> {
         let engine = self.checked()?;
         let record = session.view();
@@ -287,13 +297,52 @@ impl<C: Cache> SessionStore<C> {
     ///
     /// Takes one operation for each 256 sessions, one for each session, and one more for each of them that was renewed; a few
     /// are under way at a time. Sessions that ended are taken off the list.
-    /// [`Session::owner_sessions`] gives them in pages.
     ///
     /// # Errors
-    /// When the cache fails, or when there are more than can be looked at within the deadline.
+    /// When the cache fails, or when there are more than can be looked at within the deadline:
+    /// [`owner_sessions`](Self::owner_sessions) gives them in pages.
     pub async fn sessions_of(&self, owner: &str) -> Result<Vec<SessionInfo>, SessionError> {
         let engine = self.checked()?;
         let sessions = engine.bounded(engine.owner_sessions(owner)).await?;
+        Ok(SessionInfo::of_page(sessions))
+    }
+
+    /// Up to `limit` live sessions of a user, behind `after` or from the first one on: those of
+    /// [`sessions_of`](Self::sessions_of) in pages, however many there are.
+    ///
+    /// They come in the order in which their lifetimes end, and each page is read anew: a session that is renewed meanwhile
+    /// may be on two pages. A page with fewer sessions than `limit` is the last one.
+    ///
+    /// # Errors
+    /// When the cache fails, or when `limit` is more than can be looked at within the deadline.
+    ///
+    /// # Example
+    /// ```
+    /// # use cloakroom::{Cache, SessionError, SessionStore};
+    /// async fn count<C: Cache>(store: &SessionStore<C>, user: &str) -> Result<usize, SessionError> {
+    ///     let (mut count, mut last) = (0, None);
+    ///     loop {
+    ///         let page = store.owner_sessions(user, last.as_ref(), 100).await?;
+    ///         count += page.len();
+    ///         last = page.last().cloned();
+    ///         if page.len() < 100 {
+    ///             return Ok(count);
+    ///         }
+    ///     }
+    /// }
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// # let store = SessionStore::new(cloakroom::InMemoryCache::new());
+    /// # assert_eq!(count(&store, "alice").await.unwrap(), 0);
+    /// # });
+    /// ```
+    pub async fn owner_sessions(
+        &self,
+        owner: &str,
+        after: Option<&SessionInfo>,
+        limit: usize,
+    ) -> Result<Vec<SessionInfo>, SessionError> {
+        let engine = self.checked()?;
+        let sessions = engine.bounded(engine.owner_page(owner, after.map(SessionInfo::member), limit)).await?;
         Ok(SessionInfo::of_page(sessions))
     }
 
@@ -339,11 +388,7 @@ impl<C: Cache> SessionStore<C> {
 
     async fn end_sessions(&self, owner: String, keep: Option<SessionKey>) -> Result<usize, SessionError> {
         let (engine, deadline) = (self.checked()?.clone(), Deadline::after(self.config().deadline));
-        RunToEnd::new(async move {
-            let ended = deadline.bound(engine.end_sessions(&owner, keep, deadline)).await;
-            ended.unwrap_or(Err(SessionError::Incomplete { ended: 0 }))
-        })
-        .await
+        RunToEnd::new(async move { engine.end_sessions(&owner, keep, deadline).await }).await
     }
 }
 

@@ -55,8 +55,12 @@ pub fn app(cache: BoxedCache) -> Router {
 
 /// The same, with a clock that a test can move.
 pub fn app_with(cache: BoxedCache, clock: Clock) -> Router {
-    // A sign-out in another process is noticed within a second.
-    let store = SessionStore::new(Watched::new(cache)).clock(clock).ended_interval(Duration::from_secs(1));
+    // A sign-out in another process is noticed within a second. A page with a form stores a session, for its token: those of
+    // visitors who only look end soon.
+    let store = SessionStore::new(Watched::new(cache))
+        .clock(clock)
+        .ended_interval(Duration::from_secs(1))
+        .anonymous_ttl(Duration::from_secs(60 * 60));
     let shop = Router::new()
         .route("/", get(pages::home))
         .route("/cart", get(pages::cart))

@@ -1,4 +1,6 @@
 //! Destroying: the session, and what came of it by renewal.
+use std::collections::HashSet;
+
 use super::{Base, Commit, Committed, Engine, Family, Lookup, Stored, TOMBSTONE_LIFE, commit::Tried};
 use crate::{
     cache::{Cache, Deleted, Entry, Expiry, Replaced, Version},
@@ -29,6 +31,13 @@ pub(super) struct Ended {
 impl Ended {
     pub(super) fn any(&self) -> bool {
         self.session.is_some() || self.unreadable
+    }
+
+    /// What a list may have of the session that ended: its key, those of the tombstones, and the one that it came from.
+    pub(super) fn keys(&self) -> HashSet<SessionKey> {
+        let Some(stored) = &self.session else { return HashSet::new() };
+        let origin = stored.record.head.origin().map(|origin| origin.prev);
+        self.tombstones.iter().copied().chain(origin).chain([stored.key]).collect()
     }
 }
 

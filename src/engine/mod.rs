@@ -19,6 +19,7 @@ mod destroy;
 mod endings;
 mod erased;
 mod family;
+mod layers;
 mod load;
 mod owners;
 mod queue;
@@ -27,7 +28,7 @@ mod save;
 mod write;
 
 pub use self::owners::SessionLimitPolicy;
-use self::{cache_key::CacheKey, endings::Endings, queue::Queues};
+use self::{cache_key::CacheKey, endings::Endings, layers::Layers, queue::Queues};
 pub(crate) use self::{
     commit::{Action, Base, Commit, Committed},
     endings::Ending,
@@ -43,6 +44,7 @@ pub(crate) struct Engine<C> {
     pub(crate) config: Config,
     queues: Arc<Queues>,
     endings: Arc<Endings>,
+    layers: Arc<Layers>,
 }
 
 /// What all sessions of a store share.
@@ -145,7 +147,18 @@ pub(crate) enum Lookup {
 
 impl<C: Cache> Engine<C> {
     pub(crate) fn new(cache: C) -> Self {
-        Self { cache: Arc::new(cache), config: Config::default(), queues: Arc::default(), endings: Arc::default() }
+        Self {
+            cache: Arc::new(cache),
+            config: Config::default(),
+            queues: Arc::default(),
+            endings: Arc::default(),
+            layers: Arc::default(),
+        }
+    }
+
+    /// A layer with this cookie name is built. Returns the other name of an earlier layer on the same sessions.
+    pub(crate) fn note_layer(&self, cookie_name: &str) -> Option<Box<str>> {
+        self.layers.note(&self.config.prefix, cookie_name)
     }
 
     fn cache_key(&self, key: &SessionKey) -> CacheKey {
@@ -221,6 +234,7 @@ impl<C> Clone for Engine<C> {
             config: self.config.clone(),
             queues: Arc::clone(&self.queues),
             endings: Arc::clone(&self.endings),
+            layers: Arc::clone(&self.layers),
         }
     }
 }

@@ -78,7 +78,7 @@ impl<C: Cache> Engine<C> {
         let Renewal { id, mut successor, mut old } = renewal;
         for round in 0_u32.. {
             let found = match self.entomb(&old, &successor, &id, &mut commit.tried).await {
-                Ok(Replaced::Done) => return self.renewed(old, successor, id, &listing, deadline).await,
+                Ok(Replaced::Done) => return Ok(self.renewed(old, successor, id, &listing, deadline).await),
                 Ok(Replaced::Conflict(entry)) => self.read(old.key, entry),
                 Ok(Replaced::Missing) => Lookup::Absent,
                 Err(error) => {
@@ -99,7 +99,7 @@ impl<C: Cache> Engine<C> {
             match found {
                 Lookup::Live(newer) => old = newer,
                 Lookup::Tombstone { successor: to, .. } if to == successor.key => {
-                    return self.renewed(old, successor, id, &listing, deadline).await;
+                    return Ok(self.renewed(old, successor, id, &listing, deadline).await);
                 }
                 // It ended, or another request renewed it: at most one live session is left.
                 _ => {
@@ -152,7 +152,7 @@ impl<C: Cache> Engine<C> {
         match found {
             Lookup::Tombstone { successor, .. } if successor == renewal.successor.key => {
                 let Renewal { id, successor, old } = renewal;
-                Ok(Err(self.renewed(old, successor, id, &Listing::default(), deadline).await?))
+                Ok(Err(self.renewed(old, successor, id, &Listing::default(), deadline).await))
             }
             Lookup::Live(newest) => {
                 // The tombstone may still arrive, and must then name a session with all that the old one has by now.
@@ -184,13 +184,13 @@ impl<C: Cache> Engine<C> {
         id: SessionId,
         listing: &Listing,
         deadline: Deadline,
-    ) -> Result<Committed, SessionError> {
+    ) -> Committed {
         events::renewed(&old.key, &stored.key);
         self.endings.tell(&self.cache_key(&old.key));
-        if stored.record.head.stamp() != old.record.head.stamp() {
-            self.settle(&stored, listing, deadline).await?;
+        if stored.record.head.stamp() != old.record.head.stamp() && !self.settle(&stored, listing, deadline).await {
+            return Committed::Gone;
         }
-        Ok(Committed::Stored { stored, id: Some(id) })
+        Committed::Stored { stored, id: Some(id) }
     }
 
     /// Turns the old entry into the tombstone. While the outcome is open, the renewal stands in `tried`.
@@ -225,13 +225,14 @@ impl<C: Cache> Engine<C> {
         changes.replay(newest.identity(), &newest.record)?;
         let head = self.moved(newest, changes);
         self.list_successor_again(successor, &head, listing).await?;
-        let record = self.encode(&successor.key, &head, changes, &newest.record.values)?;
-        Ok(match self.attempt(successor, record, self.now(), &mut None).await? {
+        let now = self.now();
+        let record = self.encode(&successor.key, &head, changes, &newest.record.values, now)?;
+        Ok(match self.attempt(successor, record, now, &mut None).await? {
             Attempt::Done(stored) => Some(stored),
             // An earlier try of unknown outcome may have written the successor, which only this renewal does.
             Attempt::Lost(Lookup::Live(found)) => {
-                let record = self.encode(&successor.key, &head, changes, &newest.record.values)?;
-                match self.attempt(&found, record, self.now(), &mut None).await? {
+                let record = self.encode(&successor.key, &head, changes, &newest.record.values, now)?;
+                match self.attempt(&found, record, now, &mut None).await? {
                     Attempt::Done(stored) => Some(stored),
                     Attempt::Lost(_) => None,
                 }
@@ -245,8 +246,9 @@ impl<C: Cache> Engine<C> {
     async fn announce(&self, mut found: Lookup, deadline: Deadline) -> Result<Lookup, SessionError> {
         while let Lookup::Live(newest) = found {
             let head = newest.record.head.clone().renewing(true);
-            let record = self.encode(&newest.key, &head, &Changes::default(), &newest.record.values)?;
-            found = match self.attempt(&newest, record, self.now(), &mut None).await? {
+            let now = self.now();
+            let record = self.encode(&newest.key, &head, &Changes::default(), &newest.record.values, now)?;
+            found = match self.attempt(&newest, record, now, &mut None).await? {
                 Attempt::Done(marked) => return Ok(Lookup::Live(marked)),
                 Attempt::Lost(newer) => newer,
             };

@@ -21,7 +21,9 @@ impl<C: Cache> Engine<C> {
         let now = self.now();
         let head = record.head.like(now, Version::unique().into(), self.config.max_lifetime);
         let (id, stored) = self.create(&head, &Changes::default(), &record.values, now).await?;
-        self.list_new(&stored, Deadline::after(self.config.deadline)).await?;
+        if !self.list_new(&stored, Deadline::after(self.config.deadline)).await? {
+            return Err(SessionError::Gone);
+        }
         events::created(&stored.key);
         Ok(id)
     }
@@ -49,20 +51,26 @@ impl<C: Cache> Engine<C> {
                     if head.owner().is_some() && head != newest.record.head {
                         self.list_before(&newest, &head, &mut listing).await?;
                     }
-                    let over = self.encode(&key, &head, &Changes::default(), &record.values)?;
-                    if let Attempt::Done(stored) = self.attempt(&newest, over, self.now(), &mut None).await? {
-                        if stored.record.head.stamp() != newest.record.head.stamp() {
-                            self.settle(&stored, &listing, deadline).await?;
+                    let now = self.now();
+                    let over = self.encode(&key, &head, &Changes::default(), &record.values, now)?;
+                    if let Attempt::Done(stored) = self.attempt(&newest, over, now, &mut None).await? {
+                        if stored.record.head.stamp() != newest.record.head.stamp()
+                            && !self.settle(&stored, &listing, deadline).await
+                        {
+                            return Err(SessionError::Gone);
                         }
                         return Ok(());
                     }
                 }
                 Lookup::Absent => {
-                    let head = record.head.like(self.now(), Version::unique().into(), self.config.max_lifetime);
-                    let record = self.encode(&key, &head, &Changes::default(), &record.values)?;
-                    let stored = Stored::new(key, Version::unique(), record, self.now());
+                    let now = self.now();
+                    let head = record.head.like(now, Version::unique().into(), self.config.max_lifetime);
+                    let record = self.encode(&key, &head, &Changes::default(), &record.values, now)?;
+                    let stored = Stored::new(key, Version::unique(), record, now);
                     if self.cache.insert(&self.cache_key(&key), stored.entry(), self.expiry(&head)).await? {
-                        self.list_new(&stored, deadline).await?;
+                        if !self.list_new(&stored, deadline).await? {
+                            return Err(SessionError::Gone);
+                        }
                         events::created(&key);
                         return Ok(());
                     }

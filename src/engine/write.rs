@@ -60,7 +60,7 @@ impl<C: Cache> Engine<C> {
             if head.owner().is_some() && head != newest.record.head {
                 Box::pin(self.list_before(&newest, &head, &mut listing)).await?;
             }
-            let record = self.encode(&newest.key, &head, &commit.changes, &newest.record.values)?;
+            let record = self.encode(&newest.key, &head, &commit.changes, &newest.record.values, commit.begun_at)?;
             let attempt = if newest.record.head.is_renewing() && !waited {
                 waited = true;
                 Attempt::Lost(Box::pin(self.wait_for_renewal(&newest, deadline)).await?)
@@ -73,8 +73,10 @@ impl<C: Cache> Engine<C> {
                         turn.leave_behind(&stored);
                     }
                     drop(turn);
-                    if stored.record.head.stamp() != newest.record.head.stamp() {
-                        Box::pin(self.settle(&stored, &listing, deadline)).await?;
+                    if stored.record.head.stamp() != newest.record.head.stamp()
+                        && !Box::pin(self.settle(&stored, &listing, deadline)).await
+                    {
+                        return Ok(Committed::Gone);
                     }
                     return Ok(Committed::Stored { stored, id: None });
                 }
@@ -209,8 +211,9 @@ impl<C: Cache> Engine<C> {
         }
         let head = empty.head.changed(commit.changes.effect().head(), lifetime);
         let (id, stored) = self.create(&head, &commit.changes, &empty.values, now).await?;
-        if stored.record.head.owner().is_some() {
-            Box::pin(self.list_new(&stored, deadline)).await?;
+        if stored.record.head.owner().is_some() && !Box::pin(self.list_new(&stored, deadline)).await? {
+            events::gone(&stored.key);
+            return Ok(Committed::Gone);
         }
         family.stored_as(stored.key);
         events::created(&stored.key);
@@ -228,7 +231,7 @@ impl<C: Cache> Engine<C> {
         for _ in 0..ID_TRIES {
             let id = self.new_id()?;
             let key = id.key();
-            let record = self.encode(&key, head, changes, values)?;
+            let record = self.encode(&key, head, changes, values, now)?;
             let stored = Stored::new(key, Version::unique(), record, now);
             if self.cache.insert(&self.cache_key(&key), stored.entry(), self.expiry(head)).await? {
                 return Ok((id, stored));
@@ -243,8 +246,9 @@ impl<C: Cache> Engine<C> {
         head: &Head,
         changes: &Changes,
         values: &Values,
+        now: u64,
     ) -> Result<Record, SessionError> {
-        record::encode(key, head, changes.effect().merged(values), self.config.max_bytes)
+        record::encode(key, &head.written_at(now), changes.effect().merged(values), self.config.max_bytes)
     }
 }
 

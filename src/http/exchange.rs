@@ -1,7 +1,7 @@
 //! One request and its response: what is read from the cookie, what is committed, and what the response becomes.
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 
 use super::caching::{self, SessionUse};
 use crate::{
@@ -13,6 +13,9 @@ use crate::{
     session::{CookieDue, LazySession, Order, Scope, Session},
 };
 
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+const EVERYTHING_STORED: HeaderValue = HeaderValue::from_static("\"cache\", \"cookies\"");
+
 /// What all services of a layer share.
 pub(crate) struct Shared<E> {
     pub(crate) engine: Arc<dyn SessionEngine>,
@@ -20,6 +23,7 @@ pub(crate) struct Shared<E> {
     pub(crate) refresh: Option<Duration>,
     pub(crate) lazy: bool,
     pub(crate) caching_headers: bool,
+    pub(crate) clear_site_data: bool,
     pub(crate) on_error: E,
 }
 
@@ -103,6 +107,9 @@ impl<E> Exchange<E> {
         if replaced {
             events::replaced_cookie();
         }
+        if self.shared.clear_site_data && self.removes_cookie() {
+            response.headers_mut().entry(CLEAR_SITE_DATA).or_insert(EVERYTHING_STORED);
+        }
         if self.shared.caching_headers && caching::apply(response.headers_mut(), session) {
             events::overridden_caching();
         }
@@ -112,6 +119,11 @@ impl<E> Exchange<E> {
     /// The session had ended, and an event has said so: the handler's answer stands.
     fn is_lost_to_a_logout(&self, error: &SessionError) -> bool {
         matches!(error, SessionError::Gone) && self.lazy.loaded().is_some_and(Session::has_ended)
+    }
+
+    /// The session was destroyed.
+    fn removes_cookie(&self) -> bool {
+        self.lazy.loaded().is_some_and(|session| matches!(session.cookie_due().0, CookieDue::Remove))
     }
 
     /// The one session cookie of the response, if there is to be one.

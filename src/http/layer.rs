@@ -101,12 +101,14 @@ impl<C: Cache> SessionLayer<C> {
 
 impl<C: Cache, E> SessionLayer<C, E> {
     fn of(store: SessionStore<C>, policy: CookiePolicy, settings: Settings, on_error: E) -> Self {
+        store.note_layer(policy.name());
         let shared = Shared {
             engine: store.engine(),
-            policy,
             refresh: settings.refresh.after(),
             lazy: settings.lazy,
             caching_headers: settings.caching_headers,
+            clear_site_data: settings.clear_site_data && policy.is_secure(),
+            policy,
             on_error,
         };
         Self { store, shared: Arc::new(shared) }
@@ -166,6 +168,7 @@ impl<S, C, E> Layer<S> for SessionLayer<C, E> {
 /// | [`lazy`](Self::lazy) | `false` | handlers find the session in the extensions |
 /// | [`on_error`](Self::on_error) | an empty 503 or 500 | says nothing of the cause |
 /// | [`caching_headers`](Self::caching_headers) | `true` | a shared cache must not hand out one visitor's page to another |
+/// | [`clear_site_data`](Self::clear_site_data) | `false` | it clears the cookies of sibling hosts as well |
 #[must_use = "a builder does nothing until `build`"]
 pub struct SessionLayerBuilder<C, E = DefaultErrorResponse> {
     store: SessionStore<C>,
@@ -179,11 +182,12 @@ struct Settings {
     refresh: Refresh,
     lazy: bool,
     caching_headers: bool,
+    clear_site_data: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { refresh: Refresh::default(), lazy: false, caching_headers: true }
+        Self { refresh: Refresh::default(), lazy: false, caching_headers: true, clear_site_data: false }
     }
 }
 
@@ -191,6 +195,9 @@ impl<C: Cache, E> SessionLayerBuilder<C, E> {
     /// The cookie's name. Default: `__Host-id`.
     ///
     /// The prefixes `__Host-`, `__Secure-`, `__Http-` and `__Host-Http-` bind the other attributes, in any case of letters.
+    ///
+    /// The name keeps two cookies apart in a browser, and not two sets of sessions in a cache: a layer accepts every ID of its
+    /// store, whatever cookie it was issued in. That takes another [`key_prefix`](SessionStore::key_prefix).
     pub fn cookie_name(mut self, name: impl Into<String>) -> Self {
         self.cookie.name = name.into();
         self
@@ -295,6 +302,26 @@ impl<C: Cache, E> SessionLayerBuilder<C, E> {
     /// [`defaults`](crate::guide::defaults). Turn it off only where something else does all of this.
     pub fn caching_headers(mut self, on: bool) -> Self {
         self.settings.caching_headers = on;
+        self
+    }
+
+    /// Whether a response that ends the session by [`destroy`](crate::Session::destroy) has the browser drop what it keeps of
+    /// this site: `Clear-Site-Data: "cache", "cookies"` (OWASP ASVS 5.0, 14.3.1). Default: `false`.
+    ///
+    /// `"cache"` makes the browser forget the pages it has stored, so that the back button shows none of them on a shared
+    /// computer. `"cookies"` drops all cookies of the registrable domain: those of this application with the session's, those
+    /// that the same response sets, and those of all its sub-domains. Browsers may take a moment for it, and obey the field
+    /// over secure connections alone: with [`secure(false)`](Self::secure) it is not sent. A `Clear-Site-Data` of the handler's
+    /// own stays as it is.
+    ///
+    /// # Example
+    /// ```
+    /// # use cloakroom::{InMemoryCache, SessionLayer, SessionStore};
+    /// let layer = SessionLayer::builder(SessionStore::new(InMemoryCache::new())).clear_site_data(true).build()?;
+    /// # Ok::<(), cloakroom::ConfigError>(())
+    /// ```
+    pub fn clear_site_data(mut self, on: bool) -> Self {
+        self.settings.clear_site_data = on;
         self
     }
 

@@ -47,6 +47,9 @@ pub(crate) struct Own {
     /// Where the last renewal moved the session from.
     #[serde(rename = "b", skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<Origin>,
+    /// When the record of an owner's session was written last.
+    #[serde(rename = "w", skip_serializing_if = "Option::is_none")]
+    pub(crate) written: Option<u64>,
     /// A renewal lost to the writes of others: they wait a moment.
     #[serde(rename = "r", skip_serializing_if = "is_false")]
     pub(crate) renewing: bool,
@@ -143,6 +146,20 @@ impl Head {
             return self;
         }
         Self::with(self.created, self.end, Own { renewing, ..self.own().cloned().unwrap_or_default() })
+    }
+
+    /// When the record was written, if the session has an owner: others cost no bytes for it.
+    pub(crate) fn written(&self) -> Option<u64> {
+        self.own()?.written
+    }
+
+    /// The head as it is written at this time.
+    pub(crate) fn written_at(&self, now: u64) -> Self {
+        let Some(own) = self.own().filter(|own| own.owner.is_some() || own.written.is_some()) else {
+            return self.clone();
+        };
+        let written = own.owner.is_some().then_some(now);
+        Self::with(self.created, self.end, Own { written, ..own.clone() })
     }
 
     /// The session's own idle timeout.

@@ -12,7 +12,7 @@
 //! | `v` | format version |
 //! | `k` | session key: a record found under another key is refused |
 //! | `c`, `e` | created, end of the lifetime; times are milliseconds since the Unix epoch |
-//! | `i`, `l`, `p`, `o`, `s`, `g`, `a`, `b` | optional, see [`head::Own`] |
+//! | `i`, `l`, `p`, `o`, `s`, `g`, `a`, `b`, `w`, `r` | optional, see [`head::Own`] |
 //! | `d` | the values |
 //! | `n`, `t` | a tombstone has the successor's key and the time of the renewal in place of `c`, `e` and `d` |
 use bytes::Bytes;

@@ -42,6 +42,7 @@ fn full() -> Own {
         login: Some(8),
         authenticated: Some(9),
         origin: Some(Origin { prev: key(9), made: 10 }),
+        written: Some(11),
         renewing: true,
     }
 }

@@ -50,6 +50,17 @@ impl SessionInfo {
         self.stored.record.head.login().map(time_of)
     }
 
+    /// When the session was written last: at its login, its renewal, or with a change of its data or settings.
+    ///
+    /// This is the last use as far as it is known without a write of its own. A request that only reads is not noted, also
+    /// where [`Refresh`](crate::Refresh) restarts the idle time: that changes the time to live of the entry in the cache, and
+    /// not the record. For a page that shows "last seen", [set](Session::set) a value once in a while.
+    #[must_use]
+    pub fn last_written(&self) -> SystemTime {
+        let head = &self.stored.record.head;
+        time_of(head.written().unwrap_or(head.created))
+    }
+
     /// The end of the session's lifetime; it ends sooner if it is idle for too long.
     #[must_use]
     pub fn expires(&self) -> SystemTime {
@@ -69,6 +80,7 @@ impl fmt::Debug for SessionInfo {
         f.debug_struct("SessionInfo")
             .field("key", &self.stored.key)
             .field("created", &self.created())
+            .field("last_written", &self.last_written())
             .field("expires", &self.expires())
             .finish_non_exhaustive()
     }
@@ -79,7 +91,7 @@ impl Session {
     /// Without an owner there are none.
     ///
     /// They come in the order in which their lifetimes end, and each page is read anew: a session that is renewed meanwhile
-    /// may be on two pages.
+    /// may be on two pages. A page with fewer sessions than `limit` is the last one.
     ///
     /// # Errors
     /// When the cache fails; [`NoStore`](SessionError::NoStore) for a session made with [`Session::new`].
@@ -126,12 +138,11 @@ impl Session {
         let own = self.key();
         RunToEnd::new(async move {
             let deadline = Deadline::after(engine.config().deadline);
-            let work = if keep_own {
-                engine.revoke_others(&owner, own, deadline)
+            if keep_own {
+                engine.revoke_others(&owner, own, deadline).await
             } else {
-                engine.revoke_all(&owner, deadline)
-            };
-            deadline.bound(work).await.unwrap_or_else(|_| Err(SessionError::Incomplete { ended: 0 }))
+                engine.revoke_all(&owner, deadline).await
+            }
         })
         .await
     }

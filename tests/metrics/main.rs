@@ -127,7 +127,7 @@ fn a_secure_cookie_over_plain_http_is_counted() {
         answer(&secure, request("shop.example", NONE), NONE, true).await;
         answer(&insecure, request("nas", NONE), NONE, true).await;
     });
-    assert_eq!(counts, expected([("cookie_likely_lost", 2), ("created", 6), ("insecure", 1)]));
+    assert_eq!(counts, expected([("cookie_likely_lost", 2), ("created", 6), ("insecure", 1), ("two_cookie_names", 1)]));
 }
 
 #[test]

@@ -3,7 +3,9 @@
 
 #[cfg(feature = "axum")]
 mod caching_headers;
+mod clear_site_data;
 mod cookies;
+mod extremes;
 #[cfg(all(feature = "axum", unix))]
 mod nginx;
 #[cfg(feature = "axum")]
@@ -13,3 +15,4 @@ mod outcomes;
 #[path = "../support/mod.rs"]
 mod support;
 mod test_kit;
+mod two_layers;

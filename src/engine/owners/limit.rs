@@ -2,25 +2,30 @@
 //!
 //! A login is written and listed first, and counted then, so that of simultaneous logins each sees the others. The order of
 //! the stamps is the order of the sessions, the same in every process.
-use std::{cmp::Reverse, num::NonZeroUsize};
+use std::{cmp::Reverse, num::NonZeroUsize, slice::from_ref};
 
-use super::{SessionLimitPolicy, list::Listing, standing::Standing};
+use super::{
+    SessionLimitPolicy,
+    list::{AT_ONCE, Listing, together},
+    standing::Standing,
+};
 use crate::{
     cache::Cache,
     deadline::Deadline,
     engine::{Engine, Stored, timed_out},
     error::SessionError,
     events,
-    record::{Head, Stamp},
+    record::Head,
 };
 
 /// Rounds in which others change the list before a count gives up.
 const MAX_ROUNDS: usize = 16;
 
 impl<C: Cache> Engine<C> {
-    /// Lists a session that was just inserted. If it may not stay, it is removed as if it had never been.
-    pub(in crate::engine) async fn list_new(&self, stored: &Stored, deadline: Deadline) -> Result<(), SessionError> {
-        let Some(owner) = stored.record.head.owner() else { return Ok(()) };
+    /// Lists a session that was just inserted. If it may not stay, it is removed as if it had never been. `false`: newer ones
+    /// have ended it.
+    pub(in crate::engine) async fn list_new(&self, stored: &Stored, deadline: Deadline) -> Result<bool, SessionError> {
+        let Some(owner) = stored.record.head.owner() else { return Ok(true) };
         let members = match self.list_add(owner, &stored.key, stored.record.head.end).await {
             Ok(members) => members,
             Err(error) => {
@@ -34,7 +39,7 @@ impl<C: Cache> Engine<C> {
             self.unlist(owner, [stored.key]).await;
             return Err(error);
         }
-        self.settle(stored, &listing, deadline).await
+        Ok(self.settle(stored, &listing, deadline).await)
     }
 
     /// Lists a session whose owner or end is about to be written over `newest`.
@@ -97,7 +102,7 @@ impl<C: Cache> Engine<C> {
         for list in self.lists(owner) {
             let mut after = None;
             while let Some(part) = self.part(&list, &mut after).await? {
-                let standings = self.judge_all(owner, &list, &part).await?;
+                let standings = self.judge_all(owner, from_ref(&list), &part).await?;
                 let mut stamps: Vec<_> =
                     standings.iter().filter_map(counted).map(|other| other.record.head.stamp()).collect();
                 stamps.sort_unstable();
@@ -116,35 +121,30 @@ impl<C: Cache> Engine<C> {
         owners.limit.filter(|_| owners.policy == policy)
     }
 
-    /// With [`SessionLimitPolicy::EndOldest`]: ends the sessions beyond the limit, once the new one is sure to stay.
+    /// With [`SessionLimitPolicy::EndOldest`]: ends the sessions beyond the limit, once the new one is sure to stay. `false`:
+    /// the new one is not among the newest, and has ended.
     ///
     /// A failure never fails the login: the next one does what is left.
-    ///
-    /// # Errors
-    /// [`Gone`](SessionError::Gone) alone: the new session itself is not among the newest.
-    pub(in crate::engine) async fn settle(
-        &self,
-        own: &Stored,
-        listing: &Listing,
-        deadline: Deadline,
-    ) -> Result<(), SessionError> {
-        let Some(owner) = own.record.head.owner() else { return Ok(()) };
+    pub(in crate::engine) async fn settle(&self, own: &Stored, listing: &Listing, deadline: Deadline) -> bool {
+        let Some(owner) = own.record.head.owner() else { return true };
         let Some(limit) = self.limit(SessionLimitPolicy::EndOldest).filter(|limit| listing.members > limit.get())
         else {
-            return Ok(());
+            return true;
         };
         // Half of the time that is left: the commit needs the other half to say that it is done.
         let deadline = Deadline::after(deadline.left() / 2);
         match deadline.bound(self.end_oldest(owner, own, limit, deadline)).await.unwrap_or_else(|_| Err(timed_out())) {
-            Err(SessionError::Gone) => Err(SessionError::Gone),
+            Ok(()) => true,
+            Err(SessionError::Gone) => false,
             Err(error) => {
                 events::failed(&error);
-                Ok(())
+                true
             }
-            Ok(()) => Ok(()),
         }
     }
 
+    /// # Errors
+    /// [`Gone`](SessionError::Gone): the new session itself was ended.
     async fn end_oldest(
         &self,
         owner: &str,
@@ -157,7 +157,10 @@ impl<C: Cache> Engine<C> {
             for list in self.lists(owner) {
                 let mut after = None;
                 while let Some(part) = self.part(&list, &mut after).await? {
-                    let standings = self.judge_all(owner, &list, &part).await?;
+                    if deadline.left().is_zero() {
+                        return Err(timed_out());
+                    }
+                    let standings = self.judge_all(owner, from_ref(&list), &part).await?;
                     newest.extend(standings.into_iter().filter_map(|standing| match standing {
                         Standing::Counts(stored) => Some(stored),
                         _ => None,
@@ -181,7 +184,7 @@ impl<C: Cache> Engine<C> {
 
     /// The second look: whether these sessions still live, wherever renewals moved them to.
     async fn all_live(&self, owner: &str, sessions: &[Stored]) -> Result<bool, SessionError> {
-        let judged = super::list::together(sessions.iter().map(|stored| async move {
+        let judged = together(sessions.iter().map(|stored| async move {
             let standing = self.judge(owner, stored.key).await?;
             Ok::<_, SessionError>(
                 counted(&standing).map(|found| found.record.head.stamp()) == Some(stored.record.head.stamp()),
@@ -195,7 +198,8 @@ impl<C: Cache> Engine<C> {
         Ok(true)
     }
 
-    /// Ends the sessions that were judged, the oldest first. `false` if one of them has become another one.
+    /// Ends the sessions that were judged, the oldest first and several at a time: beyond all of them as many newer ones live
+    /// as the limit allows. `false` if one of them has become another one.
     async fn end_all(
         &self,
         owner: &str,
@@ -203,19 +207,33 @@ impl<C: Cache> Engine<C> {
         own: &Stored,
         deadline: Deadline,
     ) -> Result<bool, SessionError> {
-        let mut is_own = false;
-        for stored in surplus.into_iter().rev() {
-            let stamp: Option<Stamp> = stored.record.head.stamp();
-            let is_judged =
-                |found: &Stored| found.record.head.owner() == Some(owner) && found.record.head.stamp() == stamp;
-            let ended = self.end(stored.key, Some(stored), deadline, &is_judged).await?;
-            if ended.spared {
-                return Ok(false);
+        for part in surplus.rchunks(AT_ONCE) {
+            let ending = together(part.iter().map(|stored| async move {
+                let stamp = stored.record.head.stamp();
+                let is_judged =
+                    |found: &Stored| found.record.head.owner() == Some(owner) && found.record.head.stamp() == stamp;
+                self.end(stored.key, Some(stored.clone()), deadline, &is_judged).await
+            }));
+            let (mut gone, mut is_own, mut spared, mut failed) = (Vec::new(), false, false, None);
+            for (stored, ended) in part.iter().zip(ending.await) {
+                match ended {
+                    Ok(ended) if ended.spared => spared = true,
+                    Ok(ended) => {
+                        gone.extend(ended.keys());
+                        is_own |= stored.record.head.stamp() == own.record.head.stamp();
+                    }
+                    Err(error) => failed = Some(error),
+                }
             }
-            self.unlist_ended(&ended).await;
-            is_own |= stamp == own.record.head.stamp();
+            self.unlist(owner, gone).await;
+            match failed {
+                _ if is_own => return Err(SessionError::Gone),
+                Some(error) => return Err(error),
+                None if spared => return Ok(false),
+                None => {}
+            }
         }
-        if is_own { Err(SessionError::Gone) } else { Ok(true) }
+        Ok(true)
     }
 }
 

@@ -2,6 +2,7 @@
 use std::{
     collections::HashSet,
     future::{Future, poll_fn},
+    slice::from_ref,
     task::Poll,
 };
 
@@ -73,7 +74,7 @@ impl<C: Cache> Engine<C> {
                 // Members that are gone make room.
                 let mut after = None;
                 while let Some(part) = self.part(&list, &mut after).await? {
-                    self.judge_all(owner, &list, &part).await?;
+                    self.judge_all(owner, from_ref(&list), &part).await?;
                 }
                 Ok(self.cache.list_add(&list, key.as_str(), end).await?)
             }
@@ -111,15 +112,16 @@ impl<C: Cache> Engine<C> {
         Ok(after.is_some().then_some(part))
     }
 
-    /// What each member is; unlists those that are gone, and deletes strays.
+    /// What each member of these lists is; unlists those that are gone or were renewed away, and deletes strays.
     pub(super) async fn judge_all(
         &self,
         owner: &str,
-        list: &str,
+        lists: &[String],
         members: &[ListMember],
     ) -> Result<Vec<Standing>, SessionError> {
-        let (mut standings, mut gone) = (Vec::with_capacity(members.len()), Vec::new());
+        let mut standings = Vec::with_capacity(members.len());
         for part in members.chunks(AT_ONCE) {
+            let (mut gone, mut moved) = (Vec::new(), Vec::new());
             let judged = together(part.iter().map(|member| async move {
                 match member.name.parse::<SessionKey>() {
                     Ok(key) => self.judge(owner, key).await,
@@ -134,61 +136,76 @@ impl<C: Cache> Engine<C> {
                         self.discard(stray).await;
                         gone.push(member.name.clone());
                     }
+                    // The successor was listed before the tombstone was written.
+                    Standing::Counts(stored) if stored.key.as_str() != member.name => moved.push(member.name.clone()),
+                    Standing::Far => moved.push(member.name.clone()),
                     _ => {}
                 }
                 standings.push(standing);
             }
+            if !moved.is_empty() {
+                for list in lists {
+                    self.cache.list_remove(list, &moved).await?;
+                }
+            }
+            self.unlist_gone(owner, lists, &gone).await?;
         }
-        self.unlist_gone(owner, list, &gone).await?;
         Ok(standings)
     }
 
     /// Takes members off that were found absent. One that was saved again at the same moment is put back.
-    async fn unlist_gone(&self, owner: &str, list: &str, gone: &[String]) -> Result<(), SessionError> {
+    async fn unlist_gone(&self, owner: &str, lists: &[String], gone: &[String]) -> Result<(), SessionError> {
         if gone.is_empty() {
             return Ok(());
         }
-        self.cache.list_remove(list, gone).await?;
+        for list in lists {
+            self.cache.list_remove(list, gone).await?;
+        }
         for part in gone.chunks(AT_ONCE) {
             let keys = part.iter().filter_map(|name| name.parse::<SessionKey>().ok());
             for found in together(keys.map(|key| self.look_up(key, None))).await {
                 if let Lookup::Live(stored) = found?
                     && stored.record.head.owner() == Some(owner)
                 {
-                    self.cache.list_add(list, stored.key.as_str(), time_of(stored.record.head.end)).await?;
+                    let end = time_of(stored.record.head.end);
+                    self.cache.list_add(&self.list(owner), stored.key.as_str(), end).await?;
                 }
             }
         }
         Ok(())
     }
 
-    /// A page of the live sessions of a user, each once.
-    pub(in crate::engine) async fn owner_page(
+    /// A page of the live sessions of a user, each once, in the order of ends and names.
+    pub(crate) async fn owner_page(
         &self,
         owner: &str,
         after: Option<&ListMember>,
         limit: usize,
     ) -> Result<Page, SessionError> {
+        let lists = self.lists(owner);
         let (mut after, mut sessions, mut seen) = (after.cloned(), Vec::new(), HashSet::new());
-        for list in self.lists(owner) {
-            loop {
-                let members = self.cache.list_page(&list, after.as_ref(), limit.clamp(1, PART)).await?;
-                let Some(last) = members.last().cloned() else { break };
-                let standings = self.judge_all(owner, &list, &members).await?;
-                for (member, standing) in members.into_iter().zip(standings) {
-                    // A session that is being renewed stands on the list under two keys.
-                    if let Standing::Counts(stored) = standing
-                        && seen.insert(stored.record.head.stamp())
-                    {
-                        sessions.push((member, stored));
-                    }
-                }
-                after = Some(last);
-                if sessions.len() >= limit {
-                    return Ok(sessions);
+        while sessions.len() < limit {
+            let most = (limit - sessions.len()).min(PART);
+            let mut members = Vec::new();
+            for list in &lists {
+                members.extend(self.cache.list_page(list, after.as_ref(), most).await?);
+            }
+            // All lists are in one order, so that a place in it is the same one in each of them.
+            members.sort_unstable();
+            members.dedup();
+            members.truncate(most);
+            let Some(last) = members.last().cloned() else { break };
+            let standings = self.judge_all(owner, &lists, &members).await?;
+            breathe(standings.len()).await;
+            for (member, standing) in members.into_iter().zip(standings) {
+                // A session that is being renewed stands on the list under two keys.
+                if let Standing::Counts(stored) = standing
+                    && seen.insert(stored.record.head.stamp())
+                {
+                    sessions.push((member, stored));
                 }
             }
-            after = None;
+            after = Some(last);
         }
         Ok(sessions)
     }
@@ -205,18 +222,28 @@ impl<C: Cache> Engine<C> {
     pub(in crate::engine) async fn unlist_ended(&self, ended: &Ended) {
         let Some(stored) = &ended.session else { return };
         let Some(owner) = stored.record.head.owner() else { return };
-        let origin = stored.record.head.origin().map(|origin| origin.prev);
-        let keys: HashSet<_> = ended.tombstones.iter().copied().chain(origin).chain([stored.key]).collect();
-        self.unlist(owner, keys).await;
+        self.unlist(owner, ended.keys()).await;
     }
 
     pub(super) async fn unlist(&self, owner: &str, keys: impl IntoIterator<Item = SessionKey>) {
         let members: Vec<_> = keys.into_iter().map(|key| key.to_string()).collect();
+        if members.is_empty() {
+            return;
+        }
         for list in self.lists(owner) {
             if let Err(error) = self.cache.list_remove(&list, &members).await {
                 events::failed(&error.into());
             }
         }
+    }
+}
+
+/// After a full part of a long list: a cache in memory never waits, and other tasks are to run, and the deadline to count.
+///
+/// Not within a commit, whose first poll on such a cache has to go through.
+pub(super) async fn breathe(part: usize) {
+    if part >= PART {
+        tokio::task::yield_now().await;
     }
 }
 

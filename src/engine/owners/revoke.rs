@@ -1,8 +1,11 @@
 //! Ending a user's sessions, in parts: each call makes progress, and can be repeated.
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use super::{
-    list::{AT_ONCE, together},
+    list::{AT_ONCE, breathe, together},
     standing::Standing,
 };
 use crate::{
@@ -20,6 +23,29 @@ struct Verdict {
     ended: Option<Option<Stamp>>,
     /// To be taken off the list.
     gone: Vec<SessionKey>,
+    /// It was renewed more often than was followed: what lives there may not be ended.
+    is_far: bool,
+}
+
+/// The sessions that a call has ended so far. Each counts as soon as it ended: the rest of its part may take too long.
+#[derive(Default)]
+struct Ended(Mutex<HashSet<(Option<Stamp>, Option<SessionKey>)>>);
+
+impl Ended {
+    fn set(&self) -> MutexGuard<'_, HashSet<(Option<Stamp>, Option<SessionKey>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session that was being renewed counts once, by its stamp; one without, by its key.
+    fn note(&self, key: SessionKey, verdict: &Verdict) {
+        if let Some(stamp) = verdict.ended {
+            self.set().insert((stamp, stamp.is_none().then_some(key)));
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.set().len()
+    }
 }
 
 impl<C: Cache> Engine<C> {
@@ -30,10 +56,13 @@ impl<C: Cache> Engine<C> {
         own: Option<SessionKey>,
         deadline: Deadline,
     ) -> Result<usize, SessionError> {
-        match own {
-            Some(key) if self.live_end(key).await?.is_none() => Err(SessionError::Gone),
-            own => self.end_sessions(owner, own, deadline).await,
+        if let Some(key) = own {
+            let live = deadline.bound(self.live_end(key)).await;
+            if live.unwrap_or(Err(SessionError::Incomplete { ended: 0 }))?.is_none() {
+                return Err(SessionError::Gone);
+            }
         }
+        self.end_sessions(owner, own, deadline).await
     }
 
     /// Ends all sessions of a user, but for the one that `keep` leads to. Returns how many it ended.
@@ -46,36 +75,54 @@ impl<C: Cache> Engine<C> {
         keep: Option<SessionKey>,
         deadline: Deadline,
     ) -> Result<usize, SessionError> {
+        let ended = Ended::default();
+        match deadline.bound(self.end_parts(owner, keep, deadline, &ended)).await {
+            Ok(Err(SessionError::Incomplete { .. })) => Err(SessionError::Incomplete { ended: ended.count() }),
+            Ok(done) => done.map(|()| ended.count()),
+            Err(_) => Err(SessionError::Incomplete { ended: ended.count() }),
+        }
+    }
+
+    /// Part by part: looked up, ended, taken off the list.
+    async fn end_parts(
+        &self,
+        owner: &str,
+        keep: Option<SessionKey>,
+        deadline: Deadline,
+        ended: &Ended,
+    ) -> Result<(), SessionError> {
         let kept = match keep {
             Some(key) => self.live_end(key).await?,
             None => None,
         };
-        let mut ended = HashSet::new();
+        let mut is_far = false;
         for list in self.lists(owner) {
             let mut after = None;
             while let Some(part) = self.part(&list, &mut after).await? {
                 for members in part.chunks(AT_ONCE) {
-                    let keys: Vec<SessionKey> = members.iter().filter_map(|member| member.name.parse().ok()).collect();
-                    let ending = together(keys.iter().map(|key| self.end_member(owner, *key, kept.as_ref(), deadline)));
-                    let Ok(verdicts) = deadline.bound(ending).await else {
-                        return Err(SessionError::Incomplete { ended: ended.len() });
-                    };
-                    let mut gone = Vec::new();
-                    for (key, verdict) in keys.iter().zip(verdicts) {
-                        let verdict = verdict?;
-                        if let Some(stamp) = verdict.ended {
-                            // A session that was being renewed counts once, by its stamp; one without, by its key.
-                            ended.insert((stamp, stamp.is_none().then_some(*key)));
+                    let keys = members.iter().filter_map(|member| member.name.parse().ok());
+                    let ending = together(keys.map(|key| {
+                        let kept = kept.as_ref();
+                        async move {
+                            let verdict = self.end_member(owner, key, kept, deadline).await?;
+                            ended.note(key, &verdict);
+                            Ok::<_, SessionError>(verdict)
                         }
+                    }));
+                    let mut gone = Vec::new();
+                    for verdict in ending.await {
+                        let verdict = verdict?;
+                        is_far |= verdict.is_far;
                         gone.extend(verdict.gone.iter().map(SessionKey::to_string));
                     }
                     if !gone.is_empty() {
                         self.cache.list_remove(&list, &gone).await?;
                     }
                 }
+                breathe(part.len()).await;
             }
         }
-        Ok(ended.len())
+        if is_far { Err(SessionError::Incomplete { ended: 0 }) } else { Ok(()) }
     }
 
     async fn end_member(
@@ -90,19 +137,20 @@ impl<C: Cache> Engine<C> {
         };
         let (stored, prev) = match self.judge(owner, key).await? {
             Standing::Foreign => return Ok(Verdict::default()),
-            Standing::Gone => return Ok(Verdict { ended: None, gone: vec![key] }),
+            Standing::Gone => return Ok(Verdict { gone: vec![key], ..Verdict::default() }),
+            Standing::Far => return Ok(Verdict { gone: vec![key], is_far: true, ..Verdict::default() }),
             Standing::DeadEnd => {
                 self.end(key, None, deadline, &|_| false).await?;
-                return Ok(Verdict { ended: None, gone: vec![key] });
+                return Ok(Verdict { gone: vec![key], ..Verdict::default() });
             }
             Standing::Stray(stray) => {
                 self.discard(&stray).await;
-                return Ok(Verdict { ended: None, gone: vec![key] });
+                return Ok(Verdict { gone: vec![key], ..Verdict::default() });
             }
             Standing::Unreadable { key: at, version } => {
                 let deleted = self.cache.delete(&self.cache_key(&at), version).await?;
                 let is_done = deleted == crate::cache::Deleted::Done;
-                return Ok(Verdict { ended: is_done.then_some(None), gone: vec![key] });
+                return Ok(Verdict { ended: is_done.then_some(None), gone: vec![key], is_far: false });
             }
             Standing::Making { stored, prev } => {
                 if prev.record.head.owner() != Some(owner) || is_kept(&prev) {
@@ -117,7 +165,9 @@ impl<C: Cache> Engine<C> {
         }
         let is_doomed = |found: &Stored| found.record.head.owner() == Some(owner) && !is_kept(found);
         let mut gone = vec![key, stored.key];
-        let mut stamp = None;
+        // A session that logs in again just now has two stamps, and is one session.
+        let stamp = prev.as_ref().unwrap_or(&stored).record.head.stamp();
+        let mut is_ended = false;
         for session in prev.into_iter().chain([stored]) {
             // From the member itself where a tombstone leads from there, so that the tombstone goes, too.
             let (from, known) = if session.record.head.origin().is_some() && session.key != key {
@@ -129,10 +179,10 @@ impl<C: Cache> Engine<C> {
             gone.extend(ended.tombstones);
             if let Some(session) = ended.session {
                 gone.push(session.key);
-                stamp = Some(session.record.head.stamp());
+                is_ended = true;
             }
         }
-        Ok(Verdict { ended: stamp, gone })
+        Ok(Verdict { ended: is_ended.then_some(stamp), gone, is_far: false })
     }
 
     /// Whether a session with a later login is the one that is kept: it may have logged in while this goes on.

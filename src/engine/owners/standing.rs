@@ -7,7 +7,7 @@ use crate::{
     id::SessionKey,
 };
 
-/// Tombstones that are followed from a member: a longer way leads to a key that is a member itself.
+/// Tombstones that are followed from a member.
 const MAX_HOPS: usize = 32;
 
 pub(super) enum Standing {
@@ -30,6 +30,8 @@ pub(super) enum Standing {
     Gone,
     /// A tombstone that leads to no session any more.
     DeadEnd,
+    /// A tombstone that more others follow than are gone along. Each of them leads to a key that is a member itself.
+    Far,
 }
 
 impl<C: Cache> Engine<C> {
@@ -50,7 +52,7 @@ impl<C: Cache> Engine<C> {
                 Lookup::Absent => return Ok(Standing::Gone),
             }
         }
-        let Some(stored) = stored else { return Ok(Standing::Foreign) };
+        let Some(stored) = stored else { return Ok(Standing::Far) };
         if stored.record.head.owner() != Some(owner) {
             return Ok(Standing::Foreign);
         }

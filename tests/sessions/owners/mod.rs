@@ -1,10 +1,13 @@
 //! The sessions of a user: listed, ended one by one or all at once, limited, and never alive unseen.
 mod limit;
 mod lists;
+mod long_chains;
+mod many;
 mod model;
 mod races;
 mod renewals;
 mod revoking;
+mod session_info;
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 use std::any::Any;
