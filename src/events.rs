@@ -8,6 +8,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+use crate::error::CacheError;
 use crate::{
     error::{CacheErrorKind, ConfigError, SessionError},
     id::SessionKey,
@@ -103,6 +105,12 @@ kinds! {
     REDIS_EVICTING = "redis_evicting";
     #[cfg(feature = "redis")]
     REDIS_FOREIGN_VALUE = "redis_foreign_value";
+    #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+    SQL_REFUSING = "sql_refusing";
+    #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+    SQL_ANSWERING = "sql_answering";
+    #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+    SQL_SWEEP_FAILED = "sql_sweep_failed";
 }
 
 /// Counts an event and logs it every time.
@@ -251,6 +259,34 @@ pub(crate) fn evicting() {
         warn,
         &REDIS_EVICTING,
         "Redis removes live sessions when its memory is full: `maxmemory-policy noeviction` does not"
+    );
+}
+
+/// From now on operations are refused at once.
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub(crate) fn sql_refusing(cache: &'static str) {
+    log_each!(
+        error,
+        &SQL_REFUSING,
+        cache,
+        "the database does not answer: operations are refused at once until it does again"
+    );
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub(crate) fn sql_answering(cache: &'static str) {
+    log_each!(info, &SQL_ANSWERING, cache, "the database answers again");
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub(crate) fn sql_sweep_failed(error: &CacheError) {
+    let cause = std::error::Error::source(error).map(tracing::field::display);
+    log_limited!(
+        warn,
+        &SQL_SWEEP_FAILED,
+        %error,
+        cause,
+        "rows of sessions that ended could not be removed: they stay until the next sweep"
     );
 }
 
@@ -474,6 +510,12 @@ mod tests {
             evicting();
             foreign_value();
         }
+        #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+        {
+            sql_refusing("PostgresCache");
+            sql_answering("PostgresCache");
+            sql_sweep_failed(&CacheError::new(CacheErrorKind::Unavailable, "a cause"));
+        }
     }
 
     /// The rows of the table in the guide, by the name of the event.
@@ -502,6 +544,9 @@ mod tests {
         let mut documented = documented();
         if !cfg!(feature = "redis") {
             documented.retain(|name, _| !name.starts_with("redis_"));
+        }
+        if !cfg!(any(feature = "postgres", feature = "mysql", feature = "sqlite")) {
+            documented.retain(|name, _| !name.starts_with("sql_"));
         }
         if !cfg!(feature = "encryption") {
             documented.retain(|name, _| !["undecryptable_entry", "plaintext_entry"].contains(&name.as_str()));

@@ -11,6 +11,8 @@ use bytes::Bytes;
 use crate::error::CacheError;
 
 mod boxed;
+#[cfg(any(feature = "redis", feature = "postgres", feature = "mysql", feature = "sqlite"))]
+mod circuit;
 #[cfg(feature = "encryption")]
 mod encrypted;
 mod lists;

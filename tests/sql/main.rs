@@ -6,6 +6,8 @@
 mod mariadb_server;
 #[cfg(feature = "mysql")]
 mod mysql;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod outage;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]

@@ -17,7 +17,6 @@ use self::{
 use crate::error::CacheError;
 
 mod builder;
-mod circuit;
 mod clients;
 #[cfg(feature = "redis-cluster")]
 mod cluster;

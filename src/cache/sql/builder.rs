@@ -39,6 +39,7 @@ pub struct SqlCacheBuilder<D: Dialect> {
     source: Source<D>,
     tables: SqlTables,
     pool: PoolSettings,
+    fail_fast: bool,
     sweeps: bool,
 }
 
@@ -60,7 +61,7 @@ impl<D: Dialect> SqlCacheBuilder<D> {
     }
 
     fn over(source: Source<D>) -> Self {
-        Self { source, tables: SqlTables::default(), pool: DEFAULTS, sweeps: true }
+        Self { source, tables: SqlTables::default(), pool: DEFAULTS, fail_fast: true, sweeps: true }
     }
 
     /// Which tables hold the sessions. Default: `cloakroom_sessions` and two named after it.
@@ -85,6 +86,15 @@ impl<D: Dialect> SqlCacheBuilder<D> {
     /// How many connections this cache opens at most. Default: 10. A pool of the application has a limit of its own.
     pub const fn max_connections(mut self, connections: u32) -> Self {
         self.pool.connections = if connections == 0 { 1 } else { connections };
+        self
+    }
+
+    /// Whether operations are refused at once while the database does not answer, but for one every 250 ms that finds out
+    /// whether it does again. Default: `true`.
+    ///
+    /// Without it every request waits for the time limit during an outage.
+    pub const fn fail_fast(mut self, fail_fast: bool) -> Self {
+        self.fail_fast = fail_fast;
         self
     }
 
@@ -132,7 +142,7 @@ impl<D: Dialect> SqlCacheBuilder<D> {
                 Connections::own(pool, D::ONE_WRITER)
             }
         };
-        Ok(finish(connections, &self.tables, self.pool, self.sweeps))
+        Ok(finish(connections, &self.tables, self.pool, self.fail_fast, self.sweeps))
     }
 }
 
@@ -158,18 +168,19 @@ impl SqlCacheBuilder<super::Postgres> {
 
 /// A cache with the default settings over a pool of the application.
 pub(super) fn over_pool<D: Dialect>(pool: Pool<D::Database>) -> SqlCache<D> {
-    finish(Connections::of_application(pool, D::ONE_WRITER), &SqlTables::default(), DEFAULTS, true)
+    finish(Connections::of_application(pool, D::ONE_WRITER), &SqlTables::default(), DEFAULTS, true, true)
 }
 
 fn finish<D: Dialect>(
     connections: Connections<D::Database>,
     tables: &SqlTables,
     settings: PoolSettings,
+    fail_fast: bool,
     sweeps: bool,
 ) -> SqlCache<D> {
     let style = if settings.pooled { literal(D::STYLE) } else { D::STYLE };
     let inner = Inner {
-        caller: Caller::new(connections, settings.timeout),
+        caller: Caller::new(connections, settings.timeout, fail_fast),
         statements: Statements::new(&D::TEXTS, style, tables),
         schema: SqlCache::<D>::schema(tables),
         sweeps,
@@ -186,6 +197,7 @@ impl<D: Dialect> fmt::Debug for SqlCacheBuilder<D> {
             .field("tables", &self.tables)
             .field("timeout", &self.pool.timeout)
             .field("max_connections", &self.pool.connections)
+            .field("fail_fast", &self.fail_fast)
             .finish_non_exhaustive()
     }
 }

@@ -40,6 +40,11 @@ impl Failure {
         Self::Final(kind, text.into())
     }
 
+    /// Whether it shows that the database answers, where it came while connecting.
+    pub(super) const fn reached(&self) -> bool {
+        matches!(self, Self::Final(..))
+    }
+
     /// What an error means that came while a statement ran. `answer` knows the codes of this database.
     pub(super) fn of(error: &Error, answer: impl FnOnce(&dyn sqlx::error::DatabaseError) -> Self) -> Self {
         match error {

@@ -20,6 +20,7 @@ use crate::{
     error::CacheError,
 };
 
+mod breaker;
 mod builder;
 mod call;
 mod connections;
@@ -124,6 +125,10 @@ pub type SqliteCache = SqlCache<Sqlite>;
 /// is a [`Timeout`](crate::CacheErrorKind::Timeout). A call that is dropped half-way closes its connection, so that no
 /// transaction stays open.
 ///
+/// After a few failures in a row, with no answer between them, one operation finds out whether the database answers at
+/// all. While it does not, operations are refused at once with [`Unavailable`](crate::CacheErrorKind::Unavailable), but for
+/// one every 250 ms that asks again: see [`fail_fast`](SqlCacheBuilder::fail_fast). There is no task behind it.
+///
 /// # Limits
 ///
 /// Keys, names of lists and their members have at most 1,024 bytes, values at most 8 MiB: what is longer is an error of
@@ -194,6 +199,7 @@ impl<D: Dialect> SqlCache<D> {
         /// Others may be at it, and an index takes its time.
         const LIMIT: Duration = Duration::from_secs(30);
         let Inner { caller, statements, schema, .. } = &*self.inner;
+        let caller = caller.patient();
         let values = Values::default();
         let layout = attempt!(caller, Effect::Read, call::deadline(LIMIT), |connection| {
             D::rows(connection, &statements.layout, &values)

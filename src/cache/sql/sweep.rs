@@ -8,7 +8,7 @@ use super::{
     now,
     statement::Values,
 };
-use crate::error::CacheError;
+use crate::{error::CacheError, events};
 
 /// How many rows one statement looks at.
 const BATCH: usize = 200;
@@ -61,7 +61,7 @@ impl<D: Dialect> SqlCache<D> {
         async move {
             loop {
                 if let Err(error) = cache.sweep(usize::MAX).await {
-                    warn(&error);
+                    events::sql_sweep_failed(&error);
                 }
                 tokio::time::sleep(every).await;
             }
@@ -83,7 +83,7 @@ impl<D: Dialect> SqlCache<D> {
             let lists = cache.sweep_lists().await;
             cache.inner.sweeping.store(false, Ordering::Release);
             if let Some(error) = swept.err().or(lists.err()) {
-                warn(&error);
+                events::sql_sweep_failed(&error);
             }
         });
     }
@@ -110,9 +110,4 @@ impl<D: Dialect> SqlCache<D> {
         });
         Ok(swept.await?.value >= values.limit.unsigned_abs())
     }
-}
-
-fn warn(error: &CacheError) {
-    let cause = std::error::Error::source(error).map(tracing::field::display);
-    tracing::warn!(kind = ?error.kind(), cause, "rows of sessions that ended could not be removed: they stay until the next sweep");
 }
