@@ -18,6 +18,8 @@ mod postgres_server;
 mod process;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod proxy;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod revoke_many;
 mod shared;
 #[cfg(feature = "sqlite")]
 mod sqlite;

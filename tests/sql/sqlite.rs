@@ -11,10 +11,10 @@ use crate::shared::{self, entry, expiry, kind};
 mod example;
 
 /// A directory that goes with it.
-struct Files(PathBuf);
+pub(crate) struct Files(PathBuf);
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let path = std::env::temp_dir().join(format!(
             "cloakroom-sqlite-{}-{:?}",
             std::process::id(),
@@ -24,11 +24,11 @@ impl Files {
         Self(path)
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("sqlite:{}", self.0.join("sessions.db").display())
     }
 
-    async fn patient(&self) -> SqliteCache {
+    pub(crate) async fn patient(&self) -> SqliteCache {
         let cache = SqliteCache::builder(self.url()).timeout(Duration::from_secs(20)).build().await.unwrap();
         cache.migrate().await.unwrap();
         cache

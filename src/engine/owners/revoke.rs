@@ -14,6 +14,9 @@ use crate::{
     record::Stamp,
 };
 
+/// A session that was being renewed counts once, by its stamp; one without, by its key.
+type Counted = (Option<Stamp>, Option<SessionKey>);
+
 /// What became of a member of a list.
 #[derive(Default)]
 struct Verdict {
@@ -46,25 +49,35 @@ impl<C: Cache> Engine<C> {
         keep: Option<SessionKey>,
         deadline: Deadline,
     ) -> Result<usize, SessionError> {
+        let mut ended = HashSet::new();
+        // Whatever is under way at the deadline: what ended before it is counted.
+        match deadline.bound(self.end_listed(owner, keep, deadline, &mut ended)).await {
+            Ok(done) => done.map(|()| ended.len()),
+            Err(_) => Err(SessionError::Incomplete { ended: ended.len() }),
+        }
+    }
+
+    async fn end_listed(
+        &self,
+        owner: &str,
+        keep: Option<SessionKey>,
+        deadline: Deadline,
+        ended: &mut HashSet<Counted>,
+    ) -> Result<(), SessionError> {
         let kept = match keep {
             Some(key) => self.live_end(key).await?,
             None => None,
         };
-        let mut ended = HashSet::new();
         for list in self.lists(owner) {
             let mut after = None;
             while let Some(part) = self.part(&list, &mut after).await? {
                 for members in part.chunks(AT_ONCE) {
                     let keys: Vec<SessionKey> = members.iter().filter_map(|member| member.name.parse().ok()).collect();
                     let ending = together(keys.iter().map(|key| self.end_member(owner, *key, kept.as_ref(), deadline)));
-                    let Ok(verdicts) = deadline.bound(ending).await else {
-                        return Err(SessionError::Incomplete { ended: ended.len() });
-                    };
                     let mut gone = Vec::new();
-                    for (key, verdict) in keys.iter().zip(verdicts) {
+                    for (key, verdict) in keys.iter().zip(ending.await) {
                         let verdict = verdict?;
                         if let Some(stamp) = verdict.ended {
-                            // A session that was being renewed counts once, by its stamp; one without, by its key.
                             ended.insert((stamp, stamp.is_none().then_some(*key)));
                         }
                         gone.extend(verdict.gone.iter().map(SessionKey::to_string));
@@ -75,7 +88,7 @@ impl<C: Cache> Engine<C> {
                 }
             }
         }
-        Ok(ended.len())
+        Ok(())
     }
 
     async fn end_member(
