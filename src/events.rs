@@ -111,6 +111,8 @@ kinds! {
     SQL_ANSWERING = "sql_answering";
     #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
     SQL_SWEEP_FAILED = "sql_sweep_failed";
+    #[cfg(feature = "postgres")]
+    POSTGRES_NEAR_CACHE_LOST = "postgres_near_cache_lost";
 }
 
 /// Counts an event and logs it every time.
@@ -276,6 +278,19 @@ pub(crate) fn sql_refusing(cache: &'static str) {
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 pub(crate) fn sql_answering(cache: &'static str) {
     log_each!(info, &SQL_ANSWERING, cache, "the database answers again");
+}
+
+/// Nothing is served from the near cache until its connection is there again.
+#[cfg(feature = "postgres")]
+pub(crate) fn near_cache_lost(error: &CacheError) {
+    let cause = std::error::Error::source(error).map(tracing::field::display);
+    log_limited!(
+        warn,
+        &POSTGRES_NEAR_CACHE_LOST,
+        %error,
+        cause,
+        "the near cache does not hear of changes: every read goes to the database until it does"
+    );
 }
 
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
@@ -516,6 +531,8 @@ mod tests {
             sql_answering("PostgresCache");
             sql_sweep_failed(&CacheError::new(CacheErrorKind::Unavailable, "a cause"));
         }
+        #[cfg(feature = "postgres")]
+        near_cache_lost(&CacheError::new(CacheErrorKind::Unavailable, "a cause"));
     }
 
     /// The rows of the table in the guide, by the name of the event.
@@ -544,6 +561,9 @@ mod tests {
         let mut documented = documented();
         if !cfg!(feature = "redis") {
             documented.retain(|name, _| !name.starts_with("redis_"));
+        }
+        if !cfg!(feature = "postgres") {
+            documented.remove("postgres_near_cache_lost");
         }
         if !cfg!(any(feature = "postgres", feature = "mysql", feature = "sqlite")) {
             documented.retain(|name, _| !name.starts_with("sql_"));

@@ -1,9 +1,9 @@
-//! The races of `examples/soak.rs`, a few of them; the many are a command of their own.
+//! The races of `examples/soak/`, a few of them; the many are a command of their own.
 #![cfg(feature = "redis")]
 #![allow(missing_docs, unreachable_pub, dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-#[path = "../examples/soak.rs"]
+#[path = "../examples/soak/main.rs"]
 mod soak;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

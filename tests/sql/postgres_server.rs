@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::process::{Directory, find, free_port, give, run, signal, spawn, try_run, unprivileged};
+use super::process::{Directory, find, free_port, give, run, signal, spawn, try_run, unprivileged};
 
 /// Runs until it is dropped.
 #[derive(Debug)]

@@ -26,11 +26,13 @@ use super::{
     clients::address,
     connect::{Limits, connect},
     errors::Failure,
-    near::NearCache,
     tracking::Tracking,
 };
 use crate::{
-    cache::circuit::{Admission, Change, CircuitBreaker},
+    cache::{
+        circuit::{Admission, Change, CircuitBreaker},
+        near::NearCache,
+    },
     events,
 };
 

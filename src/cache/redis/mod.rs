@@ -10,11 +10,10 @@ use redis::aio::ConnectionManager;
 use self::{
     connections::{ReadWriteConnections, Target},
     executor::CommandExecutor,
-    near::NearCache,
     scripts::Scripts,
     servers::Servers,
 };
-use crate::error::CacheError;
+use crate::{cache::near::NearCache, error::CacheError};
 
 mod builder;
 mod clients;
@@ -25,7 +24,6 @@ mod connections;
 mod encoding;
 mod errors;
 mod executor;
-mod near;
 mod operations;
 mod scripts;
 #[cfg(feature = "redis-sentinel")]

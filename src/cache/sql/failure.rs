@@ -69,6 +69,11 @@ impl Failure {
     ) -> Self {
         match error {
             Error::Tls(_) => return Self::last(Refused, "the TLS handshake with the database failed"),
+            Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let text = "TLS with the database failed: its certificate is not by an authority that is trusted here, not \
+                            for this name, or expired";
+                return Self::last(Refused, text);
+            }
             Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Self::not_ready("the database cannot be reached: there is no such file, socket or host");
             }

@@ -8,13 +8,19 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tokio::time::Instant;
+
 use self::{
     call::{Answer, Caller, Effect, attempt},
     dialect::{Dialect, MEMBERS, Seen, Statements},
     driver::Cells,
+    near::ChangeGuard,
     statement::{BUCKET_MS, Values},
 };
-use super::{Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version};
+use super::{
+    Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version,
+    near::{Fetched, FillToken, Lookup, NearCache},
+};
 use crate::{
     clock::{millis, millis_since_epoch, time_of},
     error::CacheError,
@@ -27,8 +33,11 @@ mod connections;
 mod dialect;
 mod driver;
 mod failure;
+#[cfg(feature = "postgres")]
+mod listen;
 #[cfg(feature = "mysql")]
 mod mysql;
+mod near;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "sqlite")]
@@ -141,6 +150,7 @@ struct Inner<D: Dialect> {
     caller: Caller<D>,
     statements: Statements,
     schema: String,
+    near: Option<near::Near>,
     sweeps: bool,
     inserts: AtomicU64,
     sweeping: AtomicBool,
@@ -225,6 +235,30 @@ impl<D: Dialect> SqlCache<D> {
         }
     }
 
+    /// Asks the database, and keeps the answer in the near cache.
+    async fn fetch(
+        &self,
+        near: &NearCache,
+        token: FillToken,
+        values: &Values<'_>,
+        deadline: Instant,
+    ) -> Result<Option<Fetched>, CacheError> {
+        let Inner { caller, statements, .. } = &*self.inner;
+        let Some(statement) = &statements.get_with_times else { return Err(failure::unexpected()) };
+        let found =
+            attempt!(caller, Effect::Read, deadline, |connection| D::timed(connection, statement, values)).await?;
+        let Some((version, value, idle, end, left)) = found.value else { return Ok(None) };
+        let entry = Entry { value: value.into(), version: version_of(version) };
+        let fetched = Fetched { entry, idle: idle.unsigned_abs(), end: end.unsigned_abs(), left };
+        near.fill(&token, values.key, &fetched);
+        Ok(Some(fetched))
+    }
+
+    /// To be held by a write until it is over.
+    fn guard<'a>(&'a self, key: &'a str, telling: bool) -> Option<ChangeGuard<'a>> {
+        self.inner.near.as_ref().map(|near| near.guard(key, telling))
+    }
+
     async fn list_names(&self, list: &str, names: &[String]) -> Result<(), CacheError> {
         let Inner { caller, statements, .. } = &*self.inner;
         let deadline = caller.deadline();
@@ -259,8 +293,17 @@ impl<D: Dialect> fmt::Debug for SqlCache<D> {
 
 impl<D: Dialect> Cache for SqlCache<D> {
     async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
-        let Inner { caller, statements, .. } = &*self.inner;
+        let Inner { caller, statements, near, .. } = &*self.inner;
         let values = Values { key: checked(key)?, now: now(), ..Values::default() };
+        if let Some(near) = near {
+            return match near.cache.find(key, None) {
+                Lookup::Hit(entry) | Lookup::Due(entry) => Ok(Some(entry)),
+                Lookup::Miss(token) => {
+                    let fetched = self.fetch(&near.cache, token, &values, caller.deadline()).await?;
+                    Ok(fetched.map(|fetched| fetched.entry))
+                }
+            };
+        }
         let found = attempt!(caller, Effect::Read, caller.deadline(), |connection| {
             D::rows(connection, &statements.get, &values)
         });
@@ -268,9 +311,21 @@ impl<D: Dialect> Cache for SqlCache<D> {
     }
 
     async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
-        let Inner { caller, statements, .. } = &*self.inner;
+        let Inner { caller, statements, near, .. } = &*self.inner;
         let deadline = caller.deadline();
         let values = Values { key: checked(key)?, now: now(), after: cut(millis(after)), ..Values::default() };
+        // What needs no restart yet is a plain read.
+        if let (Some(near), after @ 1..) = (near, values.after.unsigned_abs()) {
+            match near.cache.find(key, Some(after)) {
+                Lookup::Hit(entry) => return Ok(Some(entry)),
+                Lookup::Due(_) => {}
+                Lookup::Miss(token) => match self.fetch(&near.cache, token, &values, deadline).await? {
+                    Some(fetched) if fetched.is_due(after) => {}
+                    fetched => return Ok(fetched.map(|fetched| fetched.entry)),
+                },
+            }
+        }
+        let _guard = self.guard(key, false);
         let found = attempt!(caller, Effect::Read, deadline, |connection| {
             D::rows(connection, &statements.get_and_touch, &values)
         });
@@ -287,6 +342,8 @@ impl<D: Dialect> Cache for SqlCache<D> {
     async fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> Result<bool, CacheError> {
         let Inner { caller, statements, .. } = &*self.inner;
         let values = written(checked(key)?, &entry, expiry)?;
+        // Others keep nothing of what was not there.
+        let _guard = self.guard(key, false);
         let inserted = attempt!(caller, Effect::Once, caller.deadline(), |connection| {
             D::insert(connection, statements, &values)
         });
@@ -304,6 +361,7 @@ impl<D: Dialect> Cache for SqlCache<D> {
     ) -> Result<Replaced, CacheError> {
         let Inner { caller, statements, .. } = &*self.inner;
         let values = Values { expected: number_of(expected), ..written(checked(key)?, &entry, expiry)? };
+        let mut guard = self.guard(key, true);
         let replaced = attempt!(caller, Effect::Known, caller.deadline(), |connection| {
             D::replace(connection, statements, &values)
         });
@@ -312,16 +370,23 @@ impl<D: Dialect> Cache for SqlCache<D> {
             Seen::Done => Ok(Replaced::Done),
             Seen::Other(version, _) if version == values.version => Ok(Replaced::Done),
             _ if again => Err(failure::unknown_outcome()),
-            Seen::Other(version, value) => {
-                Ok(Replaced::Conflict(Entry { value: value.into(), version: version_of(version) }))
+            other => {
+                guard.iter_mut().for_each(ChangeGuard::nothing);
+                Ok(match other {
+                    Seen::Other(version, value) => {
+                        Replaced::Conflict(Entry { value: value.into(), version: version_of(version) })
+                    }
+                    _ => Replaced::Missing,
+                })
             }
-            Seen::Nothing => Ok(Replaced::Missing),
         }
     }
 
     async fn touch(&self, key: &str) -> Result<bool, CacheError> {
         let Inner { caller, statements, .. } = &*self.inner;
         let values = Values { key: checked(key)?, now: now(), ..Values::default() };
+        // What others keep ends sooner, and is then read anew.
+        let _guard = self.guard(key, false);
         let touched = attempt!(caller, Effect::Repeatable, caller.deadline(), |connection| {
             D::execute(connection, &statements.touch, &values)
         });
@@ -331,6 +396,7 @@ impl<D: Dialect> Cache for SqlCache<D> {
     async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
         let Inner { caller, statements, .. } = &*self.inner;
         let values = Values { key: checked(key)?, now: now(), expected: number_of(expected), ..Values::default() };
+        let _guard = self.guard(key, true);
         let deleted = attempt!(caller, Effect::Known, caller.deadline(), |connection| {
             D::delete(connection, statements, &values)
         });

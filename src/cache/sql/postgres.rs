@@ -1,4 +1,6 @@
 //! PostgreSQL: its statements, and what its answers mean.
+use std::time::Duration;
+
 use sqlx::{
     ConnectOptions, Pool,
     error::DatabaseError,
@@ -9,7 +11,10 @@ use super::{
     dialect::{Dialect, PoolSettings, Seen, Statements, Swept, Texts},
     driver::{ConnectionOf, Driver, driver},
     failure::{Failure, NO_TABLE, answered},
+    listen::near_cache,
+    near::Near,
     statement::{Places, Statement, Style, Values},
+    tables::SqlTables,
 };
 use crate::error::CacheErrorKind::{Full, Other, Refused, Unavailable, Unsupported};
 
@@ -47,6 +52,10 @@ INSERT INTO {schema} (layout) VALUES (1) ON CONFLICT DO NOTHING;
 
 const TEXTS: Texts = Texts {
     get: "SELECT version, value, 0::bigint FROM {entries} WHERE entry_key = @key AND {live}",
+    get_with_times: Some(
+        "\
+SELECT version, value, idle_ms, end_ms, touched_ms + idle_ms - {clock} FROM {entries} WHERE entry_key = @key AND {live}",
+    ),
     get_and_touch: "\
 WITH touched AS (
     UPDATE {entries} SET touched_ms = greatest(touched_ms, {clock})
@@ -146,8 +155,13 @@ impl Dialect for Postgres {
                 Failure::last(Refused, answered(&code, "the role may not do this: see the guide for what it needs"))
             }
             "28P01" | "28000" => Failure::last(Refused, answered(&code, "the role or the password is wrong")),
+            // What poolers say in the place of the server has this code as well: only this does not pass.
+            "08P01" if error.message().contains("startup parameter") => Failure::last(
+                Unsupported,
+                answered(&code, "it takes no settings with the connection: behind a pooler see `transaction_pooler`"),
+            ),
             "3D000" => Failure::last(Refused, answered(&code, "there is no such database")),
-            "26000" | "42P05" | "08P01" if code != "08P01" => Failure::last(
+            "26000" | "42P05" => Failure::last(
                 Unsupported,
                 answered(
                     &code,
@@ -206,6 +220,10 @@ impl Dialect for Postgres {
             }
         }
         Ok(swept)
+    }
+
+    fn near(pool: &Pool<sqlx::Postgres>, tables: &SqlTables, bytes: usize, timeout: Duration) -> Option<Near> {
+        Some(near_cache(pool, tables, bytes, timeout))
     }
 
     /// `IF NOT EXISTS` does not hold for two at once: they wait for each other. The lock ends with the transaction.
