@@ -2,10 +2,7 @@
 use std::sync::Arc;
 
 use cloakroom::{Session, SessionError};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt},
-    task::JoinSet,
-};
+use tokio::{io::AsyncWriteExt, task::JoinSet};
 
 use super::{Failure, Store, races::Said, servers::store, worker::Worker};
 

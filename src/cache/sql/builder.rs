@@ -222,6 +222,7 @@ fn finish<D: Dialect>(
         sweeps,
         inserts: AtomicU64::new(0),
         sweeping: AtomicBool::new(false),
+        batch: Default::default(),
     };
     SqlCache { inner: inner.into() }
 }

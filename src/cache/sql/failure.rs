@@ -50,7 +50,7 @@ impl Failure {
         match error {
             Error::Database(error) => answer(&**error),
             Error::Io(_) | Error::WorkerCrashed | Error::Protocol(_) | Error::Tls(_) => Self::Lost,
-            // What the statements of this crate return when a row that they had locked was another one all the same.
+            // What this crate makes of a row that was another one each time it was looked at.
             Error::RowNotFound => Self::not_ready("the entry kept changing"),
             Error::PoolTimedOut => Self::not_ready("no connection to the database became free in time"),
             Error::PoolClosed => Self::last(Unavailable, "the pool of connections is closed"),

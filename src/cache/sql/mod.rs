@@ -154,6 +154,7 @@ struct Inner<D: Dialect> {
     sweeps: bool,
     inserts: AtomicU64,
     sweeping: AtomicBool,
+    batch: sweep::Batch,
 }
 
 /// What keys, names of lists and members may have: all of them fit an index of every database.

@@ -71,27 +71,26 @@ ON CONFLICT (entry_key) DO UPDATE SET
     touched_ms = CASE WHEN e.version = excluded.version THEN e.touched_ms ELSE excluded.touched_ms END
 WHERE e.version = excluded.version OR NOT (e.end_ms > @now AND e.touched_ms + e.idle_ms > {clock})",
     overwrite_ended: None,
-    // The row is locked first: what a single UPDATE leaves out because of its version, it knows from before the lock only.
+    // What is there besides comes from before the statement: where it is the expected version itself, another write came
+    // in between, and a second statement looks.
     replace: "\
-WITH cur AS MATERIALIZED (
-    SELECT entry_key, version, value FROM {entries} WHERE entry_key = @key AND {live} FOR NO KEY UPDATE
-), done AS (
-    UPDATE {entries} AS e SET
+WITH done AS (
+    UPDATE {entries} SET
         value = @value, version = @version, idle_ms = @idle, touched_ms = {clock}, end_ms = @end,
-        due_ms = least(e.due_ms, @due)
-    FROM cur WHERE e.entry_key = cur.entry_key AND cur.version = @expected
-    RETURNING e.version
+        due_ms = least(due_ms, @due)
+    WHERE entry_key = @key AND version = @expected AND {live} RETURNING version
 )
-SELECT cur.version, CASE WHEN cur.version <> @expected THEN cur.value END, (SELECT count(*) FROM done) FROM cur",
+SELECT version, NULL::bytea, 1::bigint FROM done
+UNION ALL
+SELECT version, value, 0::bigint FROM {entries} WHERE entry_key = @key AND {live} AND NOT EXISTS (SELECT FROM done)",
     touch: "UPDATE {entries} SET touched_ms = greatest(touched_ms, {clock}) WHERE entry_key = @key AND {live}",
     delete: "\
-WITH cur AS MATERIALIZED (
-    SELECT entry_key, version, value FROM {entries} WHERE entry_key = @key AND {live} FOR UPDATE
-), done AS (
-    DELETE FROM {entries} AS e USING cur WHERE e.entry_key = cur.entry_key AND cur.version = @expected
-    RETURNING e.version
+WITH done AS (
+    DELETE FROM {entries} WHERE entry_key = @key AND version = @expected AND {live} RETURNING version
 )
-SELECT cur.version, CASE WHEN cur.version <> @expected THEN cur.value END, (SELECT count(*) FROM done) FROM cur",
+SELECT version, NULL::bytea, 1::bigint FROM done
+UNION ALL
+SELECT version, value, 0::bigint FROM {entries} WHERE entry_key = @key AND {live} AND NOT EXISTS (SELECT FROM done)",
     list_add: "\
 INSERT INTO {lists} AS l (list_key, member, end_ms) VALUES (@key, @member, @end)
 ON CONFLICT (list_key, member) DO UPDATE SET end_ms = greatest(l.end_ms, excluded.end_ms)",
@@ -104,6 +103,7 @@ ORDER BY end_ms, member LIMIT @limit",
 SELECT end_ms, member, 0::bigint FROM {lists}
 WHERE list_key = @key AND end_ms > @now AND (end_ms, member) > (@end, @member)
 ORDER BY end_ms, member LIMIT @limit",
+    // What a crash brings back is swept again: nothing waits for the disk. The setting ends with the statement.
     sweep: &["\
 WITH due AS MATERIALIZED (
     SELECT entry_key, NOT {live} AS over FROM {entries} WHERE due_ms <= @due ORDER BY due_ms LIMIT @limit
@@ -114,10 +114,12 @@ WITH due AS MATERIALIZED (
     UPDATE {entries} AS e SET due_ms = (greatest(least(e.end_ms, e.touched_ms + e.idle_ms), @due) / {bucket} + 1) * {bucket}
     FROM due WHERE e.entry_key = due.entry_key AND NOT due.over RETURNING e.version
 )
-SELECT (SELECT count(*) FROM removed), NULL::bytea, (SELECT count(*) FROM due)"],
+SELECT (SELECT count(*) FROM removed), NULL::bytea, (SELECT count(*) FROM due)
+FROM set_config('synchronous_commit', 'off', true)"],
     sweep_lists: "\
 DELETE FROM {lists} WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM {lists} WHERE end_ms <= @now ORDER BY end_ms LIMIT @limit FOR UPDATE SKIP LOCKED
+    SELECT l.ctid FROM {lists} AS l, set_config('synchronous_commit', 'off', true)
+    WHERE end_ms <= @now ORDER BY end_ms LIMIT @limit FOR UPDATE OF l SKIP LOCKED
 ))",
     layout: "SELECT coalesce(max(layout), 0), NULL::bytea, 0::bigint FROM {schema}",
     schema: SCHEMA,
@@ -196,7 +198,7 @@ impl Dialect for Postgres {
         statements: &Statements,
         values: &Values<'_>,
     ) -> sqlx::Result<Seen> {
-        locked(connection, &statements.replace, values).await
+        write_and_look(connection, &statements.replace, &statements.get, values).await
     }
 
     async fn delete(
@@ -204,7 +206,7 @@ impl Dialect for Postgres {
         statements: &Statements,
         values: &Values<'_>,
     ) -> sqlx::Result<Seen> {
-        locked(connection, &statements.delete, values).await
+        write_and_look(connection, &statements.delete, &statements.get, values).await
     }
 
     async fn sweep(
@@ -243,15 +245,22 @@ impl Dialect for Postgres {
 /// A number that other users of advisory locks are unlikely to take.
 const MIGRATION_LOCK: i64 = 0x636c_6f61_6b72_6f6f;
 
-async fn locked(
+/// One statement, and a second one only where another write was done while the first one ran.
+async fn write_and_look(
     connection: &mut ConnectionOf<Postgres>,
-    statement: &Statement,
+    write: &Statement,
+    look: &Statement,
     values: &Values<'_>,
 ) -> sqlx::Result<Seen> {
-    match Postgres::rows(connection, statement, values).await?.pop() {
+    match Postgres::rows(connection, write, values).await?.pop() {
+        Some((_, _, 1)) => return Ok(Seen::Done),
+        Some((version, Some(value), _)) if version != values.expected => return Ok(Seen::Other(version, value)),
+        None => return Ok(Seen::Nothing),
+        Some(_) => {}
+    }
+    match Postgres::rows(connection, look, values).await?.pop() {
+        Some((version, Some(value), _)) if version != values.expected => Ok(Seen::Other(version, value)),
         None => Ok(Seen::Nothing),
-        Some((_, _, 1)) => Ok(Seen::Done),
-        Some((version, Some(value), _)) => Ok(Seen::Other(version, value)),
         Some(_) => Err(sqlx::Error::RowNotFound),
     }
 }
