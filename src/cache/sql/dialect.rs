@@ -162,6 +162,11 @@ pub trait Dialect: Driver {
         }
     }
 
+    /// What a sweep leaves to be done after each batch, while others may write.
+    fn after_sweep(_connection: &mut ConnectionOf<Self>) -> impl Future<Output = sqlx::Result<()>> + Send {
+        async { Ok(()) }
+    }
+
     /// A near cache of so many bytes, where changes can be heard of.
     fn near(
         _pool: &sqlx::Pool<Self::Database>,

@@ -137,6 +137,11 @@ impl Dialect for Sqlite {
         Ok(pool.connect_lazy_with(options))
     }
 
+    /// Else the write that makes the log long enough does it, a request's as likely as a sweep's. This one blocks no writer.
+    async fn after_sweep(connection: &mut ConnectionOf<Self>) -> sqlx::Result<()> {
+        Self::script(connection, "PRAGMA wal_checkpoint(PASSIVE)".to_owned()).await
+    }
+
     async fn migrate(connection: &mut ConnectionOf<Self>, schema: String) -> sqlx::Result<()> {
         let result = Self::script(connection, format!("BEGIN IMMEDIATE; {schema} COMMIT;")).await;
         if result.is_err() {

@@ -19,6 +19,8 @@ use crate::{error::CacheError, events};
 const AIM: Duration = Duration::from_millis(8);
 /// A batch is swept with every so many inserts of a process: more can be removed than are inserted.
 const EVERY: u64 = 50;
+/// Twice as many rows.
+const LEAST_BY_INSERTS: usize = 2 * EVERY as usize;
 /// Ends go by the clock of the process that wrote them: those of other clocks are given this long.
 const MARGIN_MS: i64 = 300_000;
 
@@ -34,8 +36,7 @@ impl Default for Batch {
 
 impl Batch {
     const FIRST: usize = 200;
-    /// Twice as many as are inserted between two sweeps by inserts.
-    const LEAST: usize = 2 * EVERY as usize;
+    const LEAST: usize = 20;
     const MOST: usize = 500;
 
     fn rows(&self) -> usize {
@@ -55,7 +56,7 @@ impl<D: Dialect> SqlCache<D> {
     /// Removes rows that have ended, up to `limit` of them. Returns how many it removed: fewer than `limit` when none is
     /// left that is due.
     ///
-    /// It does so in batches of 100 to 500 rows, as many as take some 8 ms, and waits between two of them for as long as the
+    /// It does so in batches of 20 to 500 rows, as many as take some 8 ms, and waits between two of them for as long as the
     /// first one took. A row is due at the end of the hour in which it ended, as far as that was known when it was written,
     /// and may thus stay for an hour and some minutes longer than its entry lives. Each batch has a
     /// [time limit](super::SqlCacheBuilder::timeout) of its own.
@@ -75,22 +76,25 @@ impl<D: Dialect> SqlCache<D> {
             if swept.seen < u64::try_from(rows).unwrap_or(u64::MAX) {
                 break;
             }
-            self.rest(rows, begun).await;
+            self.rest(rows, begun).await?;
         }
         loop {
             let (rows, begun) = (self.inner.batch.rows(), Instant::now());
             if !self.sweep_lists(rows).await? {
                 return Ok(removed);
             }
-            self.rest(rows, begun).await;
+            self.rest(rows, begun).await?;
         }
     }
 
     /// Leaves others as much time as the batch took.
-    async fn rest(&self, rows: usize, begun: Instant) {
-        let took = begun.elapsed();
-        self.inner.batch.took(rows, took);
-        tokio::time::sleep(took).await;
+    async fn rest(&self, rows: usize, begun: Instant) -> Result<(), CacheError> {
+        let Inner { caller, batch, .. } = &*self.inner;
+        batch.took(rows, begun.elapsed());
+        let after = attempt!(caller, Effect::Read, caller.deadline(), |connection| D::after_sweep(connection));
+        after.await?;
+        tokio::time::sleep(begun.elapsed()).await;
+        Ok(())
     }
 
     /// Sweeps all that is due, waits for `every`, and begins again: to be spawned by those who want a task for it.
@@ -128,7 +132,7 @@ impl<D: Dialect> SqlCache<D> {
         }
         let cache = self.clone();
         tokio::spawn(async move {
-            let (rows, begun) = (cache.inner.batch.rows(), Instant::now());
+            let (rows, begun) = (cache.inner.batch.rows().max(LEAST_BY_INSERTS), Instant::now());
             let swept = cache.sweep_batch(rows).await;
             cache.inner.batch.took(rows, begun.elapsed());
             let lists = cache.sweep_lists(rows).await;
