@@ -29,7 +29,7 @@ pub async fn sweep(url: &str, rows: usize) -> Result<(), Failure> {
             let dead = format!(
                 "INSERT INTO cloakroom_sessions (entry_key, value, version, idle_ms, touched_ms, end_ms, due_ms)
                  SELECT sha256(n::text::bytea), convert_to(repeat('x', {VALUE}), 'UTF8'), n, 1, 1, 1,
-                   3600000 * (1 + n % 300) FROM generate_series(1, {rows}) n"
+                   3600000 * (1 + n * 300::bigint / {rows}) FROM generate_series(1, {rows}) n"
             );
             sqlx::raw_sql(sqlx::AssertSqlSafe(dead)).execute(&pool).await?;
             measured(&cache, cache.sweep(usize::MAX)).await
@@ -42,7 +42,7 @@ pub async fn sweep(url: &str, rows: usize) -> Result<(), Failure> {
             let dead = format!(
                 "WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {rows})
                  INSERT INTO cloakroom_sessions (entry_key, value, version, idle_ms, touched_ms, end_ms, due_ms)
-                 SELECT randomblob(32), zeroblob({VALUE}), n, 1, 1, 1, 3600000 * (1 + n % 300) FROM number"
+                 SELECT randomblob(32), zeroblob({VALUE}), n, 1, 1, 1, 3600000 * (1 + n * 300 / {rows}) FROM number"
             );
             sqlx::raw_sql(sqlx::AssertSqlSafe(dead)).execute(&pool).await?;
             measured(&cache, cache.sweep(usize::MAX)).await

@@ -129,6 +129,7 @@ async fn no_error_and_no_log_line_tells_a_secret() {
     let error = builder(&pooler.url()).build().await.err();
     seen.add("a pooler", &error.expect("it refuses a setting"));
 
+    let _near = builder(&url).timeout(Duration::from_secs(20)).near_cache(1 << 20).build().await.unwrap();
     server.pause();
     seen.all_operations("it hangs", &cache).await;
     server.resume();
@@ -138,7 +139,9 @@ async fn no_error_and_no_log_line_tells_a_secret() {
     seen.all_operations("it is gone", &fast).await;
 
     let lines = lines.0.lock().unwrap();
-    assert!(lines.contains("sql_refusing"), "log lines are not seen: {lines}");
+    for event in ["sql_refusing", "postgres_near_cache_lost"] {
+        assert!(lines.contains(event), "log lines are not seen: {lines}");
+    }
     for secret in SECRETS {
         assert!(!seen.0.contains(secret), "{secret} in {}", seen.0);
         let line = lines.lines().find(|line| line.contains(secret));

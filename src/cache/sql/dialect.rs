@@ -162,8 +162,8 @@ pub trait Dialect: Driver {
         }
     }
 
-    /// What a sweep leaves to be done after each batch, while others may write.
-    fn after_sweep(_connection: &mut ConnectionOf<Self>) -> impl Future<Output = sqlx::Result<()>> + Send {
+    /// What a sweep leaves to be done now and then, while others may write.
+    fn write_back(_connection: &mut ConnectionOf<Self>) -> impl Future<Output = sqlx::Result<()>> + Send {
         async { Ok(()) }
     }
 

@@ -103,7 +103,7 @@ ORDER BY end_ms, member LIMIT @limit",
 SELECT end_ms, member, 0::bigint FROM {lists}
 WHERE list_key = @key AND end_ms > @now AND (end_ms, member) > (@end, @member)
 ORDER BY end_ms, member LIMIT @limit",
-    // What a crash brings back is swept again: nothing waits for the disk. The setting ends with the statement.
+    // It waits for the disk as other writes do: by the time that takes, the next batch is not larger than the disk can bear.
     sweep: &["\
 WITH due AS MATERIALIZED (
     SELECT entry_key, NOT {live} AS over FROM {entries} WHERE due_ms <= @due ORDER BY due_ms LIMIT @limit
@@ -114,12 +114,10 @@ WITH due AS MATERIALIZED (
     UPDATE {entries} AS e SET due_ms = (greatest(least(e.end_ms, e.touched_ms + e.idle_ms), @due) / {bucket} + 1) * {bucket}
     FROM due WHERE e.entry_key = due.entry_key AND NOT due.over RETURNING e.version
 )
-SELECT (SELECT count(*) FROM removed), NULL::bytea, (SELECT count(*) FROM due)
-FROM set_config('synchronous_commit', 'off', true)"],
+SELECT (SELECT count(*) FROM removed), NULL::bytea, (SELECT count(*) FROM due)"],
     sweep_lists: "\
 DELETE FROM {lists} WHERE ctid = ANY (ARRAY(
-    SELECT l.ctid FROM {lists} AS l, set_config('synchronous_commit', 'off', true)
-    WHERE end_ms <= @now ORDER BY end_ms LIMIT @limit FOR UPDATE OF l SKIP LOCKED
+    SELECT ctid FROM {lists} WHERE end_ms <= @now ORDER BY end_ms LIMIT @limit FOR UPDATE SKIP LOCKED
 ))",
     layout: "SELECT coalesce(max(layout), 0), NULL::bytea, 0::bigint FROM {schema}",
     schema: SCHEMA,

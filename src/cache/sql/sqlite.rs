@@ -138,7 +138,7 @@ impl Dialect for Sqlite {
     }
 
     /// Else the write that makes the log long enough does it, a request's as likely as a sweep's. This one blocks no writer.
-    async fn after_sweep(connection: &mut ConnectionOf<Self>) -> sqlx::Result<()> {
+    async fn write_back(connection: &mut ConnectionOf<Self>) -> sqlx::Result<()> {
         Self::script(connection, "PRAGMA wal_checkpoint(PASSIVE)".to_owned()).await
     }
 

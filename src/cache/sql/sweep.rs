@@ -21,6 +21,8 @@ const AIM: Duration = Duration::from_millis(8);
 const EVERY: u64 = 50;
 /// Twice as many rows.
 const LEAST_BY_INSERTS: usize = 2 * EVERY as usize;
+/// So many rows are a little less than what has SQLite write its log back.
+const WRITE_BACK: usize = 300;
 /// Ends go by the clock of the process that wrote them: those of other clocks are given this long.
 const MARGIN_MS: i64 = 300_000;
 
@@ -64,7 +66,7 @@ impl<D: Dialect> SqlCache<D> {
     /// # Errors
     /// When the cache cannot do it. What was removed before stays removed.
     pub async fn sweep(&self, limit: usize) -> Result<usize, CacheError> {
-        let mut removed = 0;
+        let (mut removed, mut unwritten) = (0, 0);
         loop {
             let rows = self.inner.batch.rows().min(limit.saturating_sub(removed));
             if rows == 0 {
@@ -76,23 +78,27 @@ impl<D: Dialect> SqlCache<D> {
             if swept.seen < u64::try_from(rows).unwrap_or(u64::MAX) {
                 break;
             }
-            self.rest(rows, begun).await?;
+            self.rest(rows, begun, &mut unwritten).await?;
         }
         loop {
             let (rows, begun) = (self.inner.batch.rows(), Instant::now());
             if !self.sweep_lists(rows).await? {
                 return Ok(removed);
             }
-            self.rest(rows, begun).await?;
+            self.rest(rows, begun, &mut unwritten).await?;
         }
     }
 
     /// Leaves others as much time as the batch took.
-    async fn rest(&self, rows: usize, begun: Instant) -> Result<(), CacheError> {
+    async fn rest(&self, rows: usize, begun: Instant, unwritten: &mut usize) -> Result<(), CacheError> {
         let Inner { caller, batch, .. } = &*self.inner;
         batch.took(rows, begun.elapsed());
-        let after = attempt!(caller, Effect::Read, caller.deadline(), |connection| D::after_sweep(connection));
-        after.await?;
+        *unwritten += rows;
+        if *unwritten >= WRITE_BACK {
+            *unwritten = 0;
+            let after = attempt!(caller, Effect::Read, caller.deadline(), |connection| D::write_back(connection));
+            after.await?;
+        }
         tokio::time::sleep(begun.elapsed()).await;
         Ok(())
     }
