@@ -8,6 +8,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+use crate::error::CacheError;
 use crate::{
     error::{CacheErrorKind, ConfigError, SessionError},
     id::SessionKey,
@@ -104,6 +106,14 @@ kinds! {
     REDIS_EVICTING = "redis_evicting";
     #[cfg(feature = "redis")]
     REDIS_FOREIGN_VALUE = "redis_foreign_value";
+    #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+    SQL_REFUSING = "sql_refusing";
+    #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+    SQL_ANSWERING = "sql_answering";
+    #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+    SQL_SWEEP_FAILED = "sql_sweep_failed";
+    #[cfg(feature = "postgres")]
+    POSTGRES_NEAR_CACHE_LOST = "postgres_near_cache_lost";
 }
 
 /// Counts an event and logs it every time.
@@ -252,6 +262,47 @@ pub(crate) fn evicting() {
         warn,
         &REDIS_EVICTING,
         "Redis removes live sessions when its memory is full: `maxmemory-policy noeviction` does not"
+    );
+}
+
+/// From now on operations are refused at once.
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub(crate) fn sql_refusing(cache: &'static str) {
+    log_each!(
+        error,
+        &SQL_REFUSING,
+        cache,
+        "the database does not answer: operations are refused at once until it does again"
+    );
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub(crate) fn sql_answering(cache: &'static str) {
+    log_each!(info, &SQL_ANSWERING, cache, "the database answers again");
+}
+
+/// Nothing is served from the near cache until its connection is there again.
+#[cfg(feature = "postgres")]
+pub(crate) fn near_cache_lost(error: &CacheError) {
+    let cause = std::error::Error::source(error).map(tracing::field::display);
+    log_limited!(
+        warn,
+        &POSTGRES_NEAR_CACHE_LOST,
+        %error,
+        cause,
+        "the near cache does not hear of changes: every read goes to the database until it does"
+    );
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+pub(crate) fn sql_sweep_failed(error: &CacheError) {
+    let cause = std::error::Error::source(error).map(tracing::field::display);
+    log_limited!(
+        warn,
+        &SQL_SWEEP_FAILED,
+        %error,
+        cause,
+        "rows of sessions that ended could not be removed: they stay until the next sweep"
     );
 }
 
@@ -486,6 +537,14 @@ mod tests {
             evicting();
             foreign_value();
         }
+        #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+        {
+            sql_refusing("PostgresCache");
+            sql_answering("PostgresCache");
+            sql_sweep_failed(&CacheError::new(CacheErrorKind::Unavailable, "a cause"));
+        }
+        #[cfg(feature = "postgres")]
+        near_cache_lost(&CacheError::new(CacheErrorKind::Unavailable, "a cause"));
     }
 
     /// The rows of the table in the guide, by the name of the event.
@@ -514,6 +573,12 @@ mod tests {
         let mut documented = documented();
         if !cfg!(feature = "redis") {
             documented.retain(|name, _| !name.starts_with("redis_"));
+        }
+        if !cfg!(feature = "postgres") {
+            documented.remove("postgres_near_cache_lost");
+        }
+        if !cfg!(any(feature = "postgres", feature = "mysql", feature = "sqlite")) {
+            documented.retain(|name, _| !name.starts_with("sql_"));
         }
         if !cfg!(feature = "encryption") {
             documented.retain(|name, _| !["undecryptable_entry", "plaintext_entry"].contains(&name.as_str()));

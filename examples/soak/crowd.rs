@@ -1,4 +1,4 @@
-//! What 64 parallel writers of one session cost the server.
+//! What many parallel writers of one session cost the server.
 use std::sync::Arc;
 
 use cloakroom::{Session, SessionError};
@@ -6,7 +6,8 @@ use tokio::task::JoinSet;
 
 use super::{
     other_process::OtherProcess,
-    shared::{Failure, Store, store},
+    servers::store,
+    shared::{Failure, Store},
 };
 
 /// 32 writers of one session at once, each with a key of its own.

@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cloakroom::{LazySession, RedisCache, Session, SessionError, SessionLayer, SessionStore};
+use cloakroom::{BoxedCache, LazySession, RedisCache, Session, SessionError, SessionLayer, SessionStore};
 use http::{Request, Response, header};
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::{
-    redis_server::RedisServer,
+    servers::redis_server,
     shared::{Failure, Store, mix},
 };
 
@@ -51,8 +51,8 @@ const VISITORS: usize = 48;
 
 /// Runs visitors against a server of its own that fails in many ways.
 pub async fn faults(length: Duration) -> Result<Endured, Failure> {
-    let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let cache = RedisCache::connect(server.url()).await?;
+    let mut server = redis_server::RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let cache = BoxedCache::new(RedisCache::connect(server.url()).await?);
     let store = SessionStore::new(cache);
     let end = Instant::now() + length;
     let endured = Arc::new(std::sync::Mutex::new(Endured::default()));
@@ -164,7 +164,7 @@ async fn save(store: &Store, session: &Session) -> Result<String, Failure> {
 
 /// Reads or adds, now and then as a login that renews; remembers what was promised.
 async fn one_request(
-    layer: &SessionLayer<RedisCache>,
+    layer: &SessionLayer<BoxedCache>,
     visitor: &mut Visitor,
     seed: u64,
     endured: &std::sync::Mutex<Endured>,

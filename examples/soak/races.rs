@@ -1,18 +1,19 @@
-//! Two sides that do something to the same sessions at the same moment, and what has come of it.
+//! Two processes that do something to the same sessions at the same moment, and what has come of it.
 use std::{
     convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use cloakroom::{LazySession, RedisCache, Session, SessionError, SessionLayer};
+use cloakroom::{BoxedCache, LazySession, Session, SessionError, SessionLayer};
 use http::{Request, Response, header};
 use tokio::{sync::Semaphore, task::JoinSet};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::{
     other_process::OtherProcess,
-    shared::{Failure, Store, mix, store},
+    servers::store,
+    shared::{Failure, Store, mix},
 };
 
 const BATCH: usize = 500;
@@ -172,7 +173,7 @@ pub async fn side(store: &Store, seed: u64, side: u64, ids: &[String]) -> Vec<Sa
     said.into_iter().map(|(_, said)| said).collect()
 }
 
-async fn act(store: &Store, layer: &SessionLayer<RedisCache>, id: &str, does: Does) -> Result<Said, Failure> {
+async fn act(store: &Store, layer: &SessionLayer<BoxedCache>, id: &str, does: Does) -> Result<Said, Failure> {
     let add = |n: Option<u64>| n.unwrap_or_default() + 1;
     match does {
         Does::Add => {

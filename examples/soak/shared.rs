@@ -1,15 +1,10 @@
-//! A store on the server, and random numbers.
-use std::{error::Error, time::Duration};
+//! What all parts use.
+use std::error::Error;
 
-use cloakroom::{RedisCache, SessionStore};
+use cloakroom::{BoxedCache, SessionStore};
 
 pub type Failure = Box<dyn Error + Send + Sync>;
-pub type Store = SessionStore<RedisCache>;
-
-pub async fn store(url: &str) -> Result<Store, Failure> {
-    let cache = RedisCache::builder(url).timeout(Duration::from_secs(10)).build().await?;
-    Ok(SessionStore::new(cache).deadline(Duration::from_secs(20)))
-}
+pub type Store = SessionStore<BoxedCache>;
 
 /// The finalizer of splitmix64.
 pub fn mix(seed: u64) -> u64 {

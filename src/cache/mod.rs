@@ -11,10 +11,18 @@ use bytes::Bytes;
 use crate::error::CacheError;
 
 mod boxed;
+#[cfg(any(feature = "redis", feature = "postgres", feature = "mysql", feature = "sqlite"))]
+mod circuit;
 #[cfg(feature = "encryption")]
 mod encrypted;
 mod lists;
 mod memory;
+#[cfg(any(feature = "redis", feature = "postgres", feature = "mysql", feature = "sqlite"))]
+#[cfg_attr(
+    not(any(feature = "redis", feature = "postgres")),
+    allow(dead_code, reason = "what MySQL and SQLite leave to those two")
+)]
+mod near;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]

@@ -6,10 +6,10 @@ use cloakroom::{Cache, CacheErrorKind, Expiry, RedisCache, testing::cache_contra
 use tokio::{io::AsyncReadExt, net::TcpListener, time::sleep};
 
 use crate::support::{
+    authority::Authority,
     redis_app::{App, Load, answering, unhurried},
     redis_cluster::{RedisCluster, Turn, until},
     redis_server::{RedisServer, Reply, free_port},
-    redis_tls::Authority,
     writes::Writes,
 };
 

@@ -5,11 +5,21 @@
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
+mod near;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod outage;
+#[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
 mod postgres_faults;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod revoke_many;
+#[cfg(feature = "postgres")]
+mod secrets;
 mod shared;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod tls;

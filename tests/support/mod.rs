@@ -2,6 +2,8 @@
 //! test's own. Each test binary mounts it once.
 #![allow(dead_code, unreachable_pub, unused_imports, unused_macros, reason = "each binary uses a part of it")]
 
+#[cfg(any(feature = "redis-tls", feature = "postgres", feature = "mysql"))]
+pub mod authority;
 pub mod browser;
 pub mod caches;
 #[cfg(feature = "redis")]
@@ -22,8 +24,6 @@ pub mod redis_cluster;
 pub mod redis_proxy;
 #[cfg(feature = "redis")]
 pub mod redis_server;
-#[cfg(feature = "redis-tls")]
-pub mod redis_tls;
 pub mod request;
 pub mod six_methods;
 #[cfg(any(feature = "postgres", feature = "mysql"))]

@@ -8,11 +8,13 @@ use super::{
     clients::{self, Certificates, Credentials},
     connect::Limits,
     connections::{ReadWriteConnections, Target},
-    near::NearCache,
     servers::Servers,
 };
 use crate::{
-    cache::Cache,
+    cache::{
+        Cache,
+        near::{NearCache, Reports},
+    },
     error::{CacheError, CacheErrorKind},
 };
 
@@ -193,7 +195,7 @@ impl RedisCacheBuilder {
             let text = "`max_entry_bytes` is 0: no session could be stored";
             return Err(CacheError::new(CacheErrorKind::Unsupported, text));
         }
-        let near = (near > 0).then(|| Arc::new(NearCache::new(near)));
+        let near = (near > 0).then(|| Arc::new(NearCache::new(near, Reports::ByServer)));
         let one = |target| Servers::One(ReadWriteConnections::new(target, limits, near.clone()).into());
         let servers = match topology {
             Topology::One(url) => {

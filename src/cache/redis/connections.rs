@@ -23,14 +23,18 @@ use tokio::time::timeout;
 #[cfg(feature = "redis-sentinel")]
 use super::sentinel::{Sentinels, confirm_primary};
 use super::{
-    circuit::{Admission, Change, CircuitBreaker},
     clients::address,
     connect::{Limits, connect},
     errors::Failure,
-    near::NearCache,
     tracking::Tracking,
 };
-use crate::events;
+use crate::{
+    cache::{
+        circuit::{Admission, Change, CircuitBreaker},
+        near::NearCache,
+    },
+    events,
+};
 
 /// Connections that work are not given up earlier than this, whatever the number of requests that fail.
 const YOUNGEST: Duration = Duration::from_millis(200);

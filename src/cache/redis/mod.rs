@@ -10,14 +10,12 @@ use redis::aio::ConnectionManager;
 use self::{
     connections::{ReadWriteConnections, Target},
     executor::CommandExecutor,
-    near::NearCache,
     scripts::Scripts,
     servers::Servers,
 };
-use crate::error::CacheError;
+use crate::{cache::near::NearCache, error::CacheError};
 
 mod builder;
-mod circuit;
 mod clients;
 #[cfg(feature = "redis-cluster")]
 mod cluster;
@@ -26,7 +24,6 @@ mod connections;
 mod encoding;
 mod errors;
 mod executor;
-mod near;
 mod operations;
 mod scripts;
 #[cfg(feature = "redis-sentinel")]

@@ -12,12 +12,14 @@ use super::{
     encoding::{self, Decoded},
     errors::{Failure, unknown_outcome},
     executor::{Answer, Repeat, Request},
-    near::{Fetched, FillToken, InvalidationGuard, Lookup, NearCache},
     scripts::Script,
     server_info,
 };
 use crate::{
-    cache::{Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version},
+    cache::{
+        Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version,
+        near::{Fetched, FillToken, InvalidationGuard, Lookup, NearCache},
+    },
     clock::{millis, millis_since_epoch, time_of},
     error::{CacheError, CacheErrorKind},
     events,

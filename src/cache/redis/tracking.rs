@@ -6,7 +6,8 @@ use redis::{
     aio::{AsyncPushSender, MultiplexedConnection, SendError},
 };
 
-use super::{clients::address, errors::Failure, near::NearCache};
+use super::{clients::address, errors::Failure};
+use crate::cache::near::NearCache;
 
 /// For one connection.
 pub(super) struct Tracking {

@@ -12,6 +12,7 @@ use super::{
     connections::Connections,
     dialect::{Dialect, PoolSettings, Statements, literal},
     failure::Failure,
+    near::Near,
     tables::SqlTables,
 };
 use crate::error::{CacheError, CacheErrorKind};
@@ -39,7 +40,9 @@ pub struct SqlCacheBuilder<D: Dialect> {
     source: Source<D>,
     tables: SqlTables,
     pool: PoolSettings,
+    fail_fast: bool,
     sweeps: bool,
+    near: usize,
 }
 
 const DEFAULTS: PoolSettings = PoolSettings { connections: 10, timeout: Duration::from_millis(500), pooled: false };
@@ -60,7 +63,7 @@ impl<D: Dialect> SqlCacheBuilder<D> {
     }
 
     fn over(source: Source<D>) -> Self {
-        Self { source, tables: SqlTables::default(), pool: DEFAULTS, sweeps: true }
+        Self { source, tables: SqlTables::default(), pool: DEFAULTS, fail_fast: true, sweeps: true, near: 0 }
     }
 
     /// Which tables hold the sessions. Default: `cloakroom_sessions` and two named after it.
@@ -88,6 +91,15 @@ impl<D: Dialect> SqlCacheBuilder<D> {
         self
     }
 
+    /// Whether operations are refused at once while the database does not answer, but for one every 250 ms that finds out
+    /// whether it does again. Default: `true`.
+    ///
+    /// Without it every request waits for the time limit during an outage.
+    pub const fn fail_fast(mut self, fail_fast: bool) -> Self {
+        self.fail_fast = fail_fast;
+        self
+    }
+
     /// Whether a few rows that ended are removed with every 50th insert. Default: `true`.
     ///
     /// Without it, [`sweep`](SqlCache::sweep) or [`sweeper`](SqlCache::sweeper) has to be called by something else.
@@ -108,6 +120,9 @@ impl<D: Dialect> SqlCacheBuilder<D> {
         let cache = self.build_lazy()?;
         let caller = &cache.inner.caller;
         caller.tries(super::call::Effect::Read, caller.deadline()).lease().await?.end();
+        if let Some(near) = &cache.inner.near {
+            near.ready().await?;
+        }
         Ok(cache)
     }
 
@@ -118,6 +133,10 @@ impl<D: Dialect> SqlCacheBuilder<D> {
     /// [`Other`](crate::CacheErrorKind::Other) or [`Unsupported`](crate::CacheErrorKind::Unsupported) when the URL or the
     /// settings cannot be used.
     pub fn build_lazy(self) -> Result<SqlCache<D>, CacheError> {
+        if self.near > 0 && self.pool.pooled {
+            let text = "`near_cache` needs a connection of its own, which a pooler in transaction mode does not give";
+            return Err(CacheError::new(CacheErrorKind::Unsupported, text));
+        }
         let connections = match self.source {
             Source::Pool(_) if self.pool.pooled => {
                 let text = "`transaction_pooler` is not for a pool of the application, which may log statements";
@@ -132,12 +151,37 @@ impl<D: Dialect> SqlCacheBuilder<D> {
                 Connections::own(pool, D::ONE_WRITER)
             }
         };
-        Ok(finish(connections, &self.tables, self.pool, self.sweeps))
+        let near = match self.near {
+            0 => None,
+            bytes => D::near(connections.pool(), &self.tables, bytes, self.pool.timeout),
+        };
+        Ok(finish(connections, &self.tables, self.pool, self.fail_fast, self.sweeps, near))
     }
 }
 
 #[cfg(feature = "postgres")]
 impl SqlCacheBuilder<super::Postgres> {
+    /// Keeps what was read in this process, up to so many bytes, and serves reads from there for a second at most.
+    /// Default: 0, nothing is kept.
+    ///
+    /// Processes with this setting tell each other over one more connection of each (`LISTEN` and `NOTIFY`) what they
+    /// write. So a session that was changed or ended elsewhere is served until that message arrives, usually for some
+    /// milliseconds, and for a second at most, whatever happens: when that connection is dead, when the other process
+    /// ends before it tells, or has no near cache. While the connection is known to be lost, nothing is served. What this process
+    /// writes, it reads at once. Writes compare versions in the database as always: the changes of a request that saw an
+    /// older value are replayed on the newer one.
+    ///
+    /// An entry counts with its key, its value and 256 bytes for the rest; those that were not read for longest go first.
+    /// More is in [the guide](crate::guide::sql#near-cache).
+    ///
+    /// Not behind a pooler in transaction mode: there it is an error of `build`, and with
+    /// [`transaction_pooler`](Self::transaction_pooler) of `build_lazy` as well.
+    #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+    pub const fn near_cache(mut self, bytes: usize) -> Self {
+        self.near = bytes;
+        self
+    }
+
     /// For a connection through a pooler in transaction mode, as PgBouncer has it: nothing is prepared, and no setting
     /// is sent along. Default: statements are prepared, once for each connection.
     ///
@@ -158,23 +202,27 @@ impl SqlCacheBuilder<super::Postgres> {
 
 /// A cache with the default settings over a pool of the application.
 pub(super) fn over_pool<D: Dialect>(pool: Pool<D::Database>) -> SqlCache<D> {
-    finish(Connections::of_application(pool, D::ONE_WRITER), &SqlTables::default(), DEFAULTS, true)
+    finish(Connections::of_application(pool, D::ONE_WRITER), &SqlTables::default(), DEFAULTS, true, true, None)
 }
 
 fn finish<D: Dialect>(
     connections: Connections<D::Database>,
     tables: &SqlTables,
     settings: PoolSettings,
+    fail_fast: bool,
     sweeps: bool,
+    near: Option<Near>,
 ) -> SqlCache<D> {
     let style = if settings.pooled { literal(D::STYLE) } else { D::STYLE };
     let inner = Inner {
-        caller: Caller::new(connections, settings.timeout),
+        caller: Caller::new(connections, settings.timeout, fail_fast),
         statements: Statements::new(&D::TEXTS, style, tables),
         schema: SqlCache::<D>::schema(tables),
+        near,
         sweeps,
         inserts: AtomicU64::new(0),
         sweeping: AtomicBool::new(false),
+        batch: Default::default(),
     };
     SqlCache { inner: inner.into() }
 }
@@ -186,6 +234,8 @@ impl<D: Dialect> fmt::Debug for SqlCacheBuilder<D> {
             .field("tables", &self.tables)
             .field("timeout", &self.pool.timeout)
             .field("max_connections", &self.pool.connections)
+            .field("fail_fast", &self.fail_fast)
+            .field("near_cache", &self.near)
             .finish_non_exhaustive()
     }
 }

@@ -4,11 +4,15 @@ use std::time::Duration;
 use tokio::time::{Instant, error::Elapsed, sleep, timeout_at};
 
 use super::{
+    breaker::Breaker,
     connections::{Connections, Lease},
     dialect::Dialect,
     failure::{Failure, too_late, unknown_outcome},
 };
-use crate::error::{CacheError, CacheErrorKind};
+use crate::{
+    cache::circuit::Admission,
+    error::{CacheError, CacheErrorKind},
+};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(80);
@@ -35,11 +39,12 @@ pub(super) struct Answer<T> {
 pub(super) struct Caller<D: Dialect> {
     connections: Connections<D::Database>,
     timeout: Duration,
+    breaker: Breaker,
 }
 
 impl<D: Dialect> Caller<D> {
-    pub(super) const fn new(connections: Connections<D::Database>, timeout: Duration) -> Self {
-        Self { connections, timeout }
+    pub(super) fn new(connections: Connections<D::Database>, timeout: Duration, fail_fast: bool) -> Self {
+        Self { connections, timeout, breaker: Breaker::new(fail_fast, D::NAME) }
     }
 
     pub(super) const fn timeout(&self) -> Duration {
@@ -52,7 +57,53 @@ impl<D: Dialect> Caller<D> {
     }
 
     pub(super) fn tries(&self, effect: Effect, deadline: Instant) -> Tries<'_, D> {
-        Tries { caller: self, effect, deadline, again: false, renewed: false, pause: FIRST_PAUSE }
+        Tries {
+            caller: self,
+            effect,
+            deadline,
+            began: Instant::now(),
+            admitted: false,
+            noted: false,
+            again: false,
+            renewed: false,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// For what may wait for the database to come up.
+    pub(super) const fn patient(&self) -> Patient<'_, D> {
+        Patient(self)
+    }
+
+    /// Finds out for all others whether the database answers.
+    async fn probe(&self) -> bool {
+        let mut probe = self.breaker.probe();
+        // No longer than half of what the operation has.
+        let answered = match timeout_at(deadline(self.timeout / 2), self.connections.lease(false, true)).await {
+            Ok(Ok(lease)) => {
+                lease.end();
+                true
+            }
+            Ok(Err(error)) => Failure::while_connecting(&error, D::answer).reached(),
+            Err(_) => false,
+        };
+        probe.answered = Some(answered);
+        if !answered {
+            // Any of them may be one on which nothing will ever arrive.
+            self.connections.leave_kept();
+        }
+        answered
+    }
+}
+
+/// A caller whose operations the circuit breaker does not refuse.
+pub(super) struct Patient<'a, D: Dialect>(&'a Caller<D>);
+
+impl<'a, D: Dialect> Patient<'a, D> {
+    pub(super) fn tries(&self, effect: Effect, deadline: Instant) -> Tries<'a, D> {
+        let mut tries = self.0.tries(effect, deadline);
+        tries.admitted = true;
+        tries
     }
 }
 
@@ -67,6 +118,11 @@ pub(super) struct Tries<'a, D: Dialect> {
     caller: &'a Caller<D>,
     effect: Effect,
     deadline: Instant,
+    began: Instant,
+    /// The circuit breaker let it pass.
+    admitted: bool,
+    /// The circuit breaker knows whether the database answered it.
+    noted: bool,
     /// An earlier try may have been carried out.
     again: bool,
     /// An earlier connection was lost: the next one is asked first whether it stands.
@@ -81,14 +137,19 @@ impl<'a, D: Dialect> Tries<'a, D> {
 
     /// A connection, waited for until the deadline. Nothing has been sent when that fails.
     pub(super) async fn lease(&mut self) -> Result<Lease<'a, D::Database>, CacheError> {
+        self.admit().await?;
         loop {
             let connections = &self.caller.connections;
             let lease = connections.lease(self.effect != Effect::Read, self.renewed);
             let failure = match timeout_at(self.deadline, lease).await {
                 Ok(Ok(lease)) => return Ok(lease),
                 Ok(Err(error)) => Failure::while_connecting(&error, D::answer),
-                Err(_) => return Err(self.failed(CacheErrorKind::Unavailable, self.no_connection().into())),
+                Err(_) => {
+                    self.note(false);
+                    return Err(self.failed(CacheErrorKind::Unavailable, self.no_connection().into()));
+                }
             };
+            self.note(failure.reached());
             self.settle_failure(failure).await?;
         }
     }
@@ -101,13 +162,18 @@ impl<'a, D: Dialect> Tries<'a, D> {
     ) -> Result<Option<Answer<T>>, CacheError> {
         let error = match done {
             Ok(Ok(value)) => {
+                self.note(true);
                 lease.end();
                 return Ok(Some(Answer { value, again: self.again }));
             }
             Ok(Err(error)) => error,
-            Err(_) => return Err(too_late()),
+            Err(_) => {
+                self.note(false);
+                return Err(too_late());
+            }
         };
         let failure = Failure::of(&error, D::answer);
+        self.note(failure != Failure::Lost);
         match &failure {
             Failure::Lost | Failure::NotReady { renew: true, .. } => {
                 self.renewed = true;
@@ -119,6 +185,34 @@ impl<'a, D: Dialect> Tries<'a, D> {
         }
         self.settle_failure(failure).await?;
         Ok(None)
+    }
+
+    /// Refuses the operation if the database is known not to answer, and finds out whether that is still so.
+    async fn admit(&mut self) -> Result<(), CacheError> {
+        if std::mem::replace(&mut self.admitted, true) {
+            return Ok(());
+        }
+        let passes = match self.caller.breaker.admit() {
+            Admission::Pass => true,
+            Admission::Refused => false,
+            Admission::Probe => Box::pin(self.caller.probe()).await,
+        };
+        if passes {
+            return Ok(());
+        }
+        self.noted = true;
+        let text = "the database does not answer, operations are refused but for one every 250 ms that asks again";
+        Err(CacheError::new(CacheErrorKind::Unavailable, text))
+    }
+
+    /// Failures of one operation count once.
+    fn note(&mut self, answered: bool) {
+        let noted = std::mem::replace(&mut self.noted, true);
+        if answered {
+            self.caller.breaker.answered();
+        } else if !noted {
+            self.caller.breaker.failed();
+        }
     }
 
     /// Returns when it is worth trying again, and after a pause.
@@ -152,6 +246,15 @@ impl<'a, D: Dialect> Tries<'a, D> {
             "no connection to the database became free in time: all those of the pool are in use"
         } else {
             "no connection to the database in time: it cannot be reached, or has as many as it allows"
+        }
+    }
+}
+
+/// An operation may be dropped because whatever waits for it has a shorter time limit.
+impl<D: Dialect> Drop for Tries<'_, D> {
+    fn drop(&mut self) {
+        if !self.noted && self.began.elapsed() >= self.caller.timeout / 4 * 3 {
+            self.caller.breaker.failed();
         }
     }
 }

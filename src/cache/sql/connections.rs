@@ -93,6 +93,13 @@ impl<D: Database> Connections<D> {
         }
     }
 
+    /// Closes those that are not in use.
+    pub(super) fn leave_kept(&self) {
+        if let Some(mut kept) = self.own.as_ref().and_then(|own| own.kept.lock().ok()) {
+            kept.drain(..).for_each(|kept| drop(kept.connection.detach()));
+        }
+    }
+
     fn take_kept(&self) -> Option<Kept<D>> {
         self.own.as_ref()?.kept.lock().ok()?.pop()
     }

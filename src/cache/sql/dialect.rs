@@ -4,6 +4,7 @@ use std::time::Duration;
 use super::{
     driver::{ConnectionOf, Driver},
     failure::Failure,
+    near::Near,
     statement::{Places, Statement, Style, Values},
     tables::SqlTables,
 };
@@ -15,6 +16,8 @@ pub(super) const MEMBERS: [usize; 4] = [1, 8, 64, 512];
 #[derive(Debug)]
 pub struct Texts {
     pub(crate) get: &'static str,
+    /// As `get`, with idle time, end, and the milliseconds that are left of the idle time, for a near cache.
+    pub(crate) get_with_times: Option<&'static str>,
     /// As `get`; the last cell tells whether a restart of the idle time is due and left to `touch`.
     pub(crate) get_and_touch: &'static str,
     pub(crate) insert: &'static str,
@@ -39,6 +42,7 @@ pub struct Texts {
 #[derive(Debug)]
 pub struct Statements {
     pub(crate) get: Statement,
+    pub(crate) get_with_times: Option<Statement>,
     pub(crate) get_and_touch: Statement,
     pub(crate) insert: Statement,
     pub(crate) overwrite_ended: Option<Statement>,
@@ -60,6 +64,7 @@ impl Statements {
         let statement = |text| Statement::new(text, style, tables);
         Self {
             get: statement(texts.get),
+            get_with_times: texts.get_with_times.map(statement),
             get_and_touch: statement(texts.get_and_touch),
             insert: statement(texts.insert),
             overwrite_ended: texts.overwrite_ended.map(statement),
@@ -155,6 +160,21 @@ pub trait Dialect: Driver {
             }
             Ok(swept)
         }
+    }
+
+    /// What a sweep leaves to be done now and then, while others may write.
+    fn write_back(_connection: &mut ConnectionOf<Self>) -> impl Future<Output = sqlx::Result<()>> + Send {
+        async { Ok(()) }
+    }
+
+    /// A near cache of so many bytes, where changes can be heard of.
+    fn near(
+        _pool: &sqlx::Pool<Self::Database>,
+        _tables: &SqlTables,
+        _bytes: usize,
+        _timeout: Duration,
+    ) -> Option<Near> {
+        None
     }
 
     /// Makes the tables that are not there, also where others do so at the same time.

@@ -6,6 +6,9 @@ use super::statement::{Statement, Values};
 /// What every statement that returns rows returns: a number, bytes, a number.
 pub(crate) type Cells = (i64, Option<Vec<u8>>, i64);
 
+/// Version, value, idle time, end, and what is left of the idle time.
+pub(crate) type Timed = (i64, Vec<u8>, i64, i64, i64);
+
 pub(crate) type ConnectionOf<D> = <<D as Driver>::Database as Database>::Connection;
 
 /// Sends statements: implemented by `driver!`, as sqlx has no bounds short enough to write it for all databases at once.
@@ -28,6 +31,14 @@ pub trait Driver: Sized + Send + Sync + 'static {
         statement: &Statement,
         values: &Values<'_>,
     ) -> impl Future<Output = sqlx::Result<Vec<Cells>>> + Send;
+
+    /// The one row with its times, if there is one.
+    #[doc(hidden)]
+    fn timed(
+        connection: &mut ConnectionOf<Self>,
+        statement: &Statement,
+        values: &Values<'_>,
+    ) -> impl Future<Output = sqlx::Result<Option<Timed>>> + Send;
 
     /// Several statements that have no values and no results.
     #[doc(hidden)]
@@ -65,6 +76,16 @@ macro_rules! driver {
                     connection.fetch_all($crate::cache::sql::driver::bound!(statement, values)).await?
                 };
                 rows.iter().map(FromRow::from_row).collect()
+            }
+
+            async fn timed(
+                connection: &mut <$database as sqlx::Database>::Connection,
+                statement: &$crate::cache::sql::statement::Statement,
+                values: &$crate::cache::sql::statement::Values<'_>,
+            ) -> sqlx::Result<Option<$crate::cache::sql::driver::Timed>> {
+                use sqlx::{AssertSqlSafe, Executor, FromRow};
+                let row = connection.fetch_optional($crate::cache::sql::driver::bound!(statement, values)).await?;
+                row.as_ref().map(FromRow::from_row).transpose()
             }
 
             async fn script(

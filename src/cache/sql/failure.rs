@@ -40,12 +40,17 @@ impl Failure {
         Self::Final(kind, text.into())
     }
 
+    /// Whether it shows that the database answers, where it came while connecting.
+    pub(super) const fn reached(&self) -> bool {
+        matches!(self, Self::Final(..))
+    }
+
     /// What an error means that came while a statement ran. `answer` knows the codes of this database.
     pub(super) fn of(error: &Error, answer: impl FnOnce(&dyn sqlx::error::DatabaseError) -> Self) -> Self {
         match error {
             Error::Database(error) => answer(&**error),
             Error::Io(_) | Error::WorkerCrashed | Error::Protocol(_) | Error::Tls(_) => Self::Lost,
-            // What the statements of this crate return when a row that they had locked was another one all the same.
+            // What this crate makes of a row that was another one each time it was looked at.
             Error::RowNotFound => Self::not_ready("the entry kept changing"),
             Error::PoolTimedOut => Self::not_ready("no connection to the database became free in time"),
             Error::PoolClosed => Self::last(Unavailable, "the pool of connections is closed"),
@@ -64,6 +69,11 @@ impl Failure {
     ) -> Self {
         match error {
             Error::Tls(_) => return Self::last(Refused, "the TLS handshake with the database failed"),
+            Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let text = "TLS with the database failed: its certificate is not by an authority that is trusted here, not \
+                            for this name, or expired";
+                return Self::last(Refused, text);
+            }
             Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Self::not_ready("the database cannot be reached: there is no such file, socket or host");
             }

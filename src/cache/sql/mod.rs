@@ -8,26 +8,36 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tokio::time::Instant;
+
 use self::{
     call::{Answer, Caller, Effect, attempt},
     dialect::{Dialect, MEMBERS, Seen, Statements},
     driver::Cells,
+    near::ChangeGuard,
     statement::{BUCKET_MS, Values},
 };
-use super::{Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version};
+use super::{
+    Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version,
+    near::{Fetched, FillToken, Lookup, NearCache},
+};
 use crate::{
     clock::{millis, millis_since_epoch, time_of},
     error::CacheError,
 };
 
+mod breaker;
 mod builder;
 mod call;
 mod connections;
 mod dialect;
 mod driver;
 mod failure;
+#[cfg(feature = "postgres")]
+mod listen;
 #[cfg(feature = "mysql")]
 mod mysql;
+mod near;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "sqlite")]
@@ -124,6 +134,10 @@ pub type SqliteCache = SqlCache<Sqlite>;
 /// is a [`Timeout`](crate::CacheErrorKind::Timeout). A call that is dropped half-way closes its connection, so that no
 /// transaction stays open.
 ///
+/// After a few failures in a row, with no answer between them, one operation finds out whether the database answers at
+/// all. While it does not, operations are refused at once with [`Unavailable`](crate::CacheErrorKind::Unavailable), but for
+/// one every 250 ms that asks again: see [`fail_fast`](SqlCacheBuilder::fail_fast). There is no task behind it.
+///
 /// # Limits
 ///
 /// Keys, names of lists and their members have at most 1,024 bytes, values at most 8 MiB: what is longer is an error of
@@ -136,9 +150,11 @@ struct Inner<D: Dialect> {
     caller: Caller<D>,
     statements: Statements,
     schema: String,
+    near: Option<near::Near>,
     sweeps: bool,
     inserts: AtomicU64,
     sweeping: AtomicBool,
+    batch: sweep::Batch,
 }
 
 /// What keys, names of lists and members may have: all of them fit an index of every database.
@@ -194,6 +210,7 @@ impl<D: Dialect> SqlCache<D> {
         /// Others may be at it, and an index takes its time.
         const LIMIT: Duration = Duration::from_secs(30);
         let Inner { caller, statements, schema, .. } = &*self.inner;
+        let caller = caller.patient();
         let values = Values::default();
         let layout = attempt!(caller, Effect::Read, call::deadline(LIMIT), |connection| {
             D::rows(connection, &statements.layout, &values)
@@ -217,6 +234,30 @@ impl<D: Dialect> SqlCache<D> {
             }
             Some(_) => Err(failure::unexpected()),
         }
+    }
+
+    /// Asks the database, and keeps the answer in the near cache.
+    async fn fetch(
+        &self,
+        near: &NearCache,
+        token: FillToken,
+        values: &Values<'_>,
+        deadline: Instant,
+    ) -> Result<Option<Fetched>, CacheError> {
+        let Inner { caller, statements, .. } = &*self.inner;
+        let Some(statement) = &statements.get_with_times else { return Err(failure::unexpected()) };
+        let found =
+            attempt!(caller, Effect::Read, deadline, |connection| D::timed(connection, statement, values)).await?;
+        let Some((version, value, idle, end, left)) = found.value else { return Ok(None) };
+        let entry = Entry { value: value.into(), version: version_of(version) };
+        let fetched = Fetched { entry, idle: idle.unsigned_abs(), end: end.unsigned_abs(), left };
+        near.fill(&token, values.key, &fetched);
+        Ok(Some(fetched))
+    }
+
+    /// To be held by a write until it is over.
+    fn guard<'a>(&'a self, key: &'a str, telling: bool) -> Option<ChangeGuard<'a>> {
+        self.inner.near.as_ref().map(|near| near.guard(key, telling))
     }
 
     async fn list_names(&self, list: &str, names: &[String]) -> Result<(), CacheError> {
@@ -253,8 +294,17 @@ impl<D: Dialect> fmt::Debug for SqlCache<D> {
 
 impl<D: Dialect> Cache for SqlCache<D> {
     async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
-        let Inner { caller, statements, .. } = &*self.inner;
+        let Inner { caller, statements, near, .. } = &*self.inner;
         let values = Values { key: checked(key)?, now: now(), ..Values::default() };
+        if let Some(near) = near {
+            return match near.cache.find(key, None) {
+                Lookup::Hit(entry) | Lookup::Due(entry) => Ok(Some(entry)),
+                Lookup::Miss(token) => {
+                    let fetched = self.fetch(&near.cache, token, &values, caller.deadline()).await?;
+                    Ok(fetched.map(|fetched| fetched.entry))
+                }
+            };
+        }
         let found = attempt!(caller, Effect::Read, caller.deadline(), |connection| {
             D::rows(connection, &statements.get, &values)
         });
@@ -262,9 +312,21 @@ impl<D: Dialect> Cache for SqlCache<D> {
     }
 
     async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
-        let Inner { caller, statements, .. } = &*self.inner;
+        let Inner { caller, statements, near, .. } = &*self.inner;
         let deadline = caller.deadline();
         let values = Values { key: checked(key)?, now: now(), after: cut(millis(after)), ..Values::default() };
+        // What needs no restart yet is a plain read.
+        if let (Some(near), after @ 1..) = (near, values.after.unsigned_abs()) {
+            match near.cache.find(key, Some(after)) {
+                Lookup::Hit(entry) => return Ok(Some(entry)),
+                Lookup::Due(_) => {}
+                Lookup::Miss(token) => match self.fetch(&near.cache, token, &values, deadline).await? {
+                    Some(fetched) if fetched.is_due(after) => {}
+                    fetched => return Ok(fetched.map(|fetched| fetched.entry)),
+                },
+            }
+        }
+        let _guard = self.guard(key, false);
         let found = attempt!(caller, Effect::Read, deadline, |connection| {
             D::rows(connection, &statements.get_and_touch, &values)
         });
@@ -281,6 +343,8 @@ impl<D: Dialect> Cache for SqlCache<D> {
     async fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> Result<bool, CacheError> {
         let Inner { caller, statements, .. } = &*self.inner;
         let values = written(checked(key)?, &entry, expiry)?;
+        // Others keep nothing of what was not there.
+        let _guard = self.guard(key, false);
         let inserted = attempt!(caller, Effect::Once, caller.deadline(), |connection| {
             D::insert(connection, statements, &values)
         });
@@ -298,6 +362,7 @@ impl<D: Dialect> Cache for SqlCache<D> {
     ) -> Result<Replaced, CacheError> {
         let Inner { caller, statements, .. } = &*self.inner;
         let values = Values { expected: number_of(expected), ..written(checked(key)?, &entry, expiry)? };
+        let mut guard = self.guard(key, true);
         let replaced = attempt!(caller, Effect::Known, caller.deadline(), |connection| {
             D::replace(connection, statements, &values)
         });
@@ -306,16 +371,23 @@ impl<D: Dialect> Cache for SqlCache<D> {
             Seen::Done => Ok(Replaced::Done),
             Seen::Other(version, _) if version == values.version => Ok(Replaced::Done),
             _ if again => Err(failure::unknown_outcome()),
-            Seen::Other(version, value) => {
-                Ok(Replaced::Conflict(Entry { value: value.into(), version: version_of(version) }))
+            other => {
+                guard.iter_mut().for_each(ChangeGuard::nothing);
+                Ok(match other {
+                    Seen::Other(version, value) => {
+                        Replaced::Conflict(Entry { value: value.into(), version: version_of(version) })
+                    }
+                    _ => Replaced::Missing,
+                })
             }
-            Seen::Nothing => Ok(Replaced::Missing),
         }
     }
 
     async fn touch(&self, key: &str) -> Result<bool, CacheError> {
         let Inner { caller, statements, .. } = &*self.inner;
         let values = Values { key: checked(key)?, now: now(), ..Values::default() };
+        // What others keep ends sooner, and is then read anew.
+        let _guard = self.guard(key, false);
         let touched = attempt!(caller, Effect::Repeatable, caller.deadline(), |connection| {
             D::execute(connection, &statements.touch, &values)
         });
@@ -325,6 +397,7 @@ impl<D: Dialect> Cache for SqlCache<D> {
     async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
         let Inner { caller, statements, .. } = &*self.inner;
         let values = Values { key: checked(key)?, now: now(), expected: number_of(expected), ..Values::default() };
+        let _guard = self.guard(key, true);
         let deleted = attempt!(caller, Effect::Known, caller.deadline(), |connection| {
             D::delete(connection, statements, &values)
         });

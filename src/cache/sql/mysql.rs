@@ -46,6 +46,7 @@ INSERT IGNORE INTO {schema} (layout) VALUES (1);
 
 const TEXTS: Texts = Texts {
     get: "SELECT version, value, 0 FROM {entries} WHERE entry_key = @key AND {live}",
+    get_with_times: None,
     get_and_touch: "\
 SELECT version, value, CAST(touched_ms <= {clock} - @after AS SIGNED) FROM {entries} WHERE entry_key = @key AND {live}",
     insert: "\

@@ -1,4 +1,6 @@
 //! PostgreSQL: its statements, and what its answers mean.
+use std::time::Duration;
+
 use sqlx::{
     ConnectOptions, Pool,
     error::DatabaseError,
@@ -9,7 +11,10 @@ use super::{
     dialect::{Dialect, PoolSettings, Seen, Statements, Swept, Texts},
     driver::{ConnectionOf, Driver, driver},
     failure::{Failure, NO_TABLE, answered},
+    listen::near_cache,
+    near::Near,
     statement::{Places, Statement, Style, Values},
+    tables::SqlTables,
 };
 use crate::error::CacheErrorKind::{Full, Other, Refused, Unavailable, Unsupported};
 
@@ -47,6 +52,10 @@ INSERT INTO {schema} (layout) VALUES (1) ON CONFLICT DO NOTHING;
 
 const TEXTS: Texts = Texts {
     get: "SELECT version, value, 0::bigint FROM {entries} WHERE entry_key = @key AND {live}",
+    get_with_times: Some(
+        "\
+SELECT version, value, idle_ms, end_ms, touched_ms + idle_ms - {clock} FROM {entries} WHERE entry_key = @key AND {live}",
+    ),
     get_and_touch: "\
 WITH touched AS (
     UPDATE {entries} SET touched_ms = greatest(touched_ms, {clock})
@@ -62,27 +71,26 @@ ON CONFLICT (entry_key) DO UPDATE SET
     touched_ms = CASE WHEN e.version = excluded.version THEN e.touched_ms ELSE excluded.touched_ms END
 WHERE e.version = excluded.version OR NOT (e.end_ms > @now AND e.touched_ms + e.idle_ms > {clock})",
     overwrite_ended: None,
-    // The row is locked first: what a single UPDATE leaves out because of its version, it knows from before the lock only.
+    // What is there besides comes from before the statement: where it is the expected version itself, another write came
+    // in between, and a second statement looks.
     replace: "\
-WITH cur AS MATERIALIZED (
-    SELECT entry_key, version, value FROM {entries} WHERE entry_key = @key AND {live} FOR NO KEY UPDATE
-), done AS (
-    UPDATE {entries} AS e SET
+WITH done AS (
+    UPDATE {entries} SET
         value = @value, version = @version, idle_ms = @idle, touched_ms = {clock}, end_ms = @end,
-        due_ms = least(e.due_ms, @due)
-    FROM cur WHERE e.entry_key = cur.entry_key AND cur.version = @expected
-    RETURNING e.version
+        due_ms = least(due_ms, @due)
+    WHERE entry_key = @key AND version = @expected AND {live} RETURNING version
 )
-SELECT cur.version, CASE WHEN cur.version <> @expected THEN cur.value END, (SELECT count(*) FROM done) FROM cur",
+SELECT version, NULL::bytea, 1::bigint FROM done
+UNION ALL
+SELECT version, value, 0::bigint FROM {entries} WHERE entry_key = @key AND {live} AND NOT EXISTS (SELECT FROM done)",
     touch: "UPDATE {entries} SET touched_ms = greatest(touched_ms, {clock}) WHERE entry_key = @key AND {live}",
     delete: "\
-WITH cur AS MATERIALIZED (
-    SELECT entry_key, version, value FROM {entries} WHERE entry_key = @key AND {live} FOR UPDATE
-), done AS (
-    DELETE FROM {entries} AS e USING cur WHERE e.entry_key = cur.entry_key AND cur.version = @expected
-    RETURNING e.version
+WITH done AS (
+    DELETE FROM {entries} WHERE entry_key = @key AND version = @expected AND {live} RETURNING version
 )
-SELECT cur.version, CASE WHEN cur.version <> @expected THEN cur.value END, (SELECT count(*) FROM done) FROM cur",
+SELECT version, NULL::bytea, 1::bigint FROM done
+UNION ALL
+SELECT version, value, 0::bigint FROM {entries} WHERE entry_key = @key AND {live} AND NOT EXISTS (SELECT FROM done)",
     list_add: "\
 INSERT INTO {lists} AS l (list_key, member, end_ms) VALUES (@key, @member, @end)
 ON CONFLICT (list_key, member) DO UPDATE SET end_ms = greatest(l.end_ms, excluded.end_ms)",
@@ -95,6 +103,7 @@ ORDER BY end_ms, member LIMIT @limit",
 SELECT end_ms, member, 0::bigint FROM {lists}
 WHERE list_key = @key AND end_ms > @now AND (end_ms, member) > (@end, @member)
 ORDER BY end_ms, member LIMIT @limit",
+    // It waits for the disk as other writes do: by the time that takes, the next batch is not larger than the disk can bear.
     sweep: &["\
 WITH due AS MATERIALIZED (
     SELECT entry_key, NOT {live} AS over FROM {entries} WHERE due_ms <= @due ORDER BY due_ms LIMIT @limit
@@ -146,8 +155,13 @@ impl Dialect for Postgres {
                 Failure::last(Refused, answered(&code, "the role may not do this: see the guide for what it needs"))
             }
             "28P01" | "28000" => Failure::last(Refused, answered(&code, "the role or the password is wrong")),
+            // What poolers say in the place of the server has this code as well: only this does not pass.
+            "08P01" if error.message().contains("startup parameter") => Failure::last(
+                Unsupported,
+                answered(&code, "it takes no settings with the connection: behind a pooler see `transaction_pooler`"),
+            ),
             "3D000" => Failure::last(Refused, answered(&code, "there is no such database")),
-            "26000" | "42P05" | "08P01" if code != "08P01" => Failure::last(
+            "26000" | "42P05" => Failure::last(
                 Unsupported,
                 answered(
                     &code,
@@ -182,7 +196,7 @@ impl Dialect for Postgres {
         statements: &Statements,
         values: &Values<'_>,
     ) -> sqlx::Result<Seen> {
-        locked(connection, &statements.replace, values).await
+        write_and_look(connection, &statements.replace, &statements.get, values).await
     }
 
     async fn delete(
@@ -190,7 +204,7 @@ impl Dialect for Postgres {
         statements: &Statements,
         values: &Values<'_>,
     ) -> sqlx::Result<Seen> {
-        locked(connection, &statements.delete, values).await
+        write_and_look(connection, &statements.delete, &statements.get, values).await
     }
 
     async fn sweep(
@@ -206,6 +220,10 @@ impl Dialect for Postgres {
             }
         }
         Ok(swept)
+    }
+
+    fn near(pool: &Pool<sqlx::Postgres>, tables: &SqlTables, bytes: usize, timeout: Duration) -> Option<Near> {
+        Some(near_cache(pool, tables, bytes, timeout))
     }
 
     /// `IF NOT EXISTS` does not hold for two at once: they wait for each other. The lock ends with the transaction.
@@ -225,15 +243,22 @@ impl Dialect for Postgres {
 /// A number that other users of advisory locks are unlikely to take.
 const MIGRATION_LOCK: i64 = 0x636c_6f61_6b72_6f6f;
 
-async fn locked(
+/// One statement, and a second one only where another write was done while the first one ran.
+async fn write_and_look(
     connection: &mut ConnectionOf<Postgres>,
-    statement: &Statement,
+    write: &Statement,
+    look: &Statement,
     values: &Values<'_>,
 ) -> sqlx::Result<Seen> {
-    match Postgres::rows(connection, statement, values).await?.pop() {
+    match Postgres::rows(connection, write, values).await?.pop() {
+        Some((_, _, 1)) => return Ok(Seen::Done),
+        Some((version, Some(value), _)) if version != values.expected => return Ok(Seen::Other(version, value)),
+        None => return Ok(Seen::Nothing),
+        Some(_) => {}
+    }
+    match Postgres::rows(connection, look, values).await?.pop() {
+        Some((version, Some(value), _)) if version != values.expected => Ok(Seen::Other(version, value)),
         None => Ok(Seen::Nothing),
-        Some((_, _, 1)) => Ok(Seen::Done),
-        Some((version, Some(value), _)) => Ok(Seen::Other(version, value)),
         Some(_) => Err(sqlx::Error::RowNotFound),
     }
 }

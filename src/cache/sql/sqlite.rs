@@ -48,6 +48,7 @@ INSERT INTO {schema} (layout) VALUES (1) ON CONFLICT DO NOTHING;
 
 const TEXTS: Texts = Texts {
     get: "SELECT version, value, 0 FROM {entries} WHERE entry_key = @key AND {live}",
+    get_with_times: None,
     get_and_touch: "\
 SELECT version, value, touched_ms <= {clock} - @after FROM {entries} WHERE entry_key = @key AND {live}",
     insert: "\
@@ -134,6 +135,11 @@ impl Dialect for Sqlite {
             .disable_statement_logging();
         let pool = SqlitePoolOptions::new().max_connections(settings.connections).test_before_acquire(false);
         Ok(pool.connect_lazy_with(options))
+    }
+
+    /// Else the write that makes the log long enough does it, a request's as likely as a sweep's. This one blocks no writer.
+    async fn write_back(connection: &mut ConnectionOf<Self>) -> sqlx::Result<()> {
+        Self::script(connection, "PRAGMA wal_checkpoint(PASSIVE)".to_owned()).await
     }
 
     async fn migrate(connection: &mut ConnectionOf<Self>, schema: String) -> sqlx::Result<()> {

@@ -1,5 +1,9 @@
-//! Removing what has ended: bounded, in small batches, and never waited for by a request.
-use std::{future::Future, sync::atomic::Ordering, time::Duration};
+//! Removing what has ended: in batches that take a few milliseconds, and never waited for by a request.
+use std::{
+    future::Future,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use super::{
     Inner, SqlCache,
@@ -8,40 +12,95 @@ use super::{
     now,
     statement::Values,
 };
-use crate::error::CacheError;
+use crate::{error::CacheError, events};
 
-/// How many rows one statement looks at.
-const BATCH: usize = 200;
+/// What one statement takes, or a little more: for so long a write of another row may have to wait (SQLite), and the disk
+/// has so much more to write at once.
+const AIM: Duration = Duration::from_millis(8);
 /// A batch is swept with every so many inserts of a process: more can be removed than are inserted.
 const EVERY: u64 = 50;
+/// Twice as many rows.
+const LEAST_BY_INSERTS: usize = 2 * EVERY as usize;
+/// So many rows are a little less than what has SQLite write its log back.
+const WRITE_BACK: usize = 300;
 /// Ends go by the clock of the process that wrote them: those of other clocks are given this long.
 const MARGIN_MS: i64 = 300_000;
 
+/// How many rows one statement looks at, by the time that the ones before it took.
+#[derive(Debug)]
+pub(super) struct Batch(AtomicUsize);
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self(AtomicUsize::new(Self::FIRST))
+    }
+}
+
+impl Batch {
+    const FIRST: usize = 200;
+    const LEAST: usize = 20;
+    const MOST: usize = 500;
+
+    fn rows(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// So many rows took so long.
+    fn took(&self, rows: usize, time: Duration) {
+        let rows_in_aim = rows as f64 * AIM.as_secs_f64() / time.as_secs_f64().max(1e-6);
+        // At most twice as many: the rows of one batch may lie closer together than those of the next.
+        let next = (rows_in_aim as usize).min(2 * rows).clamp(Self::LEAST, Self::MOST);
+        self.0.store(next, Ordering::Relaxed);
+    }
+}
+
 impl<D: Dialect> SqlCache<D> {
-    /// Removes rows that have ended, up to `limit` of them and in batches of 200. Returns how many it removed: fewer
-    /// than `limit` when none is left that is due.
+    /// Removes rows that have ended, up to `limit` of them. Returns how many it removed: fewer than `limit` when none is
+    /// left that is due.
     ///
-    /// A row is due at the end of the hour in which it ended, as far as that was known when it was written, and may
-    /// thus stay for an hour and some minutes longer than its entry lives. Each batch has a
+    /// It does so in batches of 20 to 500 rows, as many as take some 8 ms, and waits between two of them for as long as the
+    /// first one took. A row is due at the end of the hour in which it ended, as far as that was known when it was written,
+    /// and may thus stay for an hour and some minutes longer than its entry lives. Each batch has a
     /// [time limit](super::SqlCacheBuilder::timeout) of its own.
     ///
     /// # Errors
     /// When the cache cannot do it. What was removed before stays removed.
     pub async fn sweep(&self, limit: usize) -> Result<usize, CacheError> {
-        let mut removed = 0;
+        let (mut removed, mut unwritten) = (0, 0);
         loop {
-            let batch = BATCH.min(limit.saturating_sub(removed));
-            if batch == 0 {
+            let rows = self.inner.batch.rows().min(limit.saturating_sub(removed));
+            if rows == 0 {
                 return Ok(removed);
             }
-            let swept = self.sweep_batch(batch).await?;
+            let begun = Instant::now();
+            let swept = self.sweep_batch(rows).await?;
             removed += usize::try_from(swept.removed).unwrap_or_default();
-            if swept.seen < u64::try_from(batch).unwrap_or(u64::MAX) {
+            if swept.seen < u64::try_from(rows).unwrap_or(u64::MAX) {
                 break;
             }
+            self.rest(rows, begun, &mut unwritten).await?;
         }
-        while self.sweep_lists().await? {}
-        Ok(removed)
+        loop {
+            let (rows, begun) = (self.inner.batch.rows(), Instant::now());
+            if !self.sweep_lists(rows).await? {
+                return Ok(removed);
+            }
+            self.rest(rows, begun, &mut unwritten).await?;
+        }
+    }
+
+    /// Leaves others as much time as the batch took.
+    async fn rest(&self, rows: usize, begun: Instant, unwritten: &mut usize) -> Result<(), CacheError> {
+        let Inner { caller, batch, .. } = &*self.inner;
+        batch.took(rows, begun.elapsed());
+        *unwritten += rows;
+        if *unwritten >= WRITE_BACK {
+            *unwritten = 0;
+            let after = attempt!(caller, Effect::Read, caller.deadline(), |connection| D::write_back(connection));
+            after.await?;
+        }
+        tokio::time::sleep(begun.elapsed()).await;
+        Ok(())
     }
 
     /// Sweeps all that is due, waits for `every`, and begins again: to be spawned by those who want a task for it.
@@ -61,7 +120,7 @@ impl<D: Dialect> SqlCache<D> {
         async move {
             loop {
                 if let Err(error) = cache.sweep(usize::MAX).await {
-                    warn(&error);
+                    events::sql_sweep_failed(&error);
                 }
                 tokio::time::sleep(every).await;
             }
@@ -79,11 +138,13 @@ impl<D: Dialect> SqlCache<D> {
         }
         let cache = self.clone();
         tokio::spawn(async move {
-            let swept = cache.sweep_batch(BATCH).await;
-            let lists = cache.sweep_lists().await;
+            let (rows, begun) = (cache.inner.batch.rows().max(LEAST_BY_INSERTS), Instant::now());
+            let swept = cache.sweep_batch(rows).await;
+            cache.inner.batch.took(rows, begun.elapsed());
+            let lists = cache.sweep_lists(rows).await;
             cache.inner.sweeping.store(false, Ordering::Release);
             if let Some(error) = swept.err().or(lists.err()) {
-                warn(&error);
+                events::sql_sweep_failed(&error);
             }
         });
     }
@@ -101,9 +162,9 @@ impl<D: Dialect> SqlCache<D> {
     }
 
     /// Whether there may be more.
-    async fn sweep_lists(&self) -> Result<bool, CacheError> {
+    async fn sweep_lists(&self, rows: usize) -> Result<bool, CacheError> {
         let Inner { caller, statements, .. } = &*self.inner;
-        let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
+        let limit = i64::try_from(rows).unwrap_or(i64::MAX);
         let values = Values { now: now() - MARGIN_MS, limit, ..Values::default() };
         let swept = attempt!(caller, Effect::Repeatable, caller.deadline(), |connection| {
             D::execute(connection, &statements.sweep_lists, &values)
@@ -112,7 +173,23 @@ impl<D: Dialect> SqlCache<D> {
     }
 }
 
-fn warn(error: &CacheError) {
-    let cause = std::error::Error::source(error).map(tracing::field::display);
-    tracing::warn!(kind = ?error.kind(), cause, "rows of sessions that ended could not be removed: they stay until the next sweep");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_aim_at_a_time() {
+        let batch = Batch::default();
+        assert_eq!(batch.rows(), 200);
+        let after = |rows, time| {
+            batch.took(rows, time);
+            batch.rows()
+        };
+        assert_eq!(after(150, AIM), 150);
+        assert_eq!(after(400, AIM * 2), 200);
+        assert_eq!(after(100, AIM / 10), 200, "at most twice as many");
+        assert_eq!(after(400, AIM / 2), Batch::MOST);
+        assert_eq!(after(100, AIM * 100), Batch::LEAST);
+        assert_eq!(after(1, Duration::ZERO), Batch::LEAST, "a small limit says little");
+    }
 }

@@ -52,6 +52,12 @@ impl SqlTables {
         }
     }
 
+    /// The channel on which changes are told. Tables of one name in several schemas share it, which invalidates too much
+    /// and never too little: a schema that comes from the search path is not known here.
+    pub(super) fn channel(&self) -> String {
+        format!("{}_changes", self.table)
+    }
+
     /// The same without the schema, as the names of indexes are.
     pub(super) fn plain(&self, suffix: &str, quote: char) -> String {
         format!("{quote}{}{suffix}{quote}", self.table)

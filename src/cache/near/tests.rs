@@ -4,7 +4,7 @@ use super::*;
 use crate::cache::Version;
 
 fn near() -> NearCache {
-    let near = NearCache::new(1 << 20);
+    let near = NearCache::new(1 << 20, Reports::ByServer);
     near.begin(1, Instant::now());
     near
 }
@@ -40,6 +40,7 @@ fn age(near: &mut NearCache, by: Duration) {
         let mut shard = lock(shard);
         if let Some(item) = shard.find(b"k") {
             item.times.until += until;
+            item.times.sent += until;
         }
     });
 }
@@ -77,7 +78,7 @@ fn a_change_of_another_key_changes_nothing_else() {
 
 #[test]
 fn nothing_is_kept_before_a_connection_tells_of_changes() {
-    let near = NearCache::new(1 << 20);
+    let near = NearCache::new(1 << 20, Reports::ByServer);
     let token = ask(&near);
     near.fill(&token, "k", &found(1));
     assert!(!has(&near));
@@ -152,7 +153,7 @@ fn what_has_to_be_restarted_is_due() {
 
 #[test]
 fn the_bytes_have_a_bound() {
-    let near = NearCache::new(1 << 20);
+    let near = NearCache::new(1 << 20, Reports::ByServer);
     near.begin(1, Instant::now());
     for number in 0..100_000 {
         let key = format!("key{number}");
@@ -161,4 +162,36 @@ fn the_bytes_have_a_bound() {
     }
     let bytes: usize = near.shards.iter().map(|shard| lock(shard).bytes()).sum();
     assert!((900_000..=1 << 20).contains(&bytes), "{bytes}");
+}
+
+/// With writers that report, and a proof from just now.
+fn reported() -> NearCache {
+    let near = NearCache::new(1 << 20, Reports::ByWriters);
+    near.begin(1, Instant::now());
+    near.fill(&ask(&near), "k", &found(1));
+    assert!(has(&near));
+    near
+}
+
+#[test]
+fn where_writers_report_reads_prove_nothing() {
+    let mut near = reported();
+    age(&mut near, BOUND);
+    let token = ask(&near);
+    near.answered(&token);
+    near.prove(2, Instant::now());
+    assert!((0..100).all(|_| !has(&near)));
+    near.prove(1, Instant::now());
+    assert!((0..100).all(|_| has(&near)), "no read is sent early");
+}
+
+#[test]
+fn where_writers_report_an_entry_is_served_for_the_bound() {
+    let mut near = reported();
+    near.start -= BOUND / 2;
+    near.prove(1, Instant::now());
+    assert!(has(&near));
+    near.start -= BOUND / 2;
+    near.prove(1, Instant::now());
+    assert!(!has(&near));
 }

@@ -1,13 +1,16 @@
-//! The near cache: entries that were read from Redis, kept in this process and invalidated by the server.
+//! The near cache: entries that were read from a server, kept in this process and invalidated by the server.
 //!
-//! Hand-written, because no library ties what it keeps to the connection that reports the changes. All reads go over one
-//! connection, and Redis reports on this very connection when a key changes that was read over it. So answers and changes
-//! arrive in the order in which they happened, and three rules keep the entries true:
+//! Hand-written, because no library ties what it keeps to the connection that reports the changes. Three rules keep the
+//! entries true:
 //!
 //! - An answer is kept only if no change of its key was reported, and none made by this process, since the question.
-//! - When the connection is left, everything that was read over it is dropped, before another one is made.
-//! - Nothing is served when the last question that has been answered was sent longer than [`BOUND`] ago: everything that
-//!   was reported before that answer has arrived, and a connection that died silently answers nothing.
+//! - When the connection that reports changes is left, everything is dropped, before another one is made.
+//! - Nothing is served when the last question that was answered over that connection was sent longer than [`BOUND`] ago:
+//!   everything that was reported before that answer has arrived, and a connection that died silently answers nothing.
+//!
+//! In Redis all reads go over the connection that reports their changes: each answer is a proof, and all changes are
+//! reported. In PostgreSQL a task asks over that connection, and changes are reported by the processes that make them, after
+//! the fact: an entry is served for [`BOUND`] at most, for the case that such a process ends in between.
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{
@@ -23,7 +26,7 @@ use self::shard::{Item, Shard, Times};
 use crate::{cache::Entry, clock::millis_since_epoch};
 
 /// A connection that has proved nothing for this long may be dead.
-pub(super) const BOUND: Duration = Duration::from_secs(1);
+pub(in crate::cache) const BOUND: Duration = Duration::from_secs(1);
 /// From here on one read at a time goes to the server to prove it, while the others are still served.
 const EARLY: Duration = Duration::from_millis(500);
 /// That read may have failed: then another one goes.
@@ -33,7 +36,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 const MOST_SHARDS: usize = 16;
 const SMALLEST_SHARD: usize = 256 * 1024;
 
-pub(super) struct NearCache {
+pub(in crate::cache) struct NearCache {
     shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
     start: Instant,
@@ -43,10 +46,22 @@ pub(super) struct NearCache {
     proved: AtomicU64,
     /// When a read was last sent early.
     sent_early: AtomicU64,
+    reports: Reports,
+}
+
+/// Who reports changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cache) enum Reports {
+    /// The server reports all changes, and reads prove that it does.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "Redis does"))]
+    ByServer,
+    /// The writers do, and [`NearCache::prove`] is called in time.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "of PostgreSQL"))]
+    ByWriters,
 }
 
 /// What came of a look for a key.
-pub(super) enum Lookup {
+pub(in crate::cache) enum Lookup {
     Hit(Entry),
     /// An entry, but its idle time has to be restarted.
     Due(Entry),
@@ -55,7 +70,7 @@ pub(super) enum Lookup {
 
 /// The state before a question was sent: the answer is kept only if it is unchanged.
 #[derive(Clone, Copy)]
-pub(super) struct FillToken {
+pub(in crate::cache) struct FillToken {
     hash: u64,
     connection: u64,
     changes: u64,
@@ -63,23 +78,23 @@ pub(super) struct FillToken {
 }
 
 /// An answer of the server.
-pub(super) struct Fetched {
-    pub(super) entry: Entry,
-    /// Milliseconds: the idle time, the end since the epoch, and what was left; negative where Redis knows of no end.
-    pub(super) idle: u64,
-    pub(super) end: u64,
-    pub(super) left: i64,
+pub(in crate::cache) struct Fetched {
+    pub(in crate::cache) entry: Entry,
+    /// Milliseconds: the idle time, the end since the epoch, and what was left; negative where the server knows of no end.
+    pub(in crate::cache) idle: u64,
+    pub(in crate::cache) end: u64,
+    pub(in crate::cache) left: i64,
 }
 
 impl Fetched {
     /// Whether the last start of the idle time is at least `after` milliseconds ago.
-    pub(super) fn is_due(&self, after: u64) -> bool {
+    pub(in crate::cache) fn is_due(&self, after: u64) -> bool {
         u64::try_from(self.left).map_or(true, |left| self.idle.saturating_sub(left) >= after)
     }
 }
 
 impl NearCache {
-    pub(super) fn new(bytes: usize) -> Self {
+    pub(in crate::cache) fn new(bytes: usize, reports: Reports) -> Self {
         let count = (bytes / SMALLEST_SHARD).clamp(1, MOST_SHARDS);
         Self {
             shards: (0..count).map(|_| Mutex::new(Shard::new(bytes / count))).collect(),
@@ -88,11 +103,12 @@ impl NearCache {
             connection: AtomicU64::new(0),
             proved: AtomicU64::new(0),
             sent_early: AtomicU64::new(0),
+            reports,
         }
     }
 
     /// Looks for a live entry. With `after`, for one whose idle time was started less than so many milliseconds ago.
-    pub(super) fn find(&self, key: &str, after: Option<u64>) -> Lookup {
+    pub(in crate::cache) fn find(&self, key: &str, after: Option<u64>) -> Lookup {
         let hash = self.hash(key.as_bytes());
         let now = self.nanos(Instant::now());
         let serves = self.is_proved(now);
@@ -104,7 +120,7 @@ impl NearCache {
             return Lookup::Miss(token);
         }
         match shard.find(key.as_bytes()) {
-            Some(item) if now < item.times.until && wall() < item.times.end => {
+            Some(item) if now < item.times.until && !self.is_old(now, item.times.sent) && wall() < item.times.end => {
                 item.used = true;
                 let left = (item.times.until - now) / 1_000_000;
                 let (idle, entry) = (item.times.idle, item.entry.clone());
@@ -119,46 +135,60 @@ impl NearCache {
     }
 
     /// The question was answered over the connection of that time, if it is still the one.
-    pub(super) fn answered(&self, token: &FillToken) {
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "reads of PostgreSQL prove nothing"))]
+    pub(in crate::cache) fn answered(&self, token: &FillToken) {
         if token.connection != 0 && self.connection.load(Ordering::Acquire) == token.connection {
             self.proved.fetch_max(token.sent, Ordering::AcqRel);
         }
     }
 
+    /// A question that was sent at `asked` was answered over this connection.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "Redis has its reads for that"))]
+    pub(in crate::cache) fn prove(&self, connection: u64, asked: Instant) {
+        if self.connection.load(Ordering::Acquire) == connection {
+            self.proved.fetch_max(self.nanos(asked), Ordering::AcqRel);
+        }
+    }
+
     /// Keeps what was found, if nothing has happened since the question.
-    pub(super) fn fill(&self, token: &FillToken, key: &str, found: &Fetched) {
+    pub(in crate::cache) fn fill(&self, token: &FillToken, key: &str, found: &Fetched) {
         // What was left when the server answered was left when the question was sent, and a little more.
         let Some(left) = u64::try_from(found.left).ok().and_then(|left| left.checked_mul(1_000_000)) else { return };
         let mut shard = self.shard(token.hash);
+        // What was asked for later is newer, unless both were under way at the same moment.
+        if shard.find(key.as_bytes()).is_some_and(|item| item.times.sent > token.sent) {
+            return;
+        }
         if token.connection == 0
             || self.connection.load(Ordering::Acquire) != token.connection
             || shard.changes(token.hash) != token.changes
         {
             return;
         }
-        let times = Times { idle: found.idle, end: found.end, until: token.sent.saturating_add(left) };
+        let times =
+            Times { idle: found.idle, end: found.end, sent: token.sent, until: token.sent.saturating_add(left) };
         let entry = found.entry.clone();
         shard.put(Item { key: key.as_bytes().into(), entry, times, used: false });
     }
 
     /// The value of the key has changed, or may have.
-    pub(super) fn invalidate(&self, key: &[u8]) {
+    pub(in crate::cache) fn invalidate(&self, key: &[u8]) {
         let hash = self.hash(key);
         self.shard(hash).invalidate(hash, key);
     }
 
     /// Anything may have changed.
-    pub(super) fn invalidate_all(&self) {
+    pub(in crate::cache) fn invalidate_all(&self) {
         self.shards.iter().for_each(|shard| lock(shard).invalidate_all());
     }
 
     /// A write of this process begins: when the guard is dropped, whatever came of the write, the key is invalidated.
-    pub(super) fn guard<'a>(&'a self, key: &'a str) -> InvalidationGuard<'a> {
+    pub(in crate::cache) fn guard<'a>(&'a self, key: &'a str) -> InvalidationGuard<'a> {
         InvalidationGuard { near: self, key }
     }
 
     /// From now on this connection reports changes. It has answered a question that was sent at `asked`.
-    pub(super) fn begin(&self, connection: u64, asked: Instant) {
+    pub(in crate::cache) fn begin(&self, connection: u64, asked: Instant) {
         self.connection.store(0, Ordering::Release);
         self.invalidate_all();
         self.proved.store(self.nanos(asked), Ordering::Release);
@@ -166,7 +196,7 @@ impl NearCache {
     }
 
     /// This connection reports changes no more.
-    pub(super) fn end(&self, connection: u64) {
+    pub(in crate::cache) fn end(&self, connection: u64) {
         if self.connection.compare_exchange(connection, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             self.invalidate_all();
         }
@@ -174,6 +204,9 @@ impl NearCache {
 
     fn is_proved(&self, now: u64) -> bool {
         let age = Duration::from_nanos(now.saturating_sub(self.proved.load(Ordering::Acquire)));
+        if self.reports == Reports::ByWriters {
+            return age < BOUND;
+        }
         if age < EARLY {
             return true;
         }
@@ -181,6 +214,11 @@ impl NearCache {
         let is_early = Duration::from_nanos(now.saturating_sub(before)) >= AGAIN
             && self.sent_early.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         age < BOUND && !is_early
+    }
+
+    /// Whether a report of a later change may have been lost.
+    fn is_old(&self, now: u64, sent: u64) -> bool {
+        self.reports == Reports::ByWriters && Duration::from_nanos(now.saturating_sub(sent)) >= BOUND
     }
 
     fn hash(&self, key: &[u8]) -> u64 {
@@ -200,7 +238,7 @@ impl NearCache {
 }
 
 /// See [`NearCache::guard`].
-pub(super) struct InvalidationGuard<'a> {
+pub(in crate::cache) struct InvalidationGuard<'a> {
     near: &'a NearCache,
     key: &'a str,
 }

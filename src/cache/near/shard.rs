@@ -36,7 +36,8 @@ pub(super) struct Times {
     pub(super) idle: u64,
     /// Milliseconds since the epoch.
     pub(super) end: u64,
-    /// Nanoseconds on the clock of the near cache.
+    /// When it was asked for, and when it ends; both in nanoseconds on the clock of the near cache.
+    pub(super) sent: u64,
     pub(super) until: u64,
 }
 
@@ -151,7 +152,7 @@ mod tests {
 
     fn item(number: u64) -> Item {
         let entry = Entry { value: Bytes::from(vec![7; 100]), version: Version::from(number) };
-        let times = Times { idle: 1, end: 1, until: 1 };
+        let times = Times { idle: 1, end: 1, sent: 0, until: 1 };
         Item { key: number.to_string().into_bytes().into(), entry, times, used: false }
     }
 

@@ -68,6 +68,7 @@ impl CircuitBreaker {
     }
 
     /// Whether the last answer is this long ago.
+    #[cfg(feature = "redis")]
     pub(super) fn is_idle(&self, time: Duration) -> bool {
         self.last_answer.is_some_and(|last| last.elapsed() >= time)
     }
