@@ -43,6 +43,8 @@ fn full() -> Own {
         authenticated: Some(9),
         origin: Some(Origin { prev: key(9), made: 10 }),
         renewing: true,
+        #[cfg(feature = "device-bound")]
+        binding: Some(Box::new(binding::largest())),
     }
 }
 

@@ -11,6 +11,8 @@ use std::{
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use super::Session;
+#[cfg(feature = "device-bound")]
+use super::admission::{Admission, Verdict};
 use crate::{
     cookie::Candidates,
     deadline::Deadline,
@@ -41,6 +43,11 @@ struct Visit {
     /// The IDs that the browser sent.
     candidates: Candidates,
     refresh: Option<Duration>,
+    #[cfg(feature = "device-bound")]
+    admission: Option<Box<Admission>>,
+    /// The session is bound, and the request has not proven to come from its device.
+    #[cfg(feature = "device-bound")]
+    unproven: AtomicBool,
     loaded: OnceLock<Result<Session, SessionError>>,
     /// One look at the cache, however many calls there are.
     loading: AsyncMutex<()>,
@@ -52,11 +59,20 @@ struct Visit {
 }
 
 impl LazySession {
-    pub(crate) fn new(engine: Arc<dyn SessionEngine>, candidates: Candidates, refresh: Option<Duration>) -> Self {
+    pub(crate) fn new(
+        engine: Arc<dyn SessionEngine>,
+        candidates: Candidates,
+        refresh: Option<Duration>,
+        #[cfg(feature = "device-bound")] admission: Option<Box<Admission>>,
+    ) -> Self {
         let visit = Visit {
             engine,
             candidates,
             refresh,
+            #[cfg(feature = "device-bound")]
+            admission,
+            #[cfg(feature = "device-bound")]
+            unproven: AtomicBool::new(false),
             loaded: OnceLock::new(),
             loading: AsyncMutex::new(()),
             asked: AtomicBool::new(false),
@@ -101,6 +117,17 @@ impl LazySession {
     /// The session, if it was loaded.
     pub(crate) fn loaded(&self) -> Option<&Session> {
         self.visit.loaded.get()?.as_ref().ok()
+    }
+
+    /// Whether the session is bound, and the request came with a bound cookie that does not count.
+    #[cfg(feature = "device-bound")]
+    pub(crate) fn has_spoilt_cookie(&self) -> bool {
+        self.visit.unproven.load(Ordering::Relaxed) && self.has_bound_cookie()
+    }
+
+    #[cfg(feature = "device-bound")]
+    pub(crate) fn has_bound_cookie(&self) -> bool {
+        self.visit.admission.as_ref().is_some_and(|admission| !admission.cookies.is_empty())
     }
 
     /// The response's commit begins. The session, if it was loaded before.
@@ -168,6 +195,10 @@ impl Visit {
             let found = found.inspect_err(events::failed)?;
             let resign =
                 |id: &SessionId| self.candidates.iter().any(|candidate| candidate.resign && candidate.id == *id);
+            #[cfg(feature = "device-bound")]
+            if let Some(admission) = &self.admission {
+                return self.admit(admission, found, resign);
+            }
             Ok(Session::of_request(Arc::clone(&self.engine), found, resign))
         });
         // Either this sees that the response's commit has begun, or that commit sees the session.
@@ -175,6 +206,36 @@ impl Visit {
             session.abandon();
         }
         loaded.clone()
+    }
+}
+
+#[cfg(feature = "device-bound")]
+impl Visit {
+    /// The session as this request may use it.
+    fn admit(
+        &self,
+        admission: &Admission,
+        mut found: Found,
+        resign: impl Fn(&SessionId) -> bool,
+    ) -> Result<Session, SessionError> {
+        let verdict = match &found.session {
+            Some((_, stored)) => admission.judge(stored, self.engine.config().clock.now_ms()),
+            None => Verdict::Admitted,
+        };
+        if verdict != Verdict::Admitted {
+            self.unproven.store(true, Ordering::Relaxed);
+            if let Some((_, stored)) = found.session.take() {
+                events::device_unproven(&stored.key);
+                // It can be left, and nothing else.
+                found.former = Some((stored.key, 0));
+            }
+        }
+        let session = |found| Session::of_request(Arc::clone(&self.engine), found, resign).offering_binding();
+        match verdict {
+            Verdict::Admitted | Verdict::Stranger => Ok(session(found)),
+            Verdict::Restricted => Ok(session(found).restricted()),
+            Verdict::Unrefreshed => Err(SessionError::Unrefreshed),
+        }
     }
 }
 

@@ -72,6 +72,9 @@ pub(super) struct Browser {
     /// Its cookie was signed with an old key, and is due again if the session lives.
     resign: bool,
     due: CookieDue,
+    /// The challenge of a login that was committed.
+    #[cfg(feature = "device-bound")]
+    offer: Option<Box<str>>,
 }
 
 pub(super) struct State {
@@ -88,6 +91,12 @@ pub(super) struct State {
     browser: Browser,
     /// The handle commits by itself; a request's handle is committed by the layer.
     pub(super) detached: bool,
+    /// A login offers to bind the session to the device.
+    #[cfg(feature = "device-bound")]
+    pub(super) offers: bool,
+    /// The request has not proven to come from the session's device.
+    #[cfg(feature = "device-bound")]
+    pub(super) restricted: bool,
     /// Closures to be dropped once the state is unlocked.
     discarded: Vec<Discarded>,
 }
@@ -112,6 +121,10 @@ impl State {
             ended: None,
             browser: Browser::default(),
             detached,
+            #[cfg(feature = "device-bound")]
+            offers: false,
+            #[cfg(feature = "device-bound")]
+            restricted: false,
             discarded: Vec::new(),
         }
     }
@@ -128,7 +141,7 @@ impl State {
             (None, None) => (None, Base::New(None), now),
         };
         let resign = id.as_ref().is_some_and(resign);
-        let browser = Browser { id, has_cookie, resign, due: CookieDue::Nothing };
+        let browser = Browser { id, has_cookie, resign, ..Browser::default() };
         Self { browser, ..Self::new(base, found_at, false) }
     }
 
@@ -589,7 +602,14 @@ impl State {
         };
         let mut detached = Self::new(base, self.found_at, true);
         detached.ended = self.ended;
+        #[cfg(feature = "device-bound")]
+        (detached.restricted = self.restricted);
         detached
+    }
+
+    #[cfg(feature = "device-bound")]
+    pub(super) fn offer_due(&self) -> Option<Box<str>> {
+        self.browser.offer.clone()
     }
 
     /// The cookie that is owed, and what decides its lifetime: the session's end and whether it is persistent.
@@ -610,6 +630,17 @@ impl Browser {
     }
 
     fn note_stored(&mut self, before: Option<&Stored>, stored: &Stored, new: Option<SessionId>) {
+        #[cfg(feature = "device-bound")]
+        {
+            let offer = |stored: &Stored| {
+                let offer = stored.record.head.binding()?.offer()?;
+                Some(offer.text.clone())
+            };
+            let (known, offered) = (before.and_then(offer), offer(stored));
+            if offered != known {
+                self.offer = offered;
+            }
+        }
         if let Some(id) = new {
             self.id = Some(id.clone());
             self.due = CookieDue::Issue(id);
