@@ -1,7 +1,7 @@
 //! Many tabs and several processes refresh one session at the same time.
 use std::sync::Arc;
 
-use cloakroom::Cache;
+use cloakroom::{Cache, testing::TestCache};
 
 use super::{
     app::{App, MINUTE},
@@ -16,10 +16,12 @@ on_both_caches! {
     of_twenty_registrations_with_one_challenge_one_is_accepted,
 }
 
-/// Two processes.
-fn processes<C: Cache + Clone>(cache: &C) -> [App<C>; 2] {
-    let one = App::new(cache);
-    let other = App::with(cache, one.clock.clone(), cloakroom::DeviceBound::new(super::app::PATH));
+/// Two processes, whose requests take turns at each operation of the cache.
+fn processes<C: Cache + Clone>(cache: C) -> [App<TestCache<C>>; 2] {
+    let cache = TestCache::new(cache);
+    cache.yield_always(true);
+    let one = App::new(&cache);
+    let other = App::with(&cache, one.clock.clone(), cloakroom::DeviceBound::new(super::app::PATH));
     [one, other]
 }
 
@@ -45,7 +47,7 @@ where
 }
 
 async fn twenty_tabs_refresh_at_once_and_lose_nothing<C: Cache + Clone>(cache: C) {
-    let processes = processes(&cache);
+    let processes = processes(cache);
     let device = Arc::new(Device::new());
     device.bind(&processes[0]).await;
     processes[0].clock.advance(8 * MINUTE);
@@ -72,7 +74,7 @@ async fn twenty_tabs_refresh_at_once_and_lose_nothing<C: Cache + Clone>(cache: C
 }
 
 async fn of_one_proof_sent_twenty_times_one_is_accepted<C: Cache + Clone>(cache: C) {
-    let processes = processes(&cache);
+    let processes = processes(cache);
     let device = Arc::new(Device::new());
     device.bind(&processes[0]).await;
     let proof = device.proof(&device.ask(&processes[0]).await);
@@ -86,7 +88,7 @@ async fn of_one_proof_sent_twenty_times_one_is_accepted<C: Cache + Clone>(cache:
 }
 
 async fn of_twenty_registrations_with_one_challenge_one_is_accepted<C: Cache + Clone>(cache: C) {
-    let processes = processes(&cache);
+    let processes = processes(cache);
     let device = Arc::new(Device::new());
     let challenge = device.log_in(&processes[0]).await;
     let statuses = in_tabs(&processes, &device, move |one, _, device| {

@@ -8,12 +8,17 @@ mod common;
 
 mod app;
 #[cfg(feature = "axum")]
+#[path = "../common/browser.rs"]
+mod browser;
+#[cfg(feature = "axum")]
 mod chromium;
 mod clocks;
 mod crowds;
 mod device;
 mod endings;
 mod exchange;
+#[cfg(feature = "axum")]
+mod https;
 mod outages;
 mod refused;
 mod settings;
