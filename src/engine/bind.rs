@@ -25,6 +25,9 @@ const MAX_HOPS: usize = 32;
 /// With less than this left, another round would be cut off half-way.
 const LAST_ROUND: Duration = Duration::from_millis(2);
 
+/// What a process keeps of Redis may be a little older, and a browser that is told that its session has ended forgets its key.
+pub(crate) const NEWEST: Option<Duration> = Some(Duration::ZERO);
+
 impl<C: Cache> Engine<C> {
     /// Has `decide` change the binding of the session that lives under `key`, or moved from there. `false`: there is none.
     pub(super) async fn bind(
@@ -33,14 +36,14 @@ impl<C: Cache> Engine<C> {
         deadline: Deadline,
         decide: &mut Decide<'_>,
     ) -> Result<bool, SessionError> {
-        let mut found = self.look_up(key, None).await?;
+        let mut found = self.look_up(key, NEWEST).await?;
         let (mut turn, mut hops, mut waited): (Option<Turn>, _, _) = (None, 0, false);
         for round in 0_u32.. {
             let newest = match found {
                 Lookup::Live(stored) => stored,
                 Lookup::Tombstone { successor, .. } if hops < MAX_HOPS => {
                     (turn, hops) = (None, hops + 1);
-                    found = self.look_up(successor, None).await?;
+                    found = self.look_up(successor, NEWEST).await?;
                     continue;
                 }
                 _ => return Ok(false),

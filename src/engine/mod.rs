@@ -29,7 +29,7 @@ mod save;
 mod write;
 
 #[cfg(feature = "device-bound")]
-pub(crate) use self::bind::Decide;
+pub(crate) use self::bind::{Decide, NEWEST};
 pub use self::owners::SessionLimitPolicy;
 use self::{cache_key::CacheKey, endings::Endings, queue::Queues};
 pub(crate) use self::{

@@ -13,6 +13,8 @@ use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 use super::Session;
 #[cfg(feature = "device-bound")]
 use super::admission::{Admission, Verdict};
+#[cfg(feature = "device-bound")]
+use crate::engine::NEWEST;
 use crate::{
     cookie::Candidates,
     deadline::Deadline,
@@ -183,10 +185,19 @@ impl Visit {
         let ids = self.with_ids(<[SessionId]>::to_vec);
         let limit = self.engine.config().deadline;
         let start = Instant::now();
-        let found = Deadline::after(limit).bound(self.engine.load(&ids, self.refresh)).await;
+        let found = Deadline::after(limit).bound(self.load(&ids)).await;
         let spent = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.spent.store(spent, Ordering::Relaxed);
         found.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    async fn load(&self, ids: &[SessionId]) -> Result<Found, SessionError> {
+        let found = self.engine.load(ids, self.refresh).await?;
+        #[cfg(feature = "device-bound")]
+        if self.may_be_old(&found) {
+            return self.engine.load(ids, NEWEST).await;
+        }
+        Ok(found)
     }
 
     /// Makes the session of what was found. A caller that was faster has made the same.
@@ -211,6 +222,15 @@ impl Visit {
 
 #[cfg(feature = "device-bound")]
 impl Visit {
+    /// Whether the request has a bound cookie that is not in the record: another process may have issued it a moment ago.
+    fn may_be_old(&self, found: &Found) -> bool {
+        let Some(admission) = self.admission.as_ref().filter(|admission| !admission.cookies.is_empty()) else {
+            return false;
+        };
+        let now = self.engine.config().clock.now_ms();
+        found.session.as_ref().is_some_and(|(_, stored)| admission.judge(stored, now) != Verdict::Admitted)
+    }
+
     /// The session as this request may use it.
     fn admit(
         &self,

@@ -1,7 +1,10 @@
 //! Many tabs and several processes refresh one session at the same time.
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use cloakroom::{Cache, testing::TestCache};
+use cloakroom::{Cache, CacheError, Deleted, Entry, Expiry, InMemoryCache, Replaced, Version, testing::TestCache};
 
 use super::{
     app::{App, MINUTE},
@@ -102,4 +105,73 @@ async fn of_twenty_registrations_with_one_challenge_one_is_accepted<C: Cache + C
     .await;
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{statuses:?}");
     assert!(statuses.iter().all(|status| [200, 403].contains(status)), "{statuses:?}");
+}
+
+/// A cache that keeps what it read first, as a near cache does until it hears of a change.
+#[derive(Clone)]
+struct Near {
+    inner: InMemoryCache,
+    kept: Arc<Mutex<Option<(String, Entry)>>>,
+}
+
+impl Cache for Near {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
+        if let Some((kept, entry)) = &*self.kept.lock().unwrap()
+            && kept == key
+        {
+            return Ok(Some(entry.clone()));
+        }
+        let found = self.inner.get(key).await?;
+        *self.kept.lock().unwrap() = found.clone().map(|entry| (key.to_owned(), entry));
+        Ok(found)
+    }
+
+    async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
+        self.inner.get_and_touch(key, after).await
+    }
+
+    async fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> Result<bool, CacheError> {
+        self.inner.insert(key, entry, expiry).await
+    }
+
+    async fn replace(
+        &self,
+        key: &str,
+        expected: Version,
+        entry: Entry,
+        expiry: Expiry,
+    ) -> Result<Replaced, CacheError> {
+        self.inner.replace(key, expected, entry, expiry).await
+    }
+
+    async fn touch(&self, key: &str) -> Result<bool, CacheError> {
+        self.inner.touch(key).await
+    }
+
+    async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
+        self.inner.delete(key, expected).await
+    }
+}
+
+/// The browser registers and refreshes at one process, and its next request reaches another, which has not heard of it.
+#[tokio::test]
+async fn what_a_near_cache_keeps_ends_no_binding_and_refuses_no_cookie() {
+    let inner = InMemoryCache::new();
+    let one = App::new(&inner);
+    let near = Near { inner, kept: Arc::default() };
+    let other = App::with(&near, one.clock.clone(), cloakroom::DeviceBound::new(super::app::PATH));
+    let device = Device::new();
+    let challenge = device.log_in(&one).await;
+    assert_eq!(device.page(&other).await, "alice unbound 0");
+    device.register(&one, &challenge).await;
+    assert_eq!(device.refresh(&other).await, Refreshed::Done);
+
+    one.clock.advance(MINUTE);
+    *near.kept.lock().unwrap() = None;
+    assert_eq!(device.page(&other).await, "alice bound 0");
+    device.drop_cookie("__Host-id-bound");
+    assert_eq!(device.refresh(&one).await, Refreshed::Done);
+    assert_eq!(device.get(&other, "/add").await.status(), 200);
+    assert_eq!(device.page(&one).await, "alice bound 1");
+    assert_eq!(device.refresh(&other).await, Refreshed::Done);
 }

@@ -99,13 +99,13 @@ async fn what_the_browser_is_told_has_the_form_of_the_draft<C: Cache + Clone>(ca
 }
 
 async fn a_request_of_a_bound_session_takes_one_look_and_a_refresh_two_writes<C: Cache + Clone>(cache: C) {
-    use cloakroom::testing::Operation::{Get, Replace};
+    use cloakroom::testing::Operation::{Get, GetAndTouch, Replace};
     let cache = TestCache::new(cache);
     let (app, device) = (App::new(&cache), Device::new());
     let count = || {
         let calls = cache.calls();
         cache.reset_calls();
-        (calls.of(Get), calls.of(Replace), calls.total())
+        (calls.of(Get) + calls.of(GetAndTouch), calls.of(Replace), calls.total())
     };
     let challenge = device.log_in(&app).await;
     count();

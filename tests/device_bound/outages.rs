@@ -37,7 +37,7 @@ async fn an_outage_between_challenge_and_proof_costs_a_challenge_at_most<C: Cach
     let cache = TestCache::new(cache);
     let (app, device) = (App::new(&cache), Device::new());
     device.bind(&app).await;
-    for operation in [Operation::Get, Operation::Replace] {
+    for operation in [Operation::GetAndTouch, Operation::Replace] {
         let proof = device.proof(&device.ask(&app).await);
         cache.fail_once(operation, CacheErrorKind::Unavailable);
         assert_eq!(device.send_refresh(&app, Some(&proof)).await.status(), 503);
