@@ -13,7 +13,7 @@ use axum::{
     Router,
     extract::{Request, State},
     middleware::{self, Next},
-    response::{Html, Response},
+    response::{Html, Redirect, Response},
     routing::{get, post},
 };
 use cloakroom::{Clock, DeviceBound, InMemoryCache, Session, SessionError, SessionLayer, SessionStore};
@@ -61,9 +61,10 @@ async fn show(session: Session) -> Html<String> {
     page(&format!("{owner} {bound} {}", session.get::<u32>("n").unwrap_or(0)))
 }
 
-async fn log_in(session: Session) -> Result<Html<String>, SessionError> {
+/// As most applications do it: what offers the registration is a redirect.
+async fn log_in(session: Session) -> Result<Redirect, SessionError> {
     session.log_in("alice")?;
-    Ok(page("logged in"))
+    Ok(Redirect::to("/welcome"))
 }
 
 async fn log_out(session: Session) -> Html<String> {
@@ -99,6 +100,7 @@ impl Site {
         let router = Router::new()
             .route("/page", get(show))
             .route("/log-in", get(log_in))
+            .route("/welcome", get(|| async { page("logged in") }))
             .route("/log-out", get(log_out))
             .route("/add", post(add))
             .route("/static/file", get(|| async { "a file" }))
