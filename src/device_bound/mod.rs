@@ -17,17 +17,18 @@ use crate::session::Admission;
 
 impl CheckedDeviceBound {
     /// What a request shows beside its session cookie, if it has one.
-    pub(crate) fn admission(&self, headers: &HeaderMap, has_session: bool) -> Admission {
+    pub(crate) fn admission(&self, path: &str, headers: &HeaderMap, has_session: bool) -> Admission {
         if !has_session {
             return Admission::default();
         }
-        let is = |name: &str, value: &str| headers.get(name).is_some_and(|field| field == value);
+        let field = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+        let opens_page = field("sec-fetch-mode") == Some(b"navigate") && field("sec-purpose").is_none();
         let skipped: Vec<_> = headers.get_all(fields::SKIPPED).iter().map(HeaderValue::as_bytes).collect();
         Admission {
             require: self.require,
             cookies: self.cookie.read(headers).iter().map(|candidate| candidate.id.key()).collect(),
             skipped: (!skipped.is_empty()).then(|| skipped.concat().into()),
-            navigates: is("sec-fetch-mode", "navigate") && !headers.contains_key("sec-purpose"),
+            navigates: opens_page && self.is_refreshed_before(path, field("sec-fetch-site")),
         }
     }
 

@@ -209,6 +209,9 @@ pub(crate) struct CheckedDeviceBound {
     max_age: Duration,
     pub(crate) require: bool,
     pub(crate) cookie: CookiePolicy,
+    exclude: Vec<String>,
+    /// Requests that other sites cause are preceded by a refresh, too.
+    any_initiator: bool,
     scope: Value,
     credentials: Value,
     initiators: Value,
@@ -226,6 +229,8 @@ impl CheckedDeviceBound {
             lifetime: settings.lifetime,
             max_age: settings.lifetime.mul_f32(0.9),
             require: settings.policy == DeviceBoundPolicy::Require,
+            exclude: settings.exclude.clone(),
+            any_initiator: settings.initiators.iter().any(|host| host == "*"),
             scope,
             credentials: json!([{ "type": "cookie", "name": bound.name, "attributes": cookie.attributes() }]),
             initiators: json!(settings.initiators),
@@ -236,6 +241,12 @@ impl CheckedDeviceBound {
     /// The `Set-Cookie` of a bound cookie.
     pub(crate) fn issue(&self, value: &SessionId) -> HeaderValue {
         self.cookie.issue(value, Some(self.max_age))
+    }
+
+    /// Whether a browser that has the key refreshes before a request for this path; `site` is its `Sec-Fetch-Site`.
+    pub(super) fn is_refreshed_before(&self, path: &str, site: Option<&[u8]>) -> bool {
+        let is_allowed = self.any_initiator || matches!(site, Some(b"none" | b"same-origin"));
+        is_allowed && !self.exclude.iter().any(|excluded| is_below(path, excluded))
     }
 
     /// What the browser is told of the session (DBSC, "JSON Session Instruction Format").
@@ -264,9 +275,9 @@ fn is_path(path: &str) -> bool {
         && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&()*+,=:@/".contains(&byte))
 }
 
-/// Whether a cookie of the path `cookie` is sent to `path` (path-match, RFC 6265bis, 5.1.4).
-fn is_below(path: &str, cookie: &str) -> bool {
-    path.strip_prefix(cookie).is_some_and(|rest| rest.is_empty() || cookie.ends_with('/') || rest.starts_with('/'))
+/// Whether `path` is `start` or below it: path-match (RFC 6265bis, 5.1.4), and the rule of the draft for its scopes.
+fn is_below(path: &str, start: &str) -> bool {
+    path.strip_prefix(start).is_some_and(|rest| rest.is_empty() || start.ends_with('/') || rest.starts_with('/'))
 }
 
 fn is_host(host: &str) -> bool {

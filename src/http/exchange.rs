@@ -70,7 +70,8 @@ impl<E> Exchange<E> {
         #[cfg(feature = "device-bound")]
         let admission = {
             let device_bound = shared.device_bound.as_ref();
-            device_bound.map(|device| Box::new(device.admission(request.headers(), !candidates.is_empty())))
+            let (path, has_session) = (request.uri().path(), !candidates.is_empty());
+            device_bound.map(|device| Box::new(device.admission(path, request.headers(), has_session)))
         };
         let lazy = LazySession::new(
             Arc::clone(&shared.engine),

@@ -27,8 +27,11 @@ pub(crate) struct Binding {
 
 /// What the browser is to sign, once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Challenge {
+    #[serde(rename = "t")]
     pub(crate) text: Box<str>,
+    #[serde(rename = "e")]
     pub(crate) until: u64,
 }
 
@@ -51,6 +54,7 @@ struct Device {
 pub(crate) struct BoundCookie(pub(crate) SessionKey, pub(crate) u64);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct PublicKey {
     #[serde(rename = "a")]
     pub(crate) algorithm: Algorithm,

@@ -152,19 +152,32 @@ async fn a_login_asks_for_a_new_registration<C: Cache + Clone>(cache: C) {
 }
 
 async fn a_refresh_without_the_session_cookie_finds_the_session_by_its_name<C: Cache + Clone>(cache: C) {
-    let (app, device) = (App::new(&cache), Device::new());
-    device.bind(&app).await;
+    finds_by_name(&App::new(&cache)).await;
+}
+
+async fn finds_by_name<C: Cache + Clone>(app: &App<C>) {
+    let device = Device::new();
+    device.bind(app).await;
     for _ in 0..4 {
-        device.get(&app, "/renew").await;
+        device.get(app, "/renew").await;
         // Longer than a tombstone lives that no bound session left.
         app.clock.advance(70 * MINUTE);
         // A link on another site: a cookie with `SameSite=Lax` goes with the page, and not with the refresh before it.
         let session = device.cookie("__Host-id").unwrap();
         device.jar.lock().unwrap().clear();
-        assert_eq!(device.refresh(&app).await, Refreshed::Done);
+        assert_eq!(device.refresh(app).await, Refreshed::Done);
         device.jar.lock().unwrap().insert("__Host-id".to_owned(), session);
-        assert_eq!(device.page(&app).await, "alice bound 0");
+        assert_eq!(device.page(app).await, "alice bound 0");
     }
+}
+
+/// The cache goes by the same clock, so that what ends there does end.
+#[tokio::test]
+async fn a_name_leads_to_its_session_for_as_long_as_that_lives() {
+    let clock = cloakroom::Clock::manual();
+    let cache = cloakroom::InMemoryCache::builder().clock(clock.clone()).build();
+    let app = App::with(&cache, clock, DeviceBound::new(PATH));
+    finds_by_name(&app).await;
 }
 
 async fn a_refresh_loses_no_value<C: Cache + Clone>(cache: C) {

@@ -10,6 +10,7 @@ use super::{
 on_both_caches! {
     a_script_reads_nothing_and_writes_nothing,
     a_page_that_is_opened_without_the_key_starts_as_a_strangers,
+    a_page_that_a_browser_opens_without_a_refresh_writes_nothing,
     a_login_without_the_key_starts_a_session_of_its_own,
     a_logout_without_the_key_ends_the_session,
     a_browser_that_could_not_refresh_is_told_to_try_again,
@@ -54,6 +55,31 @@ async fn a_page_that_is_opened_without_the_key_starts_as_a_strangers<C: Cache + 
     assert_ne!(stranger.cookie("__Host-id"), device.cookie("__Host-id"));
     assert_eq!(stranger.page(&app).await, "- unbound 1");
     assert_eq!(device.page(&app).await, "alice bound 1");
+}
+
+async fn a_page_that_a_browser_opens_without_a_refresh_writes_nothing<C: Cache + Clone>(cache: C) {
+    let (app, device) = (App::new(&cache), Device::new());
+    device.bind(&app).await;
+    let page = device.thief();
+    page.drop_cookie(BOUND);
+    let with = |settings| App::with(&cache, app.clock.clone(), settings);
+    let excluded = with(DeviceBound::new(PATH).exclude("/add"));
+    let own_pages = with(DeviceBound::new(PATH).refresh_initiators(["www.example.org"]));
+    for (app, site, status) in [
+        // The browser does not hold this request, or not for a page of that site: it may have the key.
+        (&excluded, "same-origin", 401),
+        (&excluded, "cross-site", 401),
+        (&own_pages, "cross-site", 401),
+        (&own_pages, "same-site", 401),
+        (&own_pages, "none", 200),
+        (&app, "cross-site", 200),
+    ] {
+        let visitor = page.thief();
+        let fields = [("sec-fetch-mode", "navigate"), ("sec-fetch-site", site)];
+        let response = visitor.send(app, Method::POST, "/add", &fields).await;
+        assert_eq!(response.status(), status, "{site}");
+        assert_eq!(visitor.cookie("__Host-id") == page.cookie("__Host-id"), status == 401, "{site}");
+    }
 }
 
 async fn a_login_without_the_key_starts_a_session_of_its_own<C: Cache + Clone>(cache: C) {
