@@ -9,23 +9,25 @@
 //! Open <http://localhost:3000>. All of it works without JavaScript, except for the button that plays many tabs.
 //!
 //! - `pages` is what can be looked at, `actions` what a form can do, `forms` the token that each form carries;
+//! - `sessions` is the session layer;
 //! - `watch` is a cache around another one that writes down what it is asked, `panel` shows that.
 use std::{collections::BTreeMap, env, error::Error};
 
 use axum::{
     Router,
-    http::header,
+    http::{StatusCode, header},
     middleware,
     response::IntoResponse,
     routing::{get, post},
 };
-use cloakroom::{BoxedCache, InMemoryCache, Key, SessionLayer, SessionStore};
+use cloakroom::{BoxedCache, InMemoryCache, Key, SessionStore};
 use tokio::net::TcpListener;
 
 mod actions;
 mod forms;
 mod pages;
 mod panel;
+mod sessions;
 mod watch;
 
 use watch::Watched;
@@ -58,9 +60,11 @@ pub fn app(cache: BoxedCache) -> Router {
         .route("/devices/revoke", post(actions::revoke))
         .route("/devices/revoke-others", post(actions::revoke_others))
         .route("/devices/revoke-all", post(actions::revoke_all))
+        // Answered by the layer, which sees only what has a route: a router that is merged has no fallback of its own.
+        .route(sessions::BIND, post(|| async { StatusCode::NOT_FOUND }))
         .with_state(store.clone())
         .layer(middleware::from_fn(panel::inside))
-        .layer(SessionLayer::new(store))
+        .layer(sessions::layer(store))
         .layer(middleware::from_fn_with_state(panel::Reports::default(), panel::outside));
     // What is the same for all visitors stays outside of the layer: no session is loaded for it.
     Router::new()

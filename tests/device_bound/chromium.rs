@@ -16,7 +16,7 @@ use axum::{
     response::{Html, Redirect, Response},
     routing::{get, post},
 };
-use cloakroom::{Clock, DeviceBound, InMemoryCache, Session, SessionError, SessionLayer, SessionStore};
+use cloakroom::{BoxedCache, Clock, DeviceBound, InMemoryCache, Session, SessionError, SessionLayer, SessionStore};
 use http::{StatusCode, header};
 use serde_json::Value;
 use tower::ServiceExt;
@@ -25,6 +25,7 @@ use super::{
     app::{MINUTE, PATH},
     browser::Browser,
     https::Https,
+    showcase,
 };
 
 const HOST: &str = "app.example.com";
@@ -107,6 +108,18 @@ impl Site {
             .layer(layer)
             .route("/link", get(link))
             .layer(middleware::from_fn_with_state(Arc::clone(&log), note));
+        Self::serve(router, log, clock)
+    }
+
+    /// The showcase, whose clock is the real one.
+    fn showcase() -> Self {
+        let log = Log::default();
+        let shop = showcase::app(BoxedCache::new(InMemoryCache::new()));
+        let router = shop.layer(middleware::from_fn_with_state(Arc::clone(&log), note));
+        Self::serve(router, log, Clock::system())
+    }
+
+    fn serve(router: Router, log: Log, clock: Clock) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -143,16 +156,10 @@ impl Site {
         std::mem::take(&mut self.log.lock().unwrap())
     }
 
-    fn granted(&self) -> usize {
-        self.log().iter().filter(|seen| seen.path == PATH && seen.status == 200).count()
-    }
-
-    /// Logs in, and waits until the browser has registered and the session needs its bound cookie.
-    fn bind(&self, browser: &Browser) {
-        browser.goto(&self.url(HOST, "/log-in"));
-        assert_eq!(browser.text("p"), "logged in");
+    /// Waits until the browser has registered at this path.
+    fn wait_for_registration(&self, browser: &Browser, path: &str) {
         let start = Instant::now();
-        while self.granted() == 0 {
+        while !self.log().iter().any(|seen| seen.path == path && seen.status == 200) {
             assert!(
                 start.elapsed() < PATIENCE,
                 "{} has registered no key: it may lack Device Bound Session Credentials, or name their flags otherwise. \
@@ -162,6 +169,13 @@ impl Site {
             );
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Logs in, and waits until the browser has registered and the session needs its bound cookie.
+    fn bind(&self, browser: &Browser) {
+        browser.goto(&self.url(HOST, "/log-in"));
+        assert_eq!(browser.text("p"), "logged in");
+        self.wait_for_registration(browser, PATH);
         self.clock.advance(MINUTE);
         self.take_log();
     }
@@ -294,6 +308,26 @@ fn a_link_on_another_site_leads_to_a_page_with_the_session() {
     assert_eq!(browser.text("p"), "alice bound 0");
     let log = site.take_log();
     assert!(log.iter().all(|seen| seen.path != "/page" || seen.bound), "{log:?}");
+}
+
+#[test]
+fn the_showcase_binds_its_sessions() {
+    let site = Site::showcase();
+    let Some(browser) = site.browser() else { return };
+    browser.goto(&site.url(HOST, "/sign-in"));
+    browser.fill("input[name=name]", "alice");
+    browser.follow("main form button");
+    assert_eq!(browser.text("header .who"), "alice");
+    site.wait_for_registration(&browser, "/device-bound-session");
+    browser.goto(&site.url(HOST, "/devices"));
+    assert!(browser.text(".devices").contains("bound to the device"), "{}", browser.text(".devices"));
+    browser.delete_cookie(BOUND);
+    site.take_log();
+    browser.goto(&site.url(HOST, "/cart"));
+    assert_eq!(browser.text("header .who"), "alice");
+    assert!(site.log().iter().all(|seen| seen.path != "/cart" || seen.bound), "{:?}", site.log());
+    browser.follow("header form button");
+    assert_eq!(browser.cookies(), [] as [Value; 0]);
 }
 
 #[test]

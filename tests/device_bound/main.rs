@@ -22,4 +22,7 @@ mod https;
 mod outages;
 mod refused;
 mod settings;
+#[cfg(feature = "axum")]
+#[path = "../../examples/showcase/main.rs"]
+mod showcase;
 mod unproven;
