@@ -279,3 +279,12 @@ fn refuse(status: StatusCode, reason: &'static str) -> Answer {
     let allow = (status == StatusCode::METHOD_NOT_ALLOWED).then(|| (header::ALLOW, HeaderValue::from_static("POST")));
     Answer::new(status, allow.into_iter().collect(), String::new())
 }
+
+/// A name that is read is the one that was written.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(headers: &HeaderMap) {
+    if let Ask::Refresh { name, .. } = Ask::read(&Method::POST, headers) {
+        assert_eq!(name.text, format!("{}.{}", name.key.as_str(), name.handle()));
+        assert_eq!(name.handle().len(), crate::id::ID_CHARS);
+    }
+}

@@ -15,6 +15,46 @@ pub(crate) use self::{
 };
 use crate::session::Admission;
 
+#[cfg(feature = "testing")]
+pub(crate) fn verifies_registration(jwt: &[u8]) -> bool {
+    proof::Proof::parse(jwt).is_ok_and(|proof| proof.verify_own().is_ok())
+}
+
+/// Checks what no header field may change: see `src/fuzzing.rs`.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(input: &[u8]) {
+    use proof::Proof;
+
+    let mut lines = input.splitn(2, |byte| *byte == b'\n');
+    let mut field = || HeaderValue::from_bytes(lines.next().unwrap_or_default()).ok();
+    let mut headers = HeaderMap::new();
+    for name in [fields::RESPONSE, fields::SESSION_ID] {
+        if let Some(value) = field() {
+            headers.append(name, value);
+        }
+    }
+    for name in [fields::RESPONSE, fields::SESSION_ID] {
+        if let Ok(Some(text)) = fields::read(&headers, &name) {
+            let value = headers.get(&name).map_or(&b""[..], HeaderValue::as_bytes);
+            assert!(value.windows(text.len()).any(|part| part == text), "text from nowhere");
+            assert!(text.iter().all(|byte| !byte.is_ascii_whitespace() && !b"\",;".contains(byte)));
+        }
+    }
+    endpoint::fuzz(&headers);
+    // Any bytes at all, as a proof and with one bit of it turned.
+    let jwt = input.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let signed = |jwt: &[u8]| Proof::parse(jwt).is_ok_and(|proof| proof.verify_own().is_ok());
+    if signed(jwt) {
+        let bit = input.iter().fold(0, |bit: usize, byte| bit.wrapping_mul(31).wrapping_add((*byte).into()));
+        let mut altered = jwt.to_vec();
+        let bit = bit % (altered.len() * 8);
+        if let Some(byte) = altered.get_mut(bit / 8) {
+            *byte ^= 1 << (bit % 8);
+        }
+        assert!(!signed(&altered), "bit {bit} was turned, and the proof was accepted");
+    }
+}
+
 impl CheckedDeviceBound {
     /// What a request shows beside its session cookie, if it has one.
     pub(crate) fn admission(&self, path: &str, headers: &HeaderMap, has_session: bool) -> Admission {
