@@ -118,12 +118,15 @@ impl<E> Exchange<E> {
             _ => response.extensions_mut().remove::<SessionError>(),
         };
         #[cfg(feature = "device-bound")]
-        self.bind(error.is_none(), response.headers_mut());
+        let is_done = error.is_none();
         if let Some(error) = error {
             response = self.shared.on_error.error_response(&error);
         }
         let cookie = self.cookie();
-        let session = SessionUse { accessed: self.lazy.was_looked_at(), set_cookie: cookie.is_some() };
+        let set_cookie = cookie.is_some();
+        #[cfg(feature = "device-bound")]
+        let set_cookie = self.bind(is_done, response.headers_mut()) || set_cookie;
+        let session = SessionUse { accessed: self.lazy.was_looked_at(), set_cookie };
         let replaced = match cookie {
             Some(cookie) => self.shared.policy.put(response.headers_mut(), cookie),
             None => self.shared.policy.drop_foreign(response.headers_mut()),
@@ -200,18 +203,20 @@ impl<E> Exchange<E> {
         }
     }
 
-    /// Offers to bind the session of a login, and removes a bound cookie that is of no use.
-    fn bind(&self, is_done: bool, headers: &mut HeaderMap) {
-        let Some(settings) = &self.shared.device_bound else { return };
+    /// Offers to bind the session of a login, and removes a bound cookie that is of no use; whether it did that.
+    fn bind(&self, is_done: bool, headers: &mut HeaderMap) -> bool {
+        let Some(settings) = &self.shared.device_bound else { return false };
         let session = self.lazy.loaded();
         let offer = session.filter(|_| is_done).and_then(Session::offer_due);
         if let Some(offer) = offer.and_then(|challenge| settings.registration(&challenge)) {
             headers.insert(REGISTRATION, offer);
         }
         let is_over = || session.is_some_and(|session| matches!(session.cookie_due().0, CookieDue::Remove));
-        if self.lazy.has_spoilt_cookie() || (self.lazy.has_bound_cookie() && is_over()) {
+        let removes = self.lazy.has_spoilt_cookie() || (self.lazy.has_bound_cookie() && is_over());
+        if removes {
             settings.cookie.put(headers, settings.cookie.removal());
         }
+        removes
     }
 }
 

@@ -2,7 +2,6 @@
 //! what follows from them. Pure: whether a signature is right is found out elsewhere.
 use serde::{Deserialize, Serialize};
 
-use super::Head;
 use crate::id::SessionKey;
 
 /// How long a challenge can be answered.
@@ -140,7 +139,7 @@ impl Binding {
     }
 
     /// Whether one of these bound cookies shows that the request comes from the device, or need not yet.
-    fn admits(&self, cookies: &[SessionKey], now: u64) -> bool {
+    pub(super) fn admits(&self, cookies: &[SessionKey], now: u64) -> bool {
         match &self.device {
             Some(device) => {
                 let is_good = |cookie: &BoundCookie| now < cookie.1 && cookies.contains(&cookie.0);
@@ -162,18 +161,6 @@ fn keep_youngest<T>(list: &mut Vec<T>, one: T) {
     list.drain(..list.len().saturating_sub(KEPT));
 }
 
-impl Head {
-    /// Whether a request with these bound cookies counts as the session's; `require`: so does no other with an owner.
-    pub(crate) fn admits(&self, cookies: &[SessionKey], require: bool, now: u64) -> bool {
-        match self.binding() {
-            Some(binding) if binding.is_bound() => binding.admits(cookies, now),
-            binding => {
-                !require || self.owner().is_none() || binding.is_some_and(|binding| binding.admits(cookies, now))
-            }
-        }
-    }
-}
-
 /// A binding that takes as much room as any: to a key of 4096 bits, with all the challenges and cookies that are kept.
 #[cfg(test)]
 pub(super) fn largest() -> Binding {
@@ -192,7 +179,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::record::{HeadChanges, Owner, Stamp};
+    use crate::record::{Head, HeadChanges, Owner, Stamp};
 
     const HOUR: Duration = Duration::from_secs(3600);
     const NOW: u64 = 1_780_000_000_000;

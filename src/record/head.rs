@@ -170,6 +170,13 @@ impl Head {
         self.binding().is_some_and(Binding::is_bound)
     }
 
+    /// Whether a request with these bound cookies counts as the session's; `require`: if it has an owner, it must be bound.
+    #[cfg(feature = "device-bound")]
+    pub(crate) fn admits(&self, cookies: &[SessionKey], require: bool, now: u64) -> bool {
+        let needs_device = self.is_bound() || (require && self.owner().is_some());
+        !needs_device || self.binding().is_some_and(|binding| binding.admits(cookies, now))
+    }
+
     /// The session's own idle timeout.
     pub(crate) fn idle(&self) -> Option<Duration> {
         self.own()?.idle.map(Duration::from_millis)

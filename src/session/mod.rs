@@ -23,6 +23,7 @@ use crate::{
 #[cfg(feature = "device-bound")]
 mod admission;
 mod at_once;
+mod browser;
 mod lazy;
 mod settings;
 mod state;
@@ -32,8 +33,8 @@ mod values;
 
 #[cfg(feature = "device-bound")]
 pub(crate) use self::admission::Admission;
-pub(crate) use self::state::{CookieDue, Scope};
 use self::state::{Next, State, Wish};
+pub(crate) use self::{browser::CookieDue, state::Scope};
 pub use self::{
     lazy::LazySession,
     users::SessionInfo,

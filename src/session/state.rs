@@ -3,6 +3,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+use super::browser::{Browser, CookieDue};
 use crate::{
     cache::Version,
     engine::{Action, Base, Commit, Committed, Config, Found, Stored},
@@ -17,18 +18,6 @@ const YOUNG_TOMBSTONE: u64 = 60_000;
 
 /// What was read longer ago than this is read again before a commit decides that there is nothing to write.
 const LONG_AGO: u64 = 10_000;
-
-/// The cookie that the browser is owed.
-#[derive(Clone, Debug, Default)]
-pub(crate) enum CookieDue {
-    #[default]
-    Nothing,
-    /// A new ID, or one whose cookie changed its kind.
-    Issue(SessionId),
-    /// The end of the session moved: of interest to a persistent cookie.
-    Moved(SessionId),
-    Remove,
-}
 
 /// Which of the changes a commit takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,20 +50,6 @@ enum UnderWay {
     Running(Arc<Effect>),
     /// It ended with a write of unknown outcome.
     Unknown(Box<Commit>),
-}
-
-/// The visitor's side: what the browser has, and what it is owed.
-#[derive(Default)]
-pub(super) struct Browser {
-    pub(super) id: Option<SessionId>,
-    /// It sent a cookie of this session, or of one that was renewed.
-    has_cookie: bool,
-    /// Its cookie was signed with an old key, and is due again if the session lives.
-    resign: bool,
-    due: CookieDue,
-    /// The challenge of a login that was committed.
-    #[cfg(feature = "device-bound")]
-    offer: Option<Box<str>>,
 }
 
 pub(super) struct State {
@@ -616,40 +591,5 @@ impl State {
     pub(super) fn cookie_due(&self) -> (CookieDue, Option<(u64, Option<bool>)>) {
         let head = self.stored().map(|stored| (stored.record.head.end, stored.record.head.persistent()));
         (self.browser.due.clone(), head)
-    }
-}
-
-impl Browser {
-    /// The session lives as the response goes out.
-    fn note_live(&mut self) {
-        if std::mem::take(&mut self.resign)
-            && let Some(id) = &self.id
-        {
-            self.due = CookieDue::Issue(id.clone());
-        }
-    }
-
-    fn note_stored(&mut self, before: Option<&Stored>, stored: &Stored, new: Option<SessionId>) {
-        #[cfg(feature = "device-bound")]
-        {
-            let offer = |stored: &Stored| {
-                let offer = stored.record.head.binding()?.offer()?;
-                Some(offer.text.clone())
-            };
-            let (known, offered) = (before.and_then(offer), offer(stored));
-            if offered != known {
-                self.offer = offered;
-            }
-        }
-        if let Some(id) = new {
-            self.id = Some(id.clone());
-            self.due = CookieDue::Issue(id);
-        } else if let (Some(before), Some(id)) = (before, &self.id) {
-            if before.record.head.persistent() != stored.record.head.persistent() {
-                self.due = CookieDue::Issue(id.clone());
-            } else if before.record.head.end != stored.record.head.end && !matches!(self.due, CookieDue::Issue(_)) {
-                self.due = CookieDue::Moved(id.clone());
-            }
-        }
     }
 }

@@ -169,6 +169,38 @@ async fn a_lazy_layer_removes_a_bound_cookie_that_does_not_count<C: Cache + Clon
     assert_eq!(device.page(&lazy).await, "alice bound 0");
 }
 
+/// An application that answers with the error itself, and one that lets shared caches keep its pages.
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn a_bound_cookie_that_does_not_count_is_removed_with_whatever_answer() {
+    use axum::{Router, body::Body, routing::post};
+    use cloakroom::{InMemoryCache, Session, SessionError};
+    use tower::ServiceExt;
+
+    async fn add(session: Session) -> Result<(), SessionError> {
+        session.set("n", 1)
+    }
+
+    let app = App::new(&InMemoryCache::new());
+    let device = Device::new();
+    device.bind(&app).await;
+    let public = || async { [(header::CACHE_CONTROL, "public, max-age=60")] };
+    let router = Router::new().route("/add", post(add)).route("/public", post(public)).layer(app.layer.clone());
+    let cookies = format!("__Host-id={}; {BOUND}={}", device.cookie("__Host-id").unwrap(), "A".repeat(32));
+    for (path, status) in [("/add", 401), ("/public", 200)] {
+        let request = http::Request::post(path).header(header::COOKIE, &cookies).body(Body::empty()).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), status);
+        assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store", "{path}");
+        let cookie = response.headers()[header::SET_COOKIE].to_str().unwrap();
+        assert!(cookie.starts_with("__Host-id-bound=; Max-Age=0"), "{path}: {cookie}");
+        assert_eq!(response.headers().contains_key(header::WWW_AUTHENTICATE), status == 401);
+    }
+    // The layer sees what has no route.
+    let unknown = http::Request::post(PATH).body(Body::empty()).unwrap();
+    assert_eq!(router.oneshot(unknown).await.unwrap().status(), 400);
+}
+
 fn required<C: Cache + Clone>(cache: &C) -> App<C> {
     App::with(cache, Clock::manual(), DeviceBound::new(PATH).policy(DeviceBoundPolicy::Require))
 }
