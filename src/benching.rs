@@ -57,3 +57,10 @@ impl Records {
         Some((values.len(), value))
     }
 }
+
+/// Whether this is a registration that the key in it has signed.
+#[cfg(feature = "device-bound")]
+#[must_use]
+pub fn verifies_registration(jwt: &[u8]) -> bool {
+    crate::device_bound::verifies_registration(jwt)
+}

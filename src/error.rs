@@ -137,6 +137,12 @@ pub enum SessionError {
     TooManySessions,
     /// The session was asked for where no `SessionLayer` is.
     MissingLayer,
+    /// The session is bound to a device, and the request has not proven to come from it: nothing is written. 401.
+    #[cfg(feature = "device-bound")]
+    Unproven,
+    /// The session is bound to a device, whose browser says that it could not prove it right now: 503, to be repeated.
+    #[cfg(feature = "device-bound")]
+    Unrefreshed,
 }
 
 /// A value of a session is not of the type that was asked for.
@@ -208,11 +214,15 @@ impl SessionError {
         }
     }
 
-    /// What it means in HTTP: 503 where trying again may help, else 500.
+    /// What it means in HTTP: 503 where trying again may help, else 500; with feature `device-bound` also 401.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Cache(_) | Self::Conflict | Self::Random | Self::Incomplete { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            #[cfg(feature = "device-bound")]
+            Self::Unrefreshed => StatusCode::SERVICE_UNAVAILABLE,
+            #[cfg(feature = "device-bound")]
+            Self::Unproven => StatusCode::UNAUTHORIZED,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -236,6 +246,11 @@ impl SessionError {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        #[cfg(feature = "device-bound")]
+        if self.status() == StatusCode::UNAUTHORIZED {
+            // A 401 has to have one (RFC 9110, 15.5.2); there is no registered scheme for a session.
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Session"));
         }
         response
     }
@@ -265,6 +280,10 @@ impl fmt::Debug for SessionError {
             Self::RenewDetached => "RenewDetached",
             Self::TooManySessions => "TooManySessions",
             Self::MissingLayer => "MissingLayer",
+            #[cfg(feature = "device-bound")]
+            Self::Unproven => "Unproven",
+            #[cfg(feature = "device-bound")]
+            Self::Unrefreshed => "Unrefreshed",
         };
         f.write_str(name)
     }
@@ -312,6 +331,10 @@ impl fmt::Display for SessionError {
             Self::MissingLayer => {
                 f.write_str("no session in the request: is the route wrapped in cloakroom's `SessionLayer`?")
             }
+            #[cfg(feature = "device-bound")]
+            Self::Unproven => f.write_str("the session is bound to a device that the request does not come from"),
+            #[cfg(feature = "device-bound")]
+            Self::Unrefreshed => f.write_str("the session is bound to a device that could not be proven right now"),
         }
     }
 }
@@ -370,6 +393,14 @@ impl Error for ConfigError {}
 pub trait ErrorResponse<B> {
     /// The response in place of the handler's.
     fn error_response(&self, error: &SessionError) -> Response<B>;
+
+    /// A response with this body, for the endpoint of device-bound sessions; `None` where this type makes none.
+    #[cfg(feature = "device-bound")]
+    #[doc(hidden)]
+    fn answer(&self, body: String) -> Option<Response<B>> {
+        drop(body);
+        None
+    }
 }
 
 impl<B, F> ErrorResponse<B> for F
@@ -388,6 +419,23 @@ pub struct DefaultErrorResponse;
 impl<B: Default> ErrorResponse<B> for DefaultErrorResponse {
     fn error_response(&self, error: &SessionError) -> Response<B> {
         error.response(B::default())
+    }
+}
+
+/// What [`device_bound`](crate::SessionLayerBuilder::device_bound) makes of a layer's error response: it makes the responses
+/// of the layer's own endpoint, too.
+#[cfg(feature = "device-bound")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceBoundResponse<E = DefaultErrorResponse>(pub(crate) E);
+
+#[cfg(feature = "device-bound")]
+impl<B: From<String>, E: ErrorResponse<B>> ErrorResponse<B> for DeviceBoundResponse<E> {
+    fn error_response(&self, error: &SessionError) -> Response<B> {
+        self.0.error_response(error)
+    }
+
+    fn answer(&self, body: String) -> Option<Response<B>> {
+        Some(Response::new(body.into()))
     }
 }
 

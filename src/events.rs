@@ -96,6 +96,12 @@ kinds! {
     INSECURE = "insecure";
     SAME_SITE_NONE = "same_site_none";
     TWO_COOKIE_NAMES = "two_cookie_names";
+    #[cfg(feature = "device-bound")]
+    DEVICE_BOUND = "device_bound";
+    #[cfg(feature = "device-bound")]
+    DEVICE_REFUSED = "device_refused";
+    #[cfg(feature = "device-bound")]
+    DEVICE_UNPROVEN = "device_unproven";
     #[cfg(feature = "redis")]
     REDIS_DENIED = "redis_denied";
     #[cfg(feature = "redis")]
@@ -197,6 +203,10 @@ pub(crate) fn failed(error: &SessionError) {
 /// A handler returned the error, or an extractor did. Errors of loading and of a commit were logged there.
 #[cfg(feature = "axum")]
 pub(crate) fn answered(error: &SessionError) {
+    #[cfg(feature = "device-bound")]
+    if matches!(error, SessionError::Unproven | SessionError::Unrefreshed) {
+        return;
+    }
     if !matches!(error, SessionError::Cache(_) | SessionError::Conflict | SessionError::Gone) {
         failed(error);
     }
@@ -323,6 +333,27 @@ pub(crate) fn undecryptable_entry(reason: &str, key_id: Option<u32>) {
 #[cfg(feature = "encryption")]
 pub(crate) fn plaintext_entry() {
     log_limited!(warn, &PLAINTEXT_ENTRY, "an entry without encryption was read, as `accept_plaintext` allows");
+}
+
+#[cfg(feature = "device-bound")]
+pub(crate) fn device_bound(key: &SessionKey) {
+    log_each!(debug, &DEVICE_BOUND, session = key.short(), "session bound to a device");
+}
+
+/// A registration or a refresh that no browser of the session can have sent.
+#[cfg(feature = "device-bound")]
+pub(crate) fn device_refused(reason: &'static str) {
+    log_limited!(warn, &DEVICE_REFUSED, reason, "a registration or refresh of a device-bound session was refused");
+}
+
+#[cfg(feature = "device-bound")]
+pub(crate) fn device_unproven(key: &SessionKey) {
+    log_limited!(
+        warn,
+        &DEVICE_UNPROVEN,
+        session = key.short(),
+        "a request with the cookie of a device-bound session has not proven to come from that device: it has no session"
+    );
 }
 
 pub(crate) fn malformed_cookie() {
@@ -520,6 +551,12 @@ mod tests {
             failed(&error);
         }
         malformed_cookie();
+        #[cfg(feature = "device-bound")]
+        {
+            device_bound(&key);
+            device_refused("the challenge is stale");
+            device_unproven(&key);
+        }
         #[cfg(feature = "signed")]
         unsigned_cookie();
         several_sessions();
@@ -585,6 +622,9 @@ mod tests {
         }
         if !cfg!(feature = "signed") {
             documented.remove("unsigned_cookie");
+        }
+        if !cfg!(feature = "device-bound") {
+            documented.retain(|name, _| !name.starts_with("device_"));
         }
         assert_eq!(documented, logged);
     }

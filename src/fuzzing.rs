@@ -116,6 +116,16 @@ pub fn encrypted_entry(input: &[u8]) {
     assert!(read.value.is_empty(), "bit {bit} was flipped, and the value was read");
 }
 
+/// Reads the header fields of a request to the endpoint of device-bound sessions: first its proof, and behind a line break the
+/// session's name. What is read is plain, and no proof that was not signed is accepted.
+///
+/// # Panics
+/// When a promise is broken.
+#[cfg(feature = "device-bound")]
+pub fn device_bound(input: &[u8]) {
+    crate::device_bound::fuzz(input);
+}
+
 /// The result of a future that never waits.
 #[cfg(feature = "encryption")]
 fn now<T>(future: impl Future<Output = T>) -> T {

@@ -60,6 +60,7 @@
 //! | `encryption` | | `EncryptedCache`: any cache, with values encrypted at rest |
 //! | `metrics` | | counters of all events through the `metrics` facade: `cloakroom_events_total`, by `event` |
 //! | `signed` | | signed cookies: `SessionLayerBuilder::signing_keys` |
+//! | `device-bound` | | experimental: sessions bound to a device, so that stolen cookies are of no use after minutes (DBSC) |
 //! | `testing` | | for your own tests: the `Cookie` header of a session, a cache that counts, fails and waits on demand, the cache contract suite |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -70,6 +71,8 @@ mod cache;
 mod clock;
 mod cookie;
 mod deadline;
+#[cfg(feature = "device-bound")]
+mod device_bound;
 mod engine;
 mod error;
 mod events;
@@ -118,6 +121,11 @@ pub use self::{
     id::{ParseKeyError, SessionId, SessionKey},
     session::{IntoKey, Key, LazySession, Session, SessionInfo},
     store::SessionStore,
+};
+#[cfg(feature = "device-bound")]
+pub use self::{
+    device_bound::{DeviceBound, DeviceBoundPolicy},
+    error::DeviceBoundResponse,
 };
 /// The bytes of an [`Entry`].
 pub use bytes::Bytes;
@@ -173,6 +181,9 @@ pub mod guide {
     #[cfg(feature = "encryption")]
     #[doc = include_str!("docs/encryption.md")]
     pub mod encryption {}
+    #[cfg(feature = "device-bound")]
+    #[doc = include_str!("docs/device_bound.md")]
+    pub mod device_bound {}
     #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
     #[doc = include_str!("docs/sql.md")]
     pub mod sql {}

@@ -12,6 +12,7 @@
 //!
 //! - `pages` is what can be looked at, `actions` what a form can do, `forms` the token that each form carries, `notices` the
 //!   stream that tells an open page of a sign-out;
+//! - `sessions` is the session layer;
 //! - `watch` is a cache around another one that writes down what it is asked, `panel` shows that.
 use std::{collections::BTreeMap, env, error::Error, time::Duration};
 
@@ -22,7 +23,7 @@ use axum::{
     response::IntoResponse,
     routing::{get, post},
 };
-use cloakroom::{BoxedCache, Clock, InMemoryCache, Key, SessionLayer, SessionStore};
+use cloakroom::{BoxedCache, Clock, InMemoryCache, Key, SessionStore};
 use tokio::net::TcpListener;
 
 mod actions;
@@ -30,6 +31,7 @@ mod forms;
 mod notices;
 mod pages;
 mod panel;
+mod sessions;
 mod watch;
 
 use watch::Watched;
@@ -81,7 +83,7 @@ pub fn app_with(cache: BoxedCache, clock: Clock) -> Router {
         .fallback(pages::not_found)
         .with_state(store.clone())
         .layer(middleware::from_fn(panel::inside))
-        .layer(SessionLayer::new(store))
+        .layer(sessions::layer(store))
         .layer(middleware::from_fn_with_state(panel::Reports::default(), panel::outside));
     // What is the same for all visitors stays outside of the layer: no session is loaded for it.
     Router::new()

@@ -8,7 +8,7 @@ use axum::{
 };
 use cloakroom::{Session, SessionError, SessionInfo};
 
-use super::{CART, DEVICE, FLASH, Store, forms::token, panel::GAP};
+use super::{CART, DEVICE, FLASH, Store, forms::token, panel::GAP, sessions};
 
 /// What the shop has.
 pub(super) const ITEMS: [&str; 6] = ["Umbrella", "Hat", "Scarf", "Coat", "Gloves", "Boots"];
@@ -160,7 +160,10 @@ fn device_row(session: &Session, info: &SessionInfo, token: &str) -> String {
              <button name=key value={key} class=quiet>Sign out</button></form>"
         )
     };
-    format!("<li><span><b>{device}</b><br><small>signed in {since}, ends within {days} days</small></span>{end}</li>")
+    let bound = sessions::bound(info);
+    format!(
+        "<li><span><b>{device}</b><br><small>signed in {since}, ends within {days} days{bound}</small></span>{end}</li>"
+    )
 }
 
 /// The answer to a form without the token of this session.

@@ -45,6 +45,12 @@ impl CookiePolicy {
         self.template.name()
     }
 
+    /// The attributes as they stand in `Set-Cookie`, without an age.
+    #[cfg(feature = "device-bound")]
+    pub(crate) fn attributes(&self) -> &str {
+        self.template.attributes()
+    }
+
     /// Whether browsers keep the cookie to secure connections.
     pub(crate) fn is_secure(&self) -> bool {
         self.secure

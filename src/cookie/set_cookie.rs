@@ -49,6 +49,11 @@ impl Template {
         self.start.as_bytes()
     }
 
+    #[cfg(feature = "device-bound")]
+    pub(super) fn attributes(&self) -> &str {
+        self.attributes.trim_start_matches("; ")
+    }
+
     pub(super) fn issue(&self, id: &SessionId, signature: &[u8], max_age: Option<Duration>) -> HeaderValue {
         let seconds = max_age.map(|age| age.as_secs().clamp(1, MAX_AGE_SECONDS));
         let age = seconds.and_then(u64::checked_ilog10).map_or(0, |log| MAX_AGE.len() + log as usize + 1);

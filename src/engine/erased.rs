@@ -22,6 +22,9 @@ pub(crate) trait SessionEngine: Send + Sync {
     /// was done. Only for a [write](Action::Write), which can be begun again wherever it waits.
     fn commit_at_once(&self, commit: &mut Commit, family: &Family) -> Option<Result<Committed, SessionError>>;
     fn ending(&self, key: &SessionKey) -> Ending;
+    /// Has `decide` change the binding of the session under `key` to a device. `false`: there is none.
+    #[cfg(feature = "device-bound")]
+    fn bind<'a>(&'a self, key: SessionKey, deadline: Deadline, decide: &'a mut super::Decide<'a>) -> Work<'a, bool>;
     fn owner_page<'a>(&'a self, owner: &'a str, after: Option<&'a ListMember>, limit: usize) -> Work<'a, Page>;
     fn revoke_all<'a>(&'a self, owner: &'a str, deadline: Deadline) -> Work<'a, usize>;
     /// `keep` is the session of a handler: if it has ended itself, it ends no others.
@@ -58,6 +61,11 @@ impl<C: Cache> SessionEngine for Engine<C> {
 
     fn ending(&self, key: &SessionKey) -> Ending {
         self.endings.wait_for(&self.cache_key(key))
+    }
+
+    #[cfg(feature = "device-bound")]
+    fn bind<'a>(&'a self, key: SessionKey, deadline: Deadline, decide: &'a mut super::Decide<'a>) -> Work<'a, bool> {
+        Box::pin(Self::bind(self, key, deadline, decide))
     }
 
     fn owner_page<'a>(&'a self, owner: &'a str, after: Option<&'a ListMember>, limit: usize) -> Work<'a, Page> {

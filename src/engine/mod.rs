@@ -13,6 +13,8 @@ use crate::{
     record::{self, Decoded, Head, Identity, Record},
 };
 
+#[cfg(feature = "device-bound")]
+mod bind;
 mod cache_key;
 mod commit;
 mod destroy;
@@ -27,6 +29,8 @@ mod renew;
 mod save;
 mod write;
 
+#[cfg(feature = "device-bound")]
+pub(crate) use self::bind::{Decide, NEWEST};
 pub use self::owners::SessionLimitPolicy;
 use self::{cache_key::CacheKey, endings::Endings, layers::Layers, queue::Queues};
 pub(crate) use self::{

@@ -202,7 +202,8 @@ impl<C: Cache> Engine<C> {
         tried: &mut Option<Tried>,
     ) -> Result<Replaced, SessionError> {
         let now = self.now();
-        let expiry = Expiry::new(TOMBSTONE_LIFE, time_of(later(now, TOMBSTONE_LIFE)));
+        let life = tombstone_life(&successor.record.head, now);
+        let expiry = Expiry::new(life, time_of(later(now, life)));
         let tombstone = record::encode_tombstone(&old.key, &Tombstone { successor: successor.key, at: now });
         let renewal = Renewal { id: id.clone(), successor: successor.clone(), old: old.clone() };
         *tried = Some(Tried::Renewal(Box::new(renewal)));
@@ -289,4 +290,16 @@ impl<C: Cache> Engine<C> {
         let head = old.record.head.changed(changes.effect().head(), self.config.max_lifetime);
         head.moved(old.key, self.now())
     }
+}
+
+/// A browser asks for its bound session by the first key, and may do so without a cookie as long as the session lives.
+#[cfg(feature = "device-bound")]
+fn tombstone_life(head: &Head, now: u64) -> Duration {
+    let rest = Duration::from_millis(head.end.saturating_sub(now));
+    if head.is_bound() { TOMBSTONE_LIFE.max(rest) } else { TOMBSTONE_LIFE }
+}
+
+#[cfg(not(feature = "device-bound"))]
+const fn tombstone_life(_: &Head, _: u64) -> Duration {
+    TOMBSTONE_LIFE
 }

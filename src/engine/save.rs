@@ -48,6 +48,8 @@ impl<C: Cache> Engine<C> {
                     let own = like.own().cloned().unwrap_or_default();
                     let end = if own.lifetime.is_some() { like.end } else { newest.record.head.end };
                     let head = Head::with(newest.record.head.created, end, own);
+                    #[cfg(feature = "device-bound")]
+                    let head = head.with_binding(newest.record.head.binding().cloned());
                     if head.owner().is_some() && head != newest.record.head {
                         self.list_before(&newest, &head, &mut listing).await?;
                     }

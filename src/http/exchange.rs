@@ -1,9 +1,13 @@
 //! One request and its response: what is read from the cookie, what is committed, and what the response becomes.
 use std::{sync::Arc, time::Duration};
 
+#[cfg(feature = "device-bound")]
+use http::HeaderMap;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 
 use super::caching::{self, SessionUse};
+#[cfg(feature = "device-bound")]
+use crate::device_bound::{Answer, Call, CheckedDeviceBound, REGISTRATION};
 use crate::{
     cookie::{self, CookiePolicy},
     engine::SessionEngine,
@@ -25,6 +29,16 @@ pub(crate) struct Shared<E> {
     pub(crate) caching_headers: bool,
     pub(crate) clear_site_data: bool,
     pub(crate) on_error: E,
+    #[cfg(feature = "device-bound")]
+    pub(crate) device_bound: Option<Arc<CheckedDeviceBound>>,
+}
+
+/// What comes before the handler.
+pub(crate) enum Loaded {
+    Session(Result<Session, SessionError>),
+    /// The layer answers itself.
+    #[cfg(feature = "device-bound")]
+    Answer(Result<Answer, SessionError>),
 }
 
 /// One request and its response, as far as the session goes.
@@ -57,7 +71,19 @@ impl<E> Exchange<E> {
             events::unsigned_cookie();
         }
         let drops_cookie = shared.policy.is_secure() && candidates.is_empty() && cookie::is_likely_lost(request);
-        let lazy = LazySession::new(Arc::clone(&shared.engine), candidates, shared.refresh);
+        #[cfg(feature = "device-bound")]
+        let admission = {
+            let device_bound = shared.device_bound.as_ref();
+            let (path, has_session) = (request.uri().path(), !candidates.is_empty());
+            device_bound.map(|device| Box::new(device.admission(path, request.headers(), has_session)))
+        };
+        let lazy = LazySession::new(
+            Arc::clone(&shared.engine),
+            candidates,
+            shared.refresh,
+            #[cfg(feature = "device-bound")]
+            admission,
+        );
         (Self { shared: Arc::clone(shared), lazy: lazy.clone(), drops_cookie }, lazy)
     }
 
@@ -95,11 +121,16 @@ impl<E> Exchange<E> {
             // That of an extractor, or of a handler that returned it.
             _ => response.extensions_mut().remove::<SessionError>(),
         };
+        #[cfg(feature = "device-bound")]
+        let is_done = error.is_none();
         if let Some(error) = error {
             response = self.shared.on_error.error_response(&error);
         }
         let cookie = self.cookie();
-        let session = SessionUse { accessed: self.lazy.was_looked_at(), set_cookie: cookie.is_some() };
+        let set_cookie = cookie.is_some();
+        #[cfg(feature = "device-bound")]
+        let set_cookie = self.bind(is_done, response.headers_mut()) || set_cookie;
+        let session = SessionUse { accessed: self.lazy.was_looked_at(), set_cookie };
         let replaced = match cookie {
             Some(cookie) => self.shared.policy.put(response.headers_mut(), cookie),
             None => self.shared.policy.drop_foreign(response.headers_mut()),
@@ -147,6 +178,57 @@ impl<E> Exchange<E> {
             CookieDue::Remove => Some(policy.removal()),
             CookieDue::Moved(_) | CookieDue::Nothing => None,
         }
+    }
+}
+
+#[cfg(feature = "device-bound")]
+impl<E> Exchange<E> {
+    /// A request to the layer's own endpoint.
+    pub(super) fn call<B>(&self, request: &Request<B>) -> Option<Call> {
+        let settings = self.shared.device_bound.as_ref().filter(|settings| settings.path == request.uri().path())?;
+        let ids = self.shared.policy.read(request.headers()).into_iter().map(|candidate| candidate.id).collect();
+        let engine = Arc::clone(&self.shared.engine);
+        Some(Call::new(engine, Arc::clone(settings), ids, request.method(), request.headers()))
+    }
+
+    /// Before the handler of a request whose bound cookie does not count, where the browser can get another first.
+    pub(super) fn again<B>(&self, request: &Request<B>) -> Option<Answer> {
+        let settings = self.shared.device_bound.as_ref().filter(|_| self.lazy.has_spoilt_cookie())?;
+        settings.again(request.method(), request.uri())
+    }
+
+    /// The response of the layer's own endpoint.
+    pub(crate) fn answer<B>(&self, answer: Result<Answer, SessionError>) -> Response<B>
+    where
+        E: ErrorResponse<B>,
+    {
+        let on_error = &self.shared.on_error;
+        match answer.map(|answer| (on_error.answer(answer.body), answer.status, answer.headers)) {
+            Ok((Some(mut response), status, headers)) => {
+                *response.status_mut() = status;
+                response.headers_mut().extend(headers);
+                response
+            }
+            // `build` refuses a layer that cannot answer.
+            Ok((None, ..)) => on_error.error_response(&SessionError::Setting("device_bound")),
+            Err(error) => on_error.error_response(&error),
+        }
+    }
+
+    /// Offers to bind the session of a login, and removes a bound cookie that is of no use; whether it did that.
+    fn bind(&self, is_done: bool, headers: &mut HeaderMap) -> bool {
+        let Some(settings) = &self.shared.device_bound else { return false };
+        let session = self.lazy.loaded();
+        let offer = session.filter(|_| is_done).and_then(Session::offer_due);
+        if let Some(offer) = offer.and_then(|challenge| settings.registration(&challenge)) {
+            headers.insert(REGISTRATION, offer);
+        }
+        let is_over = || session.is_some_and(|session| matches!(session.cookie_due().0, CookieDue::Remove));
+        let removes = self.lazy.has_spoilt_cookie() || (self.lazy.has_bound_cookie() && is_over());
+        if removes {
+            settings.cookie.put(headers, settings.cookie.removal());
+        }
+        removes
     }
 }
 

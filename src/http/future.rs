@@ -10,14 +10,13 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::exchange::{Commit, Exchange};
+use super::exchange::{Commit, Exchange, Loaded};
 use crate::{
     error::{ErrorResponse, SessionError},
     run_to_end::RunToEnd,
-    session::Session,
 };
 
-type Loading = Pin<Box<dyn Future<Output = Result<Session, SessionError>> + Send>>;
+type Loading = Pin<Box<dyn Future<Output = Loaded> + Send>>;
 
 pin_project! {
     /// The response of a [`SessionService`](crate::SessionService).
@@ -68,8 +67,22 @@ where
                 StateProjection::Loading { load, ready } => {
                     let loaded = ready!(load.as_mut().poll(cx));
                     let Some((mut inner, mut request)) = ready.take() else { return Poll::Pending };
-                    if let Ok(session) = loaded {
-                        request.extensions_mut().insert(session);
+                    match loaded {
+                        #[cfg(feature = "device-bound")]
+                        Loaded::Answer(answer) => {
+                            this.state.set(State::Done);
+                            return Poll::Ready(Ok(this.exchange.answer(answer)));
+                        }
+                        Loaded::Session(loaded) => {
+                            #[cfg(feature = "device-bound")]
+                            if let Some(again) = this.exchange.again(&request) {
+                                this.state.set(State::Done);
+                                return Poll::Ready(Ok(this.exchange.answer(Ok(again))));
+                            }
+                            if let Ok(session) = loaded {
+                                request.extensions_mut().insert(session);
+                            }
+                        }
                     }
                     State::Running { response: inner.call(request) }
                 }

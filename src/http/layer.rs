@@ -14,6 +14,11 @@ use crate::{
     events,
     store::SessionStore,
 };
+#[cfg(feature = "device-bound")]
+use crate::{
+    device_bound::{CheckedDeviceBound, DeviceBound},
+    error::DeviceBoundResponse,
+};
 
 /// When a session's idle time starts again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,7 +90,14 @@ impl<C: Cache> SessionLayer<C> {
             events::setting(&error);
         }
         let settings = Settings::default();
-        Self::of(store, CookiePolicy::default(), settings, DefaultErrorResponse)
+        Self::of(
+            store,
+            CookiePolicy::default(),
+            settings,
+            DefaultErrorResponse,
+            #[cfg(feature = "device-bound")]
+            None,
+        )
     }
 
     /// A layer whose settings can be chosen.
@@ -95,12 +107,22 @@ impl<C: Cache> SessionLayer<C> {
             cookie: CookieSettings::default(),
             settings: Settings::default(),
             on_error: DefaultErrorResponse,
+            #[cfg(feature = "device-bound")]
+            device_bound: None,
+            #[cfg(feature = "device-bound")]
+            makes_answers: false,
         }
     }
 }
 
 impl<C: Cache, E> SessionLayer<C, E> {
-    fn of(store: SessionStore<C>, policy: CookiePolicy, settings: Settings, on_error: E) -> Self {
+    fn of(
+        store: SessionStore<C>,
+        policy: CookiePolicy,
+        settings: Settings,
+        on_error: E,
+        #[cfg(feature = "device-bound")] device_bound: Option<CheckedDeviceBound>,
+    ) -> Self {
         store.note_layer(policy.name());
         let shared = Shared {
             engine: store.engine(),
@@ -110,6 +132,8 @@ impl<C: Cache, E> SessionLayer<C, E> {
             clear_site_data: settings.clear_site_data && policy.is_secure(),
             policy,
             on_error,
+            #[cfg(feature = "device-bound")]
+            device_bound: device_bound.map(Arc::new),
         };
         Self { store, shared: Arc::new(shared) }
     }
@@ -175,6 +199,11 @@ pub struct SessionLayerBuilder<C, E = DefaultErrorResponse> {
     cookie: CookieSettings,
     settings: Settings,
     on_error: E,
+    #[cfg(feature = "device-bound")]
+    device_bound: Option<DeviceBound>,
+    /// `on_error` is a [`DeviceBoundResponse`].
+    #[cfg(feature = "device-bound")]
+    makes_answers: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -346,7 +375,34 @@ impl<C: Cache, E> SessionLayerBuilder<C, E> {
     where
         F: Fn(&SessionError) -> Response<B>,
     {
-        SessionLayerBuilder { store: self.store, cookie: self.cookie, settings: self.settings, on_error: respond }
+        SessionLayerBuilder {
+            store: self.store,
+            cookie: self.cookie,
+            settings: self.settings,
+            on_error: respond,
+            #[cfg(feature = "device-bound")]
+            device_bound: self.device_bound,
+            #[cfg(feature = "device-bound")]
+            makes_answers: false,
+        }
+    }
+
+    /// Binds the sessions of users to their devices, in browsers that can: a stolen cookie is then of no use after minutes.
+    /// Default: no. **Experimental**, outside of semantic versioning: see [`DeviceBound`] and the chapter
+    /// [`device_bound`](crate::guide::device_bound).
+    ///
+    /// To be called after [`on_error`](Self::on_error), as `build` checks: the layer answers some requests itself, with bodies
+    /// that it makes of a `String`.
+    #[cfg(feature = "device-bound")]
+    pub fn device_bound(self, settings: DeviceBound) -> SessionLayerBuilder<C, DeviceBoundResponse<E>> {
+        SessionLayerBuilder {
+            store: self.store,
+            cookie: self.cookie,
+            settings: self.settings,
+            on_error: DeviceBoundResponse(self.on_error),
+            device_bound: Some(settings),
+            makes_answers: true,
+        }
     }
 
     /// Checks the settings.
@@ -362,13 +418,29 @@ impl<C: Cache, E> SessionLayerBuilder<C, E> {
             ));
         }
         let policy = CookiePolicy::new(&self.cookie)?;
+        #[cfg(feature = "device-bound")]
+        if self.device_bound.is_some() && !self.makes_answers {
+            return Err(ConfigError::new(
+                "device_bound",
+                "must be called after `on_error`, which takes its responses away",
+            ));
+        }
+        #[cfg(feature = "device-bound")]
+        let device_bound = self.device_bound.map(|settings| settings.check(&self.cookie)).transpose()?;
         if !self.cookie.secure {
             events::insecure();
         }
         if self.cookie.same_site == SameSite::None {
             events::same_site_none();
         }
-        Ok(SessionLayer::of(self.store, policy, self.settings, self.on_error))
+        Ok(SessionLayer::of(
+            self.store,
+            policy,
+            self.settings,
+            self.on_error,
+            #[cfg(feature = "device-bound")]
+            device_bound,
+        ))
     }
 }
 

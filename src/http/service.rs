@@ -9,7 +9,7 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use super::{
-    exchange::{Exchange, Shared},
+    exchange::{Exchange, Loaded, Shared},
     future::ResponseFuture,
 };
 use crate::{
@@ -44,6 +44,15 @@ impl<S, E> SessionService<S, E> {
     }
 }
 
+impl<S: Clone, E> SessionService<S, E> {
+    /// The inner service that was polled ready. A clone may not be, so it stays:
+    /// <https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services>
+    fn take_ready(&mut self) -> S {
+        let not_ready = self.inner.clone();
+        std::mem::replace(&mut self.inner, not_ready)
+    }
+}
+
 impl<S: Clone, E> Clone for SessionService<S, E> {
     fn clone(&self) -> Self {
         Self::new(self.inner.clone(), Arc::clone(&self.shared))
@@ -74,21 +83,28 @@ where
         let eager = !self.shared.lazy;
         // An outer layer's session is not this layer's.
         request.extensions_mut().remove::<Session>();
+        #[cfg(feature = "device-bound")]
+        if let Some(call) = exchange.call(&request) {
+            let answer = Box::pin(async move { Loaded::Answer(call.answer().await) });
+            return ResponseFuture::loading(answer, self.take_ready(), request, exchange);
+        }
         request.extensions_mut().insert(lazy.clone());
         if eager {
             match lazy.load_at_once() {
-                Some(Ok(session)) => {
-                    request.extensions_mut().insert(session);
+                Some(loaded) => {
+                    #[cfg(feature = "device-bound")]
+                    if let Some(again) = exchange.again(&request) {
+                        let again = Box::pin(std::future::ready(Loaded::Answer(Ok(again))));
+                        return ResponseFuture::loading(again, self.take_ready(), request, exchange);
+                    }
+                    // An extractor answers with the error; routes without a session are served.
+                    if let Ok(session) = loaded {
+                        request.extensions_mut().insert(session);
+                    }
                 }
-                // An extractor answers with the error; routes without a session are served.
-                Some(Err(_)) => {}
                 None => {
-                    let load = Box::pin(async move { lazy.load_unasked().await });
-                    // The clone may not be ready, so it stays and the ready one goes:
-                    // https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services
-                    let not_ready = self.inner.clone();
-                    let ready = std::mem::replace(&mut self.inner, not_ready);
-                    return ResponseFuture::loading(load, ready, request, exchange);
+                    let load = Box::pin(async move { Loaded::Session(lazy.load_unasked().await) });
+                    return ResponseFuture::loading(load, self.take_ready(), request, exchange);
                 }
             }
         }

@@ -3,6 +3,8 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "device-bound")]
+use super::binding::{Binding, Challenge};
 use crate::{
     clock::{later, millis},
     id::SessionKey,
@@ -53,6 +55,10 @@ pub(crate) struct Own {
     /// A renewal lost to the writes of others: they wait a moment.
     #[serde(rename = "r", skip_serializing_if = "is_false")]
     pub(crate) renewing: bool,
+    /// The device that the session is bound to, or an offer to bind it.
+    #[cfg(feature = "device-bound")]
+    #[serde(rename = "x", skip_serializing_if = "Option::is_none")]
+    pub(crate) binding: Option<Box<Binding>>,
 }
 
 /// Identifies a session among those of its owner, and puts them in order: a renewal keeps it, a login replaces it.
@@ -84,6 +90,9 @@ pub(crate) struct HeadChanges {
     pub(crate) owner: Option<Option<Owner>>,
     pub(crate) authenticated: Option<u64>,
     pub(crate) login: Option<u64>,
+    /// What a login offers to a browser that can bind the session.
+    #[cfg(feature = "device-bound")]
+    pub(crate) offer: Option<Box<Challenge>>,
 }
 
 /// An owner that a session is given.
@@ -162,6 +171,29 @@ impl Head {
         Self::with(self.created, self.end, Own { written, ..own.clone() })
     }
 
+    #[cfg(feature = "device-bound")]
+    pub(crate) fn binding(&self) -> Option<&Binding> {
+        self.own()?.binding.as_deref()
+    }
+
+    #[cfg(feature = "device-bound")]
+    pub(crate) fn with_binding(&self, binding: Option<Binding>) -> Self {
+        let binding = binding.map(Box::new);
+        Self::with(self.created, self.end, Own { binding, ..self.own().cloned().unwrap_or_default() })
+    }
+
+    #[cfg(feature = "device-bound")]
+    pub(crate) fn is_bound(&self) -> bool {
+        self.binding().is_some_and(Binding::is_bound)
+    }
+
+    /// Whether a request with these bound cookies counts as the session's; `require`: if it has an owner, it must be bound.
+    #[cfg(feature = "device-bound")]
+    pub(crate) fn admits(&self, cookies: &[SessionKey], require: bool, now: u64) -> bool {
+        let needs_device = self.is_bound() || (require && self.owner().is_some());
+        !needs_device || self.binding().is_some_and(|binding| binding.admits(cookies, now))
+    }
+
     /// The session's own idle timeout.
     pub(crate) fn idle(&self) -> Option<Duration> {
         self.own()?.idle.map(Duration::from_millis)
@@ -181,6 +213,9 @@ impl Head {
     pub(crate) fn like(&self, now: u64, nonce: u64, lifetime: Duration) -> Self {
         let mut own = Own { origin: None, login: None, ..self.own().cloned().unwrap_or_default() };
         own.stamp = own.owner.is_some().then_some(Stamp { at: now, nonce });
+        // The device has proven to hold the key of the other session.
+        #[cfg(feature = "device-bound")]
+        (own.binding = None);
         let lifetime = own.lifetime.map_or(lifetime, Duration::from_millis);
         Self::with(now, later(now, lifetime), own)
     }
@@ -203,6 +238,11 @@ impl Head {
         }
         own.lifetime = changes.lifetime.map(millis).or(own.lifetime);
         own.login = changes.login.or(own.login);
+        // A login ends the binding of the one before: the browser registers anew.
+        #[cfg(feature = "device-bound")]
+        if changes.login.is_some() {
+            own.binding = changes.offer.as_deref().cloned().map(|offer| Box::new(Binding::offered(offer)));
+        }
         let mut end = self.end;
         if changes.lifetime.is_some() || changes.login.is_some() {
             let start = own.login.unwrap_or(self.created);
@@ -224,6 +264,10 @@ impl HeadChanges {
         self.persistent = later.persistent.or(self.persistent);
         self.authenticated = later.authenticated.or(self.authenticated);
         self.login = later.login.or(self.login);
+        #[cfg(feature = "device-bound")]
+        if later.offer.is_some() {
+            self.offer = later.offer;
+        }
         if later.owner.is_some() {
             self.owner = later.owner;
         }

@@ -12,7 +12,7 @@
 //! | `v` | format version |
 //! | `k` | session key: a record found under another key is refused |
 //! | `c`, `e` | created, end of the lifetime; times are milliseconds since the Unix epoch |
-//! | `i`, `l`, `p`, `o`, `s`, `g`, `a`, `b`, `w`, `r` | optional, see [`head::Own`] |
+//! | `i`, `l`, `p`, `o`, `s`, `g`, `a`, `b`, `w`, `r`, `x` | optional, see [`head::Own`] |
 //! | `d` | the values |
 //! | `n`, `t` | a tombstone has the successor's key and the time of the renewal in place of `c`, `e` and `d` |
 use bytes::Bytes;
@@ -20,6 +20,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{error::SessionError, id::SessionKey};
 
+#[cfg(feature = "device-bound")]
+mod binding;
 mod changes;
 mod exact;
 mod head;
@@ -29,6 +31,8 @@ mod scan;
 mod tests;
 mod values;
 
+#[cfg(feature = "device-bound")]
+pub(crate) use self::binding::{Algorithm, Binding, BoundCookie, CHALLENGE_LIFE, Challenge, Proven, PublicKey};
 use self::values::{Fields, Writer};
 pub(crate) use self::{
     changes::{Changes, Discarded, Effect, Identity, Run, Tag, unknown},
@@ -39,7 +43,7 @@ pub(crate) use self::{
 const FORMAT: u64 = 2;
 
 /// The bytes that a head takes at most, beside the values: the limit of a session's size does not count them.
-const HEAD_BYTES: usize = 2560;
+const HEAD_BYTES: usize = if cfg!(feature = "device-bound") { 5120 } else { 2560 };
 
 const MAX_VALUE_KEY: usize = 256;
 

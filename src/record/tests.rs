@@ -44,6 +44,8 @@ fn full() -> Own {
         origin: Some(Origin { prev: key(9), made: 10 }),
         written: Some(11),
         renewing: true,
+        #[cfg(feature = "device-bound")]
+        binding: Some(Box::new(binding::largest())),
     }
 }
 

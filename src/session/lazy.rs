@@ -11,6 +11,10 @@ use std::{
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use super::Session;
+#[cfg(feature = "device-bound")]
+use super::admission::{Admission, Verdict};
+#[cfg(feature = "device-bound")]
+use crate::engine::NEWEST;
 use crate::{
     cookie::Candidates,
     deadline::Deadline,
@@ -41,6 +45,11 @@ struct Visit {
     /// The IDs that the browser sent.
     candidates: Candidates,
     refresh: Option<Duration>,
+    #[cfg(feature = "device-bound")]
+    admission: Option<Box<Admission>>,
+    /// The session is bound, and the request has not proven to come from its device.
+    #[cfg(feature = "device-bound")]
+    unproven: AtomicBool,
     loaded: OnceLock<Result<Session, SessionError>>,
     /// One look at the cache, however many calls there are.
     loading: AsyncMutex<()>,
@@ -52,11 +61,20 @@ struct Visit {
 }
 
 impl LazySession {
-    pub(crate) fn new(engine: Arc<dyn SessionEngine>, candidates: Candidates, refresh: Option<Duration>) -> Self {
+    pub(crate) fn new(
+        engine: Arc<dyn SessionEngine>,
+        candidates: Candidates,
+        refresh: Option<Duration>,
+        #[cfg(feature = "device-bound")] admission: Option<Box<Admission>>,
+    ) -> Self {
         let visit = Visit {
             engine,
             candidates,
             refresh,
+            #[cfg(feature = "device-bound")]
+            admission,
+            #[cfg(feature = "device-bound")]
+            unproven: AtomicBool::new(false),
             loaded: OnceLock::new(),
             loading: AsyncMutex::new(()),
             asked: AtomicBool::new(false),
@@ -101,6 +119,17 @@ impl LazySession {
     /// The session, if it was loaded.
     pub(crate) fn loaded(&self) -> Option<&Session> {
         self.visit.loaded.get()?.as_ref().ok()
+    }
+
+    /// Whether the session is bound, and the request came with a bound cookie that does not count.
+    #[cfg(feature = "device-bound")]
+    pub(crate) fn has_spoilt_cookie(&self) -> bool {
+        self.visit.unproven.load(Ordering::Relaxed) && self.has_bound_cookie()
+    }
+
+    #[cfg(feature = "device-bound")]
+    pub(crate) fn has_bound_cookie(&self) -> bool {
+        self.visit.admission.as_ref().is_some_and(|admission| !admission.cookies.is_empty())
     }
 
     /// The response's commit begins. The session, if it was loaded before.
@@ -156,23 +185,78 @@ impl Visit {
         let ids = self.with_ids(<[SessionId]>::to_vec);
         let limit = self.engine.config().deadline;
         let start = Instant::now();
-        let found = Deadline::after(limit).bound(self.engine.load(&ids, self.refresh)).await;
+        let found = Deadline::after(limit).bound(self.load(&ids)).await;
         let spent = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.spent.store(spent, Ordering::Relaxed);
         found.unwrap_or_else(|_| Err(timed_out()))
     }
 
+    async fn load(&self, ids: &[SessionId]) -> Result<Found, SessionError> {
+        let found = self.engine.load(ids, self.refresh).await?;
+        #[cfg(feature = "device-bound")]
+        if self.may_be_old(&found) {
+            return self.engine.load(ids, NEWEST).await;
+        }
+        Ok(found)
+    }
+
     /// Makes the session of what was found. A caller that was faster has made the same.
     fn keep(&self, found: Result<Found, SessionError>) -> Result<Session, SessionError> {
         let resign = |id: &SessionId| self.candidates.iter().any(|candidate| candidate.resign && candidate.id == *id);
-        let session =
-            found.inspect_err(events::failed).map(|found| Session::of_request(Arc::clone(&self.engine), found, resign));
+        let session = found.inspect_err(events::failed).and_then(|found| self.session(found, resign));
         let loaded = self.loaded.get_or_init(|| session);
         // Either this sees that the response's commit has begun, or that commit sees the session.
         if let (Ok(session), true) = (loaded, self.closed.load(Ordering::SeqCst)) {
             session.abandon();
         }
         loaded.clone()
+    }
+
+    fn session(&self, found: Found, resign: impl Fn(&SessionId) -> bool) -> Result<Session, SessionError> {
+        #[cfg(feature = "device-bound")]
+        if let Some(admission) = &self.admission {
+            return self.admit(admission, found, resign);
+        }
+        Ok(Session::of_request(Arc::clone(&self.engine), found, resign))
+    }
+}
+
+#[cfg(feature = "device-bound")]
+impl Visit {
+    /// Whether the request has a bound cookie that is not in the record: another process may have issued it a moment ago.
+    fn may_be_old(&self, found: &Found) -> bool {
+        let Some(admission) = self.admission.as_ref().filter(|admission| !admission.cookies.is_empty()) else {
+            return false;
+        };
+        let now = self.engine.config().clock.now_ms();
+        found.session.as_ref().is_some_and(|(_, stored)| admission.judge(stored, now) != Verdict::Admitted)
+    }
+
+    /// The session as this request may use it.
+    fn admit(
+        &self,
+        admission: &Admission,
+        mut found: Found,
+        resign: impl Fn(&SessionId) -> bool,
+    ) -> Result<Session, SessionError> {
+        let verdict = match &found.session {
+            Some((_, stored)) => admission.judge(stored, self.engine.config().clock.now_ms()),
+            None => Verdict::Admitted,
+        };
+        if verdict != Verdict::Admitted {
+            self.unproven.store(true, Ordering::Relaxed);
+            if let Some((_, stored)) = found.session.take() {
+                events::device_unproven(&stored.key);
+                // It can be left, and nothing else.
+                found.former = Some((stored.key, 0));
+            }
+        }
+        let session = |found| Session::of_request(Arc::clone(&self.engine), found, resign).offering_binding();
+        match verdict {
+            Verdict::Admitted | Verdict::Stranger => Ok(session(found)),
+            Verdict::Restricted => Ok(session(found).restricted()),
+            Verdict::Unrefreshed => Err(SessionError::Unrefreshed),
+        }
     }
 }
 

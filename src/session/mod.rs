@@ -20,7 +20,10 @@ use crate::{
     run_to_end::RunToEnd,
 };
 
+#[cfg(feature = "device-bound")]
+mod admission;
 mod at_once;
+mod browser;
 mod lazy;
 mod settings;
 mod state;
@@ -28,8 +31,10 @@ mod users;
 mod value_key;
 mod values;
 
-pub(crate) use self::state::{CookieDue, Scope};
+#[cfg(feature = "device-bound")]
+pub(crate) use self::admission::Admission;
 use self::state::{Next, State, Wish};
+pub(crate) use self::{browser::CookieDue, state::Scope};
 pub use self::{
     lazy::LazySession,
     users::SessionInfo,
@@ -122,6 +127,26 @@ impl Session {
         Self::with(Some(engine), state, None)
     }
 
+    /// Logins of this request offer to bind the session.
+    #[cfg(feature = "device-bound")]
+    pub(crate) fn offering_binding(self) -> Self {
+        self.lock().offers = true;
+        self
+    }
+
+    /// Nothing of the session is read or written, but it can be left.
+    #[cfg(feature = "device-bound")]
+    pub(crate) fn restricted(self) -> Self {
+        self.lock().restricted = true;
+        self
+    }
+
+    /// The challenge of a login that this request has committed, for the browser to register with.
+    #[cfg(feature = "device-bound")]
+    pub(crate) fn offer_due(&self) -> Option<Box<str>> {
+        self.lock().offer_due()
+    }
+
     /// A session that was loaded without a request.
     pub(crate) fn standalone(engine: Arc<dyn SessionEngine>, stored: Stored) -> Self {
         let at = stored.at;
@@ -140,6 +165,16 @@ impl Session {
 
     /// The state, for a call that changes it.
     fn open(&self) -> Result<Locked<'_>, SessionError> {
+        let state = self.open_or_restricted()?;
+        #[cfg(feature = "device-bound")]
+        if state.restricted {
+            return Err(SessionError::Unproven);
+        }
+        Ok(state)
+    }
+
+    /// As [`open`](Self::open), for what a request may do to a session whose device it has not proven to be: leave it.
+    fn open_or_restricted(&self) -> Result<Locked<'_>, SessionError> {
         let state = self.look();
         if state.is_closed() { Err(SessionError::Closed) } else { Ok(state) }
     }
@@ -147,8 +182,11 @@ impl Session {
     /// The state, for a change that cannot return an error.
     fn open_or_report(&self, call: &'static str) -> Option<Locked<'_>> {
         let state = self.open();
-        if state.is_err() {
-            events::closed(call);
+        match &state {
+            Ok(_) => {}
+            #[cfg(feature = "device-bound")]
+            Err(SessionError::Unproven) => {}
+            Err(_) => events::closed(call),
         }
         state.ok()
     }
@@ -226,8 +264,9 @@ impl Session {
     ///
     /// After the response's commit it does nothing, and an event at error level reports that: a logout that did not happen.
     pub fn destroy(&self) {
-        if let Some(mut state) = self.open_or_report("destroy") {
-            state.wish(Wish::Destroy);
+        match self.open_or_restricted() {
+            Ok(mut state) => state.wish(Wish::Destroy),
+            Err(_) => events::closed("destroy"),
         }
     }
 

@@ -11,6 +11,11 @@ use crate::{
     error::SessionError,
     record::{HeadChanges, Owner, Stamp},
 };
+#[cfg(feature = "device-bound")]
+use crate::{
+    id::SessionId,
+    record::{CHALLENGE_LIFE, Challenge},
+};
 
 /// Browsers keep no cookie for longer (RFC 6265bis, section 5.5).
 const MAX_COOKIE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
@@ -86,14 +91,38 @@ impl Session {
     /// ```
     pub fn log_in(&self, owner: impl Display) -> Result<(), SessionError> {
         let owner = self.owner_of("log_in: the owner must not be empty", &owner)?;
-        let mut state = self.open()?;
+        #[cfg(feature = "device-bound")]
+        let offer = self.offer(owner.stamp.at)?;
+        let mut state = self.open_or_restricted()?;
         if state.detached && self.inner.engine.is_some() {
             return Err(SessionError::RenewDetached);
         }
         let present = state.owner();
         state.change(|changes| changes.log_in(owner, present.as_deref()));
+        #[cfg(feature = "device-bound")]
+        {
+            // Whatever device the visitor's old session is bound to, this one is new.
+            state.restricted = false;
+            state.change_head(HeadChanges { offer, ..HeadChanges::default() });
+        }
         state.wish(Wish::Renew);
         Ok(())
+    }
+
+    /// What a login offers to a browser that can bind the session to its device.
+    #[cfg(feature = "device-bound")]
+    fn offer(&self, now: u64) -> Result<Option<Box<Challenge>>, SessionError> {
+        let Some(config) = self.config().filter(|_| self.lock().offers) else { return Ok(None) };
+        let text = SessionId::generate(config.random)?.as_ref().into();
+        Ok(Some(Box::new(Challenge { text, until: now.saturating_add(CHALLENGE_LIFE) })))
+    }
+
+    /// Whether the session is bound to a device, whose browser has proven within the last minutes that this request comes
+    /// from it. See the chapter [`device_bound`](crate::guide::device_bound). Experimental.
+    #[cfg(feature = "device-bound")]
+    #[must_use]
+    pub fn is_device_bound(&self) -> bool {
+        self.look().stored().is_some_and(|stored| stored.record.head.is_bound())
     }
 
     /// Notes that the user has just proved again who they are, and gives the session a new ID (OWASP ASVS 5.0, 7.2.4):

@@ -3,6 +3,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+use super::browser::{Browser, CookieDue};
 use crate::{
     cache::Version,
     clock::Clock,
@@ -18,18 +19,6 @@ const YOUNG_TOMBSTONE: u64 = 60_000;
 
 /// What was read longer ago than this is read again before a commit decides that there is nothing to write.
 const LONG_AGO: u64 = 10_000;
-
-/// The cookie that the browser is owed.
-#[derive(Clone, Debug, Default)]
-pub(crate) enum CookieDue {
-    #[default]
-    Nothing,
-    /// A new ID, or one whose cookie changed its kind.
-    Issue(SessionId),
-    /// The end of the session moved: of interest to a persistent cookie.
-    Moved(SessionId),
-    Remove,
-}
 
 /// Which of the changes a commit takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,17 +53,6 @@ enum UnderWay {
     Unknown(Box<Commit>),
 }
 
-/// The visitor's side: what the browser has, and what it is owed.
-#[derive(Default)]
-pub(super) struct Browser {
-    pub(super) id: Option<SessionId>,
-    /// It sent a cookie of this session, or of one that was renewed.
-    has_cookie: bool,
-    /// Its cookie was signed with an old key, and is due again if the session lives.
-    resign: bool,
-    due: CookieDue,
-}
-
 pub(super) struct State {
     base: Base,
     /// When the base was found, by the store's clock.
@@ -89,6 +67,12 @@ pub(super) struct State {
     browser: Browser,
     /// The handle commits by itself; a request's handle is committed by the layer.
     pub(super) detached: bool,
+    /// A login offers to bind the session to the device.
+    #[cfg(feature = "device-bound")]
+    pub(super) offers: bool,
+    /// The request has not proven to come from the session's device.
+    #[cfg(feature = "device-bound")]
+    pub(super) restricted: bool,
     /// Closures to be dropped once the state is unlocked.
     discarded: Vec<Discarded>,
 }
@@ -113,6 +97,10 @@ impl State {
             ended: None,
             browser: Browser::default(),
             detached,
+            #[cfg(feature = "device-bound")]
+            offers: false,
+            #[cfg(feature = "device-bound")]
+            restricted: false,
             discarded: Vec::new(),
         }
     }
@@ -129,7 +117,7 @@ impl State {
             (None, None) => (None, Base::New(None), clock.now_ms()),
         };
         let resign = id.as_ref().is_some_and(resign);
-        let browser = Browser { id, has_cookie, resign, due: CookieDue::Nothing };
+        let browser = Browser { id, has_cookie, resign, ..Browser::default() };
         Self { browser, ..Self::new(base, found_at, false) }
     }
 
@@ -586,36 +574,19 @@ impl State {
         };
         let mut detached = Self::new(base, self.found_at, true);
         detached.ended = self.ended;
+        #[cfg(feature = "device-bound")]
+        (detached.restricted = self.restricted);
         detached
+    }
+
+    #[cfg(feature = "device-bound")]
+    pub(super) fn offer_due(&self) -> Option<Box<str>> {
+        self.browser.offer.clone()
     }
 
     /// The cookie that is owed, and what decides its lifetime: the session's end and whether it is persistent.
     pub(super) fn cookie_due(&self) -> (CookieDue, Option<(u64, Option<bool>)>) {
         let head = self.stored().map(|stored| (stored.record.head.end, stored.record.head.persistent()));
         (self.browser.due.clone(), head)
-    }
-}
-
-impl Browser {
-    /// The session lives as the response goes out.
-    fn note_live(&mut self) {
-        if std::mem::take(&mut self.resign)
-            && let Some(id) = &self.id
-        {
-            self.due = CookieDue::Issue(id.clone());
-        }
-    }
-
-    fn note_stored(&mut self, before: Option<&Stored>, stored: &Stored, new: Option<SessionId>) {
-        if let Some(id) = new {
-            self.id = Some(id.clone());
-            self.due = CookieDue::Issue(id);
-        } else if let (Some(before), Some(id)) = (before, &self.id) {
-            if before.record.head.persistent() != stored.record.head.persistent() {
-                self.due = CookieDue::Issue(id.clone());
-            } else if before.record.head.end != stored.record.head.end && !matches!(self.due, CookieDue::Issue(_)) {
-                self.due = CookieDue::Moved(id.clone());
-            }
-        }
     }
 }

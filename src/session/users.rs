@@ -67,6 +67,13 @@ impl SessionInfo {
         time_of(self.stored.record.head.end)
     }
 
+    /// Whether the session is bound to a device: its cookies are of no use elsewhere. Experimental.
+    #[cfg(feature = "device-bound")]
+    #[must_use]
+    pub fn is_device_bound(&self) -> bool {
+        self.stored.record.head.is_bound()
+    }
+
     /// A value of the session: the device or the address, say, where the application put it there. `None` if there is none
     /// or it is of another type.
     #[must_use]

@@ -43,6 +43,14 @@ impl Browser {
     /// # Panics
     /// Without a browser, saying how to get one.
     pub fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// With more arguments on its command line.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub fn start_with(more: &[String]) -> Option<Self> {
         if env::var("CLOAKROOM_NO_BROWSER").is_ok_and(|value| value == "1") {
             eprintln!("skipped: CLOAKROOM_NO_BROWSER=1");
             return None;
@@ -64,6 +72,7 @@ impl Browser {
             "--lang=en-US",
             &profile,
         ];
+        let args: Vec<_> = args.into_iter().chain(more.iter().map(String::as_str)).collect();
         let options = json!({ "binary": chromium, "args": args });
         let capabilities = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": options } } });
         let started = driver.send("POST", "/session", &capabilities).expect("the driver answers");
@@ -170,6 +179,15 @@ impl Browser {
     /// The cookies of the page, with their attributes.
     pub fn cookies(&self) -> Vec<Value> {
         self.get("/cookie").as_array().cloned().expect("a list of cookies")
+    }
+
+    pub fn delete_cookie(&self, name: &str) {
+        self.command("DELETE", &format!("/cookie/{name}"), &Value::Null);
+    }
+
+    /// The version of the browser, as in `156.0.8078.79`.
+    pub fn version(&self) -> String {
+        text_of(&self.cdp("Browser.getVersion", &json!({}))["product"])
     }
 
     /// The tab that is in front.
