@@ -17,7 +17,7 @@ use crate::support::{
     web::{layer, live, peek, send, start, store},
 };
 
-/// A server some way off: two to six milliseconds there, and as many back, so that nobody is in step with anybody.
+/// A server some way off: two to six milliseconds there, and as many back, so that no two are in step.
 type Far = SixMethods<InMemoryCache, Way>;
 
 #[derive(Clone, Debug)]
@@ -95,7 +95,7 @@ async fn against_a_crowd(size: usize, apart: bool, login: bool) -> usize {
     done
 }
 
-/// Whoever else holds the cookie cannot hold up a logout by writing.
+/// Other holders of the cookie cannot hold up a logout by writing.
 #[tokio::test(start_paused = true)]
 async fn a_logout_gets_through_a_crowd_of_the_same_process() {
     let done = [
@@ -136,7 +136,7 @@ async fn a_login_gets_through_a_crowd_of_another_process() {
     assert_eq!(done, [10; 3], "of ten each, against 1, 2 and 8 writers");
 }
 
-/// Somebody else is always faster.
+/// Another request is always faster.
 struct AlwaysLate(InMemoryCache);
 
 impl Cache for AlwaysLate {

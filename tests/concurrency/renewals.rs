@@ -16,7 +16,7 @@ on_every_cache! {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     two_renewals_leave_one_session,
     a_renewal_that_fails_leaves_the_old_session_as_it_was,
-    a_renewal_whose_answer_was_lost_privileges_nobody,
+    a_renewal_whose_answer_was_lost_gives_no_privilege,
     what_others_write_during_a_renewal_is_taken_over,
     a_renewal_keeps_created_and_end,
     a_request_with_the_old_id_cannot_write_into_the_renewed_session,
@@ -78,7 +78,7 @@ async fn a_renewal_that_fails_leaves_the_old_session_as_it_was<C: Cache>(cache: 
     }
 }
 
-async fn a_renewal_whose_answer_was_lost_privileges_nobody<C: Cache>(cache: C) {
+async fn a_renewal_whose_answer_was_lost_gives_no_privilege<C: Cache>(cache: C) {
     let (store, cache) = store(cache);
     let layer = layer(&store);
     let cookie = start(&layer, "alice").await;
@@ -87,7 +87,7 @@ async fn a_renewal_whose_answer_was_lost_privileges_nobody<C: Cache>(cache: C) {
     assert_eq!((reply.status, reply.cookie()), (503, None));
     assert_eq!(peek(&layer, &cookie, "n").await, Some(0), "usable");
     assert_eq!(peek(&layer, &cookie, "user").await, None, "not privileged");
-    // The one exception: the tombstone was written and nobody heard of it.
+    // The one exception: the tombstone was written and its answer was lost.
     cache.lose_reply(Operation::Replace);
     let reply = login(&layer, &cookie).await;
     assert_eq!((reply.status, reply.cookie()), (503, None));

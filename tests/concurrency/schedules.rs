@@ -51,7 +51,7 @@ impl Twist for Turns {
     }
 }
 
-/// The records of all live sessions, whoever knows of them.
+/// The records of all live sessions, also of those without a cookie.
 async fn live(stage: &Stage) -> Vec<Value> {
     let keys = stage.twist.keys.lock().unwrap().clone();
     let mut live = Vec::new();
@@ -245,7 +245,7 @@ async fn play(stage: &Stage, mut clients: Vec<Option<Client>>, decided: &[usize]
             waiting[went] = true;
         }
         steps.push(Step { went, others });
-        assert!(steps.len() < 400, "nobody gets any further: {:?}", steps.iter().map(|s| s.went).collect::<Vec<_>>());
+        assert!(steps.len() < 400, "no progress: {:?}", steps.iter().map(|s| s.went).collect::<Vec<_>>());
     }
     steps
 }

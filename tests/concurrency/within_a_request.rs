@@ -118,7 +118,7 @@ async fn a_logout_after_a_commit_that_found_the_session_renewed_ends_it() {
     assert_eq!(reply.cookie().as_deref(), Some("__Host-id="));
 }
 
-/// The same for the handle of somebody who commits on their own.
+/// The same for a handle with a commit of its own.
 #[tokio::test]
 async fn a_handle_that_found_its_session_renewed_still_destroys_it() {
     let store = SessionStore::new(InMemoryCache::new());
@@ -163,7 +163,7 @@ async fn a_detached_touch_keeps_alive_what_its_request_made() {
     }
 }
 
-/// A renewal that timed out, and one that did not: the successor of the first has an ID that nobody knows.
+/// A renewal that timed out, and one that did not: the successor of the first has an ID that was told to no client.
 #[tokio::test(start_paused = true)]
 async fn what_a_renewal_of_unknown_outcome_left_is_no_session_of_the_users() {
     let cache = TestCache::new(InMemoryCache::new());

@@ -42,7 +42,7 @@ impl Browser {
         Self { app: app.clone(), jar: BTreeMap::new(), agent }
     }
 
-    /// Another browser that sends the same cookies, as somebody who copied them would.
+    /// Another browser that sends the same cookies, as from a copy of them.
     fn copy(&self) -> Self {
         Self { app: self.app.clone(), jar: self.jar.clone(), agent: "copy" }
     }

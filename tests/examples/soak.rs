@@ -9,7 +9,7 @@ async fn a_thousand_races_break_no_promise() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_does_not_stay_well_loses_nobody() {
+async fn a_server_that_fails_in_many_ways_loses_no_session() {
     let endured = soak::faults(std::time::Duration::from_secs(12)).await.unwrap();
     assert!(endured.is_clean() && endured.requests > 100 && endured.faults > 0, "{endured:?}");
 }

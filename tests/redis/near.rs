@@ -36,7 +36,7 @@ async fn near(url: String) -> RedisCache {
     RedisCache::builder(url).near_cache(MIB).timeout(LIMIT).build().await.unwrap()
 }
 
-/// A server, a cache with a near cache, and one without: another process, as far as anybody can tell.
+/// A server, a cache with a near cache, and one without: as in another process.
 async fn start() -> (RedisServer, RedisCache, RedisCache) {
     let server = RedisServer::start();
     let other = RedisCache::builder(server.url()).timeout(LIMIT).build().await.unwrap();
@@ -266,7 +266,7 @@ async fn a_lost_connection_takes_everything_with_it() {
         value(&cache, "k").await.unwrap();
         value(&cache, "k").await.unwrap();
         assert_eq!(reads(&server, &cache, cache.get("k")).await, 0);
-        // Nobody is told of what happens while nobody is connected.
+        // What happens without a connection is reported to none.
         server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
         let text = format!("round {round}");
         version = other.put_over("k", version, bytes(&text), hour()).await.unwrap().unwrap();
@@ -291,14 +291,14 @@ async fn a_connection_that_died_silently_is_believed_for_a_second_at_most() {
     let mut old = 0;
     while dead.elapsed() < BOUND + SOON {
         let asked = Instant::now();
-        // Those that ask the server wait for nothing, and are given up before anybody else notices.
+        // Those that ask the server wait for nothing, and are given up before the other side notices.
         match tokio::time::timeout(Duration::from_millis(30), cache.get("k")).await {
             Err(_) => {}
             Ok(Ok(Some(_))) => {
                 assert!(asked - dead < BOUND, "served {:?} after its connection died", asked - dead);
                 old += 1;
             }
-            Ok(other) => panic!("nobody can know: {other:?}"),
+            Ok(other) => panic!("the outcome cannot be known: {other:?}"),
         }
         sleep(Duration::from_millis(5)).await;
     }
@@ -351,13 +351,16 @@ async fn a_server_that_forgets_what_was_read_says_so() {
         }
     };
     let asked = reads(&server, &cache, all).await;
-    assert!(asked >= 150, "{asked} of 200 were asked for: the others were served without anybody watching over them");
+    assert!(
+        asked >= 150,
+        "{asked} of 200 were asked for: the others were served without a proof that the connection lives"
+    );
 }
 
 #[tokio::test]
 async fn nothing_is_served_after_its_time_whatever_the_server_says() {
     let (server, cache, other) = start().await;
-    // Then it tells nobody that something has expired.
+    // Then it does not report what has expired.
     server.command(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
     let idle = Duration::from_millis(200);
     let short = Expiry { idle, end: SystemTime::now() + HOUR };

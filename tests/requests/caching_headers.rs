@@ -187,7 +187,7 @@ async fn every_method_that_changes_makes_the_response_vary() {
 }
 
 #[tokio::test]
-async fn a_session_nobody_looked_at_adds_no_header() {
+async fn a_session_that_was_not_looked_at_adds_no_header() {
     let trial = trial();
     let live = stored(&trial.store).await;
     for cookie in [Some(&*live), Some("__Host-id=malformed"), None] {
@@ -382,7 +382,7 @@ async fn a_method_changes_nothing() {
         let headers = response.headers();
         assert_eq!((vary(headers), cache_control(headers)), (vec!["Cookie"], vec!["private"]), "{method}");
     }
-    // A preflight carries no cookies, and nobody looks at its session.
+    // A preflight carries no cookies, and its session is not looked at.
     let preflight = Request::options("/").header(header::ORIGIN, "https://example.org").body(()).unwrap();
     let answer = service_fn(|_| async { Ok::<_, Infallible>(Response::new(())) });
     let response = trial.eager.layer(answer).oneshot(preflight).await.unwrap();

@@ -114,7 +114,7 @@ async fn ignore(layer: &SessionLayer<Cache>, cookie: Option<&str>) -> Response<S
 }
 
 #[tokio::test]
-async fn a_session_nobody_asks_for() {
+async fn a_session_that_is_not_asked_for() {
     let (eager, store, cache) = trial();
     let lazy = SessionLayer::builder(store).lazy(true).build().unwrap();
     let cookie = plain(&eager).await;
@@ -233,7 +233,7 @@ async fn ones_own_error_response_and_a_body_without_default() {
 }
 
 #[tokio::test]
-async fn one_load_a_request_whoever_asks() {
+async fn one_load_a_request_however_many_ask() {
     let (_, store, cache) = trial();
     let layer = SessionLayer::builder(store).lazy(true).build().unwrap();
     let cookie = plain(&layer).await;

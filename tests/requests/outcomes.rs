@@ -24,7 +24,7 @@ use crate::support::{
 on_every_cache! {
     informational_to_4xx_commits_and_5xx_keeps_a_destroy_only,
     an_error_of_the_service_passes_through_and_keeps_a_destroy_only,
-    a_panic_that_nobody_catches_commits_nothing,
+    a_panic_that_is_not_caught_commits_nothing,
     a_panic_caught_inside_is_a_500_and_one_caught_outside_commits_nothing,
     a_request_dropped_before_its_commit_commits_nothing,
     a_commit_that_has_begun_runs_to_its_end,
@@ -117,7 +117,7 @@ async fn an_error_of_the_service_passes_through_and_keeps_a_destroy_only<C: Cach
     }
 }
 
-async fn a_panic_that_nobody_catches_commits_nothing<C: Cache>(cache: C) {
+async fn a_panic_that_is_not_caught_commits_nothing<C: Cache>(cache: C) {
     let (layer, _, cache) = trial(cache);
     let cookie = start(&layer, "alice").await;
     for change in [write as Change, Session::destroy, Session::renew] {

@@ -43,7 +43,7 @@ impl HoldingProxy {
         self.holds.store(ALL, Ordering::SeqCst);
     }
 
-    /// From the next message on that nobody asked for, on the connection where it comes.
+    /// From the next message on that answers no question, on the connection where it comes.
     pub fn hold_messages(&self) {
         self.holds.store(MESSAGES, Ordering::SeqCst);
     }

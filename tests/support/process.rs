@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-/// `nobody` on every system that the tests run on.
+/// The unprivileged user of every system that the tests run on.
 const UNPRIVILEGED: u32 = 65534;
 
 /// A directory that goes with it.
@@ -52,7 +52,7 @@ fn is_root() -> bool {
     *ROOT.get_or_init(|| std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0))
 }
 
-/// The program as an unprivileged user, whoever runs the tests.
+/// The program as an unprivileged user, also where root runs the tests.
 pub fn unprivileged(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);

@@ -1,4 +1,4 @@
-//! A small application with sessions, and somebody who uses it all the time.
+//! A small application with sessions, and a visitor who uses it all the time.
 //!
 //! How long anything takes is printed and not judged: on a busy machine everything may take long. What is judged is what
 //! was answered, in which order, and that it is answered at all within [`PATIENCE`].
@@ -22,7 +22,7 @@ use tower::ServiceExt;
 
 /// How long to wait for what has to happen sooner or later. Whatever takes longer is taken to hang for ever.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// Many times the deadline of the layer: nobody waits as long as this.
+/// Many times the deadline of the layer: no request takes as long as this.
 const FOR_EVER: Duration = Duration::from_secs(15);
 
 #[derive(Clone)]
@@ -40,7 +40,7 @@ pub struct Answer {
 }
 
 async fn read(session: Session) -> String {
-    session.get("user").unwrap_or_else(|| "nobody".to_owned())
+    session.get("user").unwrap_or_else(|| "none".to_owned())
 }
 
 async fn counted(session: Session) -> String {
@@ -95,7 +95,7 @@ impl App {
         Self { router, cookie: String::new() }
     }
 
-    /// With somebody logged in.
+    /// With a user logged in.
     pub async fn logged_in(mut self) -> Self {
         self.cookie = self.eventually("/login").await.cookie.expect("a cookie from the login");
         self
@@ -333,7 +333,7 @@ impl Report {
         first - cured
     }
 
-    /// What has to hold whatever happens: recovery, no cookie, nobody else's session, nothing counted twice, nothing lost.
+    /// What has to hold whatever happens: recovery, no cookie, no session of another user, nothing counted twice, nothing lost.
     pub async fn check(&self, fault: &str, cured: Instant) {
         let (read, count) = (self.recovered("/read", cured), self.recovered("/count", cured));
         eprintln!(

@@ -13,7 +13,7 @@ pub struct RedisCluster {
     _turn: Turn,
 }
 
-/// Whoever has it may start many servers; the others wait until it is dropped.
+/// Its holder may start many servers; the others wait until it is dropped.
 pub struct Turn(());
 
 static TAKEN: AtomicBool = AtomicBool::new(false);

@@ -12,7 +12,7 @@ pub struct SqlView {
     ask: mpsc::Sender<(String, mpsc::Sender<Vec<String>>)>,
 }
 
-/// Answers on one connection until nobody can ask any more.
+/// Answers on one connection until the channel is closed.
 macro_rules! answer {
     ($connection:ty, $url:expr) => {{
         let (ask, asked) = mpsc::channel::<(String, mpsc::Sender<Vec<String>>)>();

@@ -97,7 +97,7 @@ async fn a_logout_whose_answer_was_lost_is_final() {
     let _ = app.get("/logout").await;
     cut.await.unwrap();
     app.eventually("/logout").await;
-    assert_eq!(app.user().await, "nobody");
+    assert_eq!(app.user().await, "none");
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn the_answer_to_another_request() {
     // From now on everybody is given the last record seen, which is that of the first one.
     proxy.set(Mode::Replay);
     let answer = bob.get("/read").await;
-    assert!(answer.status == 503 || answer.body == "nobody", "another's session: {answer:?}");
+    assert!(answer.status == 503 || answer.body == "none", "another's session: {answer:?}");
     assert_eq!(answer.cookie, None);
     let answer = bob.get("/count").await;
     assert!(answer.status == 503 || answer.cookie.is_some(), "{answer:?}");

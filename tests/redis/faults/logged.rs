@@ -134,12 +134,12 @@ async fn a_server_that_would_evict_is_warned_of() {
     let warned = || log.text().matches("removes live sessions").count();
     let server = RedisServer::start();
     unhurried(server.url()).await;
-    assert_eq!(warned(), 0, "nobody is evicted here");
+    assert_eq!(warned(), 0, "nothing is evicted here");
     server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     let cache = unhurried(server.url()).await;
     cache.ping().await.unwrap();
     assert_eq!(warned(), 1, "once");
-    // Whoever may not ask does not hear of it, and may go on.
+    // A user without the permission to ask is not warned, and may go on.
     server.command(&["ACL", "SETUSER", "sessions", "on", ">pw", "~*", "+@all", "-info"]);
     unhurried(format!("redis://sessions:pw@127.0.0.1:{}", server.port())).await;
     assert_eq!(warned(), 1);

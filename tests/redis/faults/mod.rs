@@ -46,7 +46,7 @@ async fn start() -> (RedisServer, App) {
     (server, app)
 }
 
-/// For faults at which nobody has to wait: what is refused is refused by Redis and not because time ran out.
+/// For faults at which nothing has to wait: what is refused is refused by Redis and not because time ran out.
 async fn start_unhurried() -> (RedisServer, App) {
     let server = RedisServer::start();
     let app = App::patient(unhurried(server.url()).await).logged_in().await;
@@ -63,7 +63,7 @@ async fn behind_a_proxy() -> (RedisServer, Proxy, App) {
 }
 
 /// Requests before, during and after the fault, which lasts until what is `wanted` of it has been seen often enough:
-/// that is how we know that nobody waits for its end.
+/// which shows that nothing waits for its end.
 async fn under_load(
     app: &App,
     fault: impl FnOnce(),

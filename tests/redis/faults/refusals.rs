@@ -14,7 +14,7 @@ async fn memory_is_full() {
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
     assert_eq!(app.get("/login").await.status, 503);
     assert_eq!(other.get("/logout").await.status, 200, "a logout needs no room");
-    assert_eq!(other.user().await, "nobody");
+    assert_eq!(other.user().await, "none");
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ async fn killed_and_restarted_with_its_data() {
 async fn restarted_without_its_data() {
     let (mut server, app) = start().await;
     server.restart();
-    assert_eq!(app.user().await, "nobody");
+    assert_eq!(app.user().await, "none");
     assert_eq!(app.logged_in().await.user().await, "alice");
 }
 
@@ -51,14 +51,14 @@ async fn everything_is_removed_under_load() {
     let report = load.end().await;
     eprintln!("FLUSHALL: longest request {:?}, {} failed", report.longest(), report.failed());
     assert_eq!(report.failed(), 0);
-    // Whoever had loaded the session could not write it any more, and got no other one in its place.
+    // A request that had loaded the session could not write it any more, and got no other one in its place.
     let dropped = |sample: &&redis_app::Sample| sample.path == "/slow" && sample.body == "alice";
     assert!(report.samples.iter().filter(dropped).all(|sample| !sample.cookie), "a cookie from a dropped commit");
     for sample in report.samples.iter().filter(|sample| sample.path == "/read" && sample.at > flushed) {
-        assert_eq!(sample.body, "nobody");
+        assert_eq!(sample.body, "none");
     }
     // Requests that had loaded the session before could not bring it back.
-    assert_eq!(app.user().await, "nobody");
+    assert_eq!(app.user().await, "none");
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn sessions_are_evicted() {
     }
     assert!(server.info("evicted_keys") > 1000);
     assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
-    assert_eq!(app.user().await, "nobody");
+    assert_eq!(app.user().await, "none");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ async fn stopped_for_a_while() {
 #[tokio::test]
 async fn paused_by_an_operator() {
     let (server, app) = start().await;
-    // Nobody can take it back while it lasts.
+    // It cannot be taken back while it lasts.
     let pause = || drop(server.command(&["CLIENT", "PAUSE", "5000", "ALL"]));
     let (report, cured) = under_load(&app, pause, NOTHING_WORKS, ms(5000), || ()).await;
     report.check("CLIENT PAUSE ALL", cured).await;
@@ -37,7 +37,7 @@ async fn a_write_that_arrives_late_brings_nothing_back() {
     server.command(&["CLIENT", "UNPAUSE"]);
     app.eventually("/logout").await;
     for _ in 0..10 {
-        assert_eq!(app.user().await, "nobody");
+        assert_eq!(app.user().await, "none");
         sleep(ms(30)).await;
     }
 }
@@ -64,7 +64,7 @@ async fn packets_dropped_in_both_directions() {
 
 #[tokio::test]
 async fn a_port_that_accepts_and_says_nothing() {
-    // Nobody accepts from the queue; when it is full, the handshake itself hangs.
+    // Nothing accepts from the queue; when it is full, the handshake itself hangs.
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
     let app = App::new(RedisCache::builder(url).build_lazy().unwrap());

@@ -32,7 +32,7 @@ impl Trial {
         self.row(number, &[field], Some("A"), look_ups).await;
     }
 
-    /// None of it harmed anybody.
+    /// None of it did harm.
     async fn both_live(&self, number: u32) {
         for (id, name) in [(&self.a, "A"), (&self.b, "B")] {
             self.row(number, &[format!("__Host-id={id}")], Some(name), 1).await;

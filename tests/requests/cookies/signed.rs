@@ -95,7 +95,7 @@ async fn only_what_is_live_is_issued_again() {
     let [old, both, _] = layers(&trial.store);
     let (one, two) = (begin(&old).await, begin(&old).await);
     let none: [&str; 0] = [];
-    // Two live ones are nobody's.
+    // Of two live ones, neither counts.
     for both_live in [format!("{one}; {two}"), format!("{two}; {one}")] {
         assert_eq!(set_cookies(&who(&both, &[both_live]).await.1), none);
     }
@@ -104,7 +104,7 @@ async fn only_what_is_live_is_issued_again() {
     let reply = send(&both, Some(&one), |_| async { 200 }).await;
     assert_eq!((reply.status, set_cookies(&reply.headers)), (503, vec![]));
     trial.cache.heal();
-    // Nobody asked for it: it is not known whether it lives.
+    // It was not asked for, so it is not known whether it lives.
     let lazy = SessionLayer::builder(trial.store.clone()).signing_keys([key(2), key(1)]).lazy(true).build().unwrap();
     trial.cache.reset_calls();
     let inner = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) });

@@ -64,7 +64,7 @@ async fn a_list_tells_what_a_page_of_devices_needs() {
         let posted: SessionKey = sessions[0].key().to_string().parse().unwrap();
         assert!(store.load(posted.to_string()).await.unwrap().is_none());
         assert!(store.revoke(&posted).await.unwrap());
-        assert!(store.sessions_of("nobody").await.unwrap().is_empty());
+        assert!(store.sessions_of("stranger").await.unwrap().is_empty());
     }
 }
 
@@ -159,7 +159,7 @@ async fn a_handler_ends_the_other_sessions_whatever_else_it_does() {
             assert_eq!(keys(&store, "alice").await, set(&[&changed]), "{} {case}", world.name);
             assert_eq!(store.revoke_all("alice").await.unwrap(), 1);
         }
-        // Nobody's session has no others.
+        // A session without an owner has no others.
         let visitor = login(&store, None, "alice").await;
         visit(&store, None, |session| async move {
             assert_eq!(session.revoke_others().await?, 0);

@@ -282,7 +282,7 @@ async fn a_record_under_anothers_key_leads_nowhere<C: Cache>(cache: C) {
     plant(&cache, a, values[1].clone()).await;
     plant(&cache, b, values[0].clone()).await;
     assert!(store.load(a).await.unwrap().is_none() && store.load(b).await.unwrap().is_none(), "swapped");
-    // A tombstone in the wrong place does not lead a logout to somebody else's session.
+    // A tombstone in the wrong place does not lead a logout to the session of another user.
     plant(&cache, b, values[1].clone()).await;
     let next = |own: &cloakroom::SessionId| format!(r#"{{"v":2,"k":"{}","n":"{}","t":1}}"#, own.key(), b.key());
     let elsewhere = store.save(&Session::new()).await.unwrap();
@@ -420,7 +420,7 @@ async fn nothing_is_stored_by_what_stores_nothing<C: Cache>(cache: C) {
     store.destroy(&absent).await.unwrap();
     let calls = cache.calls();
     assert_eq!(calls.total(), calls.of(Operation::Get) + calls.of(Operation::GetAndTouch), "{calls:?}");
-    // A loaded session that nobody changed.
+    // A loaded session that was not changed.
     let id = store.save(&session).await.unwrap();
     let loaded = store.load(&id).await.unwrap().unwrap();
     cache.reset_calls();
