@@ -20,6 +20,8 @@ enum Expect {
 
 use Expect::{Answers, Refused, Works};
 
+/// A setting, what sets it, and what comes of it.
+type Row<T> = (&'static str, fn(T) -> T, Expect);
 type Store = SessionStore<BoxedCache>;
 type Builder = SessionLayerBuilder<BoxedCache>;
 
@@ -82,7 +84,7 @@ fn memory() -> Store {
 
 #[tokio::test]
 async fn of_the_store() {
-    let rows: Vec<(&str, fn(Store) -> Store, Expect)> = vec![
+    let rows: Vec<Row<Store>> = vec![
         ("ttl 0", |s| s.ttl(Duration::ZERO), Refused("ttl")),
         ("ttl 1 ns", |s| s.ttl(NANO), Answers),
         ("ttl max", |s| s.ttl(Duration::MAX), Works),
@@ -135,7 +137,7 @@ async fn of_a_store_that_no_build_checked() {
 
 #[tokio::test]
 async fn of_the_layer() {
-    let rows: Vec<(&str, fn(Builder) -> Builder, Expect)> = vec![
+    let rows: Vec<Row<Builder>> = vec![
         ("cookie_name empty", |b| b.cookie_name(""), Refused("cookie_name")),
         ("cookie_name prefix", |b| b.cookie_name("__Host-"), Works),
         ("cookie_name control", |b| b.cookie_name("a\0"), Refused("cookie_name")),

@@ -27,8 +27,7 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Lines {
 fn lines(build: impl FnOnce()) -> Vec<String> {
     let lines = Lines::default();
     tracing::subscriber::with_default(tracing_subscriber::registry().with(lines.clone()), build);
-    let found = lines.0.lock().unwrap().clone();
-    found
+    lines.0.lock().unwrap().clone()
 }
 
 fn layer(store: &SessionStore<InMemoryCache>, name: &str) -> SessionLayer<InMemoryCache> {

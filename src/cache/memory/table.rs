@@ -298,3 +298,17 @@ fn restart(key: &str, slot: &mut Slot, now: u64, deadlines: &mut Deadlines) {
         deadlines.push(Due { at: deadline, key: key.into() });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher;
+
+    use super::*;
+
+    #[test]
+    fn every_table_hashes_with_a_key_of_its_own() {
+        let hash = |table: &Table| table.slots.hasher().hash_one("cloakroom:key");
+        let first = hash(&Table::new());
+        assert!((0..8).all(|_| hash(&Table::new()) != first));
+    }
+}

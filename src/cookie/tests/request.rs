@@ -272,3 +272,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn nothing_is_read_behind_the_fifth_id() {
+    let id = |number: u8| format!("__Host-id={}", String::from_utf8(vec![b'A' + number; 32]).unwrap());
+    let many = (0..5).map(id).collect::<Vec<_>>().join("; ");
+    let found = read([format!("{many}; __Host-id=malformed")]);
+    assert!(found.more && !found.malformed);
+    assert_eq!(found.iter().count(), 4);
+    let four = (0..4).map(id).collect::<Vec<_>>().join("; ");
+    let found = read([format!("{four}; __Host-id=malformed")]);
+    assert!(!found.more && found.malformed);
+}

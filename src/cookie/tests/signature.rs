@@ -191,3 +191,10 @@ fn no_key_is_shown() {
     assert!(!text.contains("kkk") && !text.contains("107, 107"), "{text}");
     assert!(text.contains("keys: 1") && text.contains("signed: true"), "{text}");
 }
+
+#[test]
+fn debug_names_the_type_and_shows_no_key() {
+    assert_eq!(format!("{:?}", key(7)), "SigningKey(redacted)");
+    let signer = crate::cookie::signature::Signer::new("id", &[key(7)]).unwrap();
+    assert_eq!(format!("{signer:?}"), "Signer(redacted)");
+}

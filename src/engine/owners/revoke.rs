@@ -77,9 +77,8 @@ impl<C: Cache> Engine<C> {
     ) -> Result<usize, SessionError> {
         let ended = Ended::default();
         match deadline.bound(self.end_parts(owner, keep, deadline, &ended)).await {
-            Ok(Err(SessionError::Incomplete { .. })) => Err(SessionError::Incomplete { ended: ended.count() }),
+            Ok(Err(SessionError::Incomplete { .. })) | Err(_) => Err(SessionError::Incomplete { ended: ended.count() }),
             Ok(done) => done.map(|()| ended.count()),
-            Err(_) => Err(SessionError::Incomplete { ended: ended.count() }),
         }
     }
 

@@ -289,7 +289,10 @@ impl Run {
                 if is_faultless && live.is_empty() && !known.is_empty() {
                     return Some("the user's only session was ended");
                 }
-                (is_faultless && live.len() > scenario.limit).then_some("more sessions live than may be")
+                // A login that came too late has enforced nothing.
+                let is_settled = live.keys().any(|stamp| !self.before.contains(stamp));
+                let most = if is_settled { scenario.limit } else { scenario.limit.max(self.before.len()) };
+                (is_faultless && live.len() > most).then_some("more sessions live than may be")
             }
             _ => {
                 if is_faultless && known.iter().any(|stamp| !live.contains_key(stamp)) && !does(Does::LogInAgain) {

@@ -59,7 +59,7 @@ pub(super) struct Outcome {
 
 pub(super) enum Actor {
     Here { cache: TestCache<BoxedCache>, running: Option<(Gate, JoinHandle<Outcome>)> },
-    Process { _child: Child, input: ChildStdin, output: Lines<BufReader<ChildStdout>> },
+    Process { _child: Box<Child>, input: ChildStdin, output: Lines<BufReader<ChildStdout>> },
 }
 
 impl Actor {
@@ -78,7 +78,7 @@ impl Actor {
             .spawn()
             .expect("this program again");
         let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Self::Process { _child: child, input, output: BufReader::new(output).lines() }
+        Self::Process { _child: Box::new(child), input, output: BufReader::new(output).lines() }
     }
 
     /// Does it up to this point.

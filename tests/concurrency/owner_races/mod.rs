@@ -61,7 +61,8 @@ impl Stage {
             assert_eq!(session.owner().as_deref(), Some(OWNER));
             keys.insert(session.key().unwrap());
         }
-        let listed: Vec<_> = self.store.sessions_of(OWNER).await.unwrap().iter().map(|info| info.key()).collect();
+        let listed: Vec<_> =
+            self.store.sessions_of(OWNER).await.unwrap().iter().map(cloakroom::SessionInfo::key).collect();
         assert_eq!(listed.len(), keys.len(), "each once");
         assert_eq!(listed.into_iter().collect::<HashSet<_>>(), keys);
     }
