@@ -4,6 +4,7 @@
 //!     cargo bench --bench sql --features sqlite,testing -- sqlite          # databases that begin so
 //!     SECONDS=5 IN_FLIGHT=64 cargo bench --bench sql --features sqlite,testing
 //!     DATABASE_URL=postgres://… cargo bench --bench sql --features postgres,testing -- postgres
+//!     NEAR_CACHE=67108864 DATABASE_URL=… cargo bench --bench sql --features postgres,testing -- postgres
 //!
 //! SQLite writes a file under the temporary directory. PostgreSQL and MySQL are asked where `DATABASE_URL` and `MYSQL_URL`
 //! say. They are left out without one. Each operation has its own entry of 200 bytes, but for `contended`: all of them
@@ -111,7 +112,8 @@ async fn main() {
     }
     #[cfg(feature = "postgres")]
     if let (true, Ok(url)) = ("postgres".starts_with(&only), std::env::var("DATABASE_URL")) {
-        let cache = cloakroom::PostgresCache::builder(url).timeout(Duration::from_secs(10)).build().await.unwrap();
+        let builder = cloakroom::PostgresCache::builder(url).timeout(Duration::from_secs(10));
+        let cache = builder.near_cache(number("NEAR_CACHE").unwrap_or(0)).build().await.unwrap();
         cache.migrate().await.unwrap();
         measure("postgres", cache).await;
     }
