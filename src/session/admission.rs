@@ -8,7 +8,7 @@ pub(crate) struct Admission {
     pub(crate) require: bool,
     /// The digests of its bound cookies.
     pub(crate) cookies: Vec<SessionKey>,
-    /// The sessions that the browser could not refresh, and says so.
+    /// The sessions that the browser could not refresh, as it reports them.
     pub(crate) skipped: Option<Box<[u8]>>,
     /// A page is opened: the browser refreshes before that where it can.
     pub(crate) navigates: bool,

@@ -1,4 +1,4 @@
-//! The cache fails during a refresh: 503, and nobody's session ends by that.
+//! The cache fails during a refresh: 503, and no session ends by that.
 use cloakroom::{
     Cache, CacheErrorKind,
     testing::{Operation, TestCache},
