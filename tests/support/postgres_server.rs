@@ -1,7 +1,7 @@
 //! A PostgreSQL server of a test's own, and a PgBouncer before it.
 use std::{
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -247,7 +247,7 @@ impl Tables {
 /// One server for the process, started by the first test that asks for it. What is static is not dropped, so a shell ends
 /// the server and removes its files once the process is gone, in whatever way: it waits for the end of its input.
 fn shared_url() -> String {
-    static SHARED: OnceLock<(PostgresServer, ChildStdin)> = OnceLock::new();
+    static SHARED: OnceLock<(PostgresServer, Child)> = OnceLock::new();
     let (server, _) = SHARED.get_or_init(|| {
         let server = PostgresServer::start_with(&["max_connections=300"]);
         let script = r#"trap "" INT TERM; read -r line; kill -QUIT "$0"
@@ -256,8 +256,8 @@ fn shared_url() -> String {
         let postmaster = server.child.as_ref().expect("the server runs").id().to_string();
         let mut shell = Command::new("sh");
         shell.args(["-c", script, &postmaster]).arg(server.dir.path()).stdin(Stdio::piped());
-        let mut shell = shell.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program `sh`");
-        (server, shell.stdin.take().expect("its input"))
+        let shell = shell.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program `sh`");
+        (server, shell)
     });
     server.url()
 }
