@@ -78,7 +78,6 @@ pub(super) struct State {
 }
 
 /// What a commit has to do next.
-#[expect(clippy::large_enum_variant, reason = "the large one is the common one")]
 pub(super) enum Next {
     Commit(Commit),
     Done(Result<(), SessionError>),

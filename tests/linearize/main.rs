@@ -13,6 +13,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -118,6 +119,36 @@ async fn client(
     }
 }
 
+/// A thread that goes on with faults until this is dropped, and then lets go of the server: after a failure as well.
+struct Disturber {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Disturber {
+    fn start(server: &Arc<Server>, mut seed: u64) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let (server, over) = (Arc::clone(server), Arc::clone(&over));
+            move || {
+                while !over.load(Ordering::Relaxed) {
+                    seed = mix(seed);
+                    server.disturb(seed);
+                }
+            }
+        });
+        Self { over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Disturber {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(std::thread::panicking() || !matches!(ended, Some(Err(_))), "the thread of faults failed");
+    }
+}
+
 async fn record(server: Server, count: usize) -> Seen {
     let server = Arc::new(server);
     let mut workers = Vec::new();
@@ -126,17 +157,7 @@ async fn record(server: Server, count: usize) -> Seen {
     }
     let seed = env::var("CLOAKROOM_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| RandomState::new().hash_one(()));
-    let over = Arc::new(AtomicBool::new(false));
-    let disturber = std::thread::spawn({
-        let (server, over) = (Arc::clone(&server), Arc::clone(&over));
-        move || {
-            let mut seed = seed;
-            while !over.load(Ordering::Relaxed) {
-                seed = mix(seed);
-                server.disturb(seed);
-            }
-        }
-    });
+    let disturber = Disturber::start(&server, seed);
     let store = SessionStore::new(worker::cache(&server.url(), Duration::from_secs(10)).await)
         .deadline(Duration::from_secs(20));
     let mut seen = Seen::default();
@@ -170,8 +191,7 @@ async fn record(server: Server, count: usize) -> Seen {
         seen.unknown += invoked - returned - refused;
         assert!(judge(&history), "not linearizable: {history:#?}");
     }
-    over.store(true, Ordering::Relaxed);
-    disturber.join().unwrap();
+    drop(disturber);
     seen
 }
 
