@@ -13,7 +13,7 @@ pub(super) fn layer(store: Store) -> SessionLayer<Watched> {
 }
 
 #[cfg(feature = "device-bound")]
-#[expect(clippy::expect_used, reason = "the settings are constants")]
+#[allow(clippy::expect_used, reason = "the settings are constants")]
 pub(super) fn layer(store: Store) -> SessionLayer<Watched, cloakroom::DeviceBoundResponse> {
     let settings = cloakroom::DeviceBound::new(BIND);
     SessionLayer::builder(store).device_bound(settings).build().expect("a path within that of the cookie")
