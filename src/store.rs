@@ -388,7 +388,8 @@ impl<C: Cache> SessionStore<C> {
 
     async fn end_sessions(&self, owner: String, keep: Option<SessionKey>) -> Result<usize, SessionError> {
         let (engine, deadline) = (self.checked()?.clone(), Deadline::after(self.config().deadline));
-        RunToEnd::new(async move { engine.end_sessions(&owner, keep, deadline).await }).await
+        RunToEnd::new(async move { engine.end_sessions(&owner, keep, deadline).await.inspect_err(events::call_failed) })
+            .await
     }
 }
 

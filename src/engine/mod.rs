@@ -188,7 +188,7 @@ impl<C: Cache> Engine<C> {
         &self,
         work: impl Future<Output = Result<T, SessionError>>,
     ) -> Result<T, SessionError> {
-        Deadline::after(self.config.deadline).bound(work).await.unwrap_or_else(|_| Err(timed_out()))
+        within(Deadline::after(self.config.deadline), work).await
     }
 
     /// What an entry under `key` is.
@@ -220,6 +220,16 @@ impl<C: Cache> Engine<C> {
         };
         Ok(entry.map_or(Lookup::Absent, |entry| self.read(key, entry)))
     }
+}
+
+/// Runs a call of the store or of a handle that is no load and no commit, until the deadline. A failure of the cache is logged
+/// here, as the caller may answer with whatever it likes.
+pub(crate) async fn within<T>(
+    deadline: Deadline,
+    work: impl Future<Output = Result<T, SessionError>>,
+) -> Result<T, SessionError> {
+    let result = deadline.bound(work).await.unwrap_or_else(|_| Err(timed_out()));
+    result.inspect_err(events::call_failed)
 }
 
 pub(crate) fn timed_out() -> SessionError {

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{IntoKey, Session};
 use crate::{
     deadline::Deadline,
-    engine::timed_out,
+    engine::within,
     error::SessionError,
     record::{Run, Tag, check_value_key, json},
 };
@@ -119,18 +119,20 @@ impl Session {
     /// [`NoStore`](SessionError::NoStore) for a session made with [`Session::new`].
     pub async fn reload(&self) -> Result<(), SessionError> {
         let Some(engine) = &self.inner.engine else { return Err(SessionError::NoStore) };
-        let deadline = Deadline::after(engine.config().deadline);
-        let Ok(_alone) = deadline.bound(self.inner.committing.lock()).await else { return Err(timed_out()) };
-        let key = {
-            let state = self.look();
-            if state.has_ended() {
-                return Err(SessionError::Gone);
-            }
-            state.key()
-        };
-        let Some(key) = key else { return Ok(()) };
-        let found = deadline.bound(engine.reload(key, self.family())).await.unwrap_or_else(|_| Err(timed_out()))?;
-        self.lock().reloaded(found)
+        within(Deadline::after(engine.config().deadline), async {
+            let _alone = self.inner.committing.lock().await;
+            let key = {
+                let state = self.look();
+                if state.has_ended() {
+                    return Err(SessionError::Gone);
+                }
+                state.key()
+            };
+            let Some(key) = key else { return Ok(()) };
+            let found = engine.reload(key, self.family()).await?;
+            self.lock().reloaded(found)
+        })
+        .await
     }
 
     /// Resolves when the session ends: by logout, revocation, expiry, or a renewal by another request. For WebSockets and

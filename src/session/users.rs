@@ -8,8 +8,9 @@ use crate::{
     cache::ListMember,
     clock::time_of,
     deadline::Deadline,
-    engine::{Page, Stored, timed_out},
+    engine::{Page, Stored, within},
     error::SessionError,
+    events,
     id::SessionKey,
     record::json,
     run_to_end::RunToEnd,
@@ -110,8 +111,7 @@ impl Session {
         let Some(engine) = &self.inner.engine else { return Err(SessionError::NoStore) };
         let Some(owner) = self.owner() else { return Ok(Vec::new()) };
         let page = engine.owner_page(&owner, after.map(SessionInfo::member), limit);
-        let page = Deadline::after(engine.config().deadline).bound(page).await.unwrap_or_else(|_| Err(timed_out()))?;
-        Ok(SessionInfo::of_page(page))
+        Ok(SessionInfo::of_page(within(Deadline::after(engine.config().deadline), page).await?))
     }
 
     /// Ends all other sessions of this session's owner, at once, and returns how many: "log out all other devices", and
@@ -145,11 +145,12 @@ impl Session {
         let own = self.key();
         RunToEnd::new(async move {
             let deadline = Deadline::after(engine.config().deadline);
-            if keep_own {
+            let revoked = if keep_own {
                 engine.revoke_others(&owner, own, deadline).await
             } else {
                 engine.revoke_all(&owner, deadline).await
-            }
+            };
+            revoked.inspect_err(events::call_failed)
         })
         .await
     }

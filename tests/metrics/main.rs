@@ -246,3 +246,39 @@ fn every_event_is_counted() {
     ]);
     assert_eq!(counts, expected);
 }
+
+/// A handler may answer with any of these errors, and the response says nothing: the log has to.
+#[test]
+fn every_call_that_the_cache_fails_is_counted_once() {
+    let counts = counted(async {
+        let cache = TestCache::new(InMemoryCache::new());
+        let store = SessionStore::new(cache.clone());
+        let session = Session::new();
+        session.set_owner("alice").unwrap();
+        let id = store.save(&session).await.unwrap();
+        let session = store.load(&id).await.unwrap().unwrap();
+        let key = session.key().unwrap();
+        cache.fail_all(CacheErrorKind::Unavailable);
+        let failures = [
+            store.ping().await.err(),
+            store.save(&Session::new()).await.err(),
+            store.load(&id).await.err(),
+            store.touch(&id).await.err(),
+            store.destroy(&id).await.err(),
+            store.revoke(&key).await.err(),
+            store.sessions_of("alice").await.err(),
+            store.owner_sessions("alice", None, 5).await.err(),
+            store.revoke_all("alice").await.err(),
+            store.revoke_others("alice", &key).await.err(),
+            session.reload().await.err(),
+            session.owner_sessions(None, 5).await.err(),
+            session.revoke_others().await.err(),
+            session.revoke_all().await.err(),
+        ];
+        for (at, failure) in failures.iter().enumerate() {
+            let kind = failure.as_ref().and_then(cloakroom::SessionError::cache_kind);
+            assert_eq!(kind, Some(CacheErrorKind::Unavailable), "call {at}");
+        }
+    });
+    assert_eq!(counts, expected([("created", 1), ("cache_unavailable", 14)]));
+}
