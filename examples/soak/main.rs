@@ -32,11 +32,7 @@ mod servers;
 mod sweep;
 mod worker;
 
-pub use self::{
-    faults::{Endured, faults},
-    races::{Report, races},
-    servers::redis_server,
-};
+pub use self::{faults::faults, races::races, servers::redis_server};
 
 type Failure = Box<dyn Error + Send + Sync>;
 type Store = SessionStore<BoxedCache>;
