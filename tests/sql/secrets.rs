@@ -93,7 +93,7 @@ async fn no_error_and_no_log_line_tells_a_secret() {
     ] {
         seen.add("connecting", &builder(&wrong).build().await.err().unwrap_or_else(|| panic!("it connects: {wrong}")));
     }
-    let cache = builder(&url).build().await.unwrap();
+    let cache = builder(&url).build_lazy().unwrap();
     seen.all_operations("no table", &cache).await;
     let owner = PostgresCache::builder(server.url()).timeout(Duration::from_secs(20)).build().await.unwrap();
     owner.migrate().await.unwrap();
@@ -101,7 +101,7 @@ async fn no_error_and_no_log_line_tells_a_secret() {
     seen.add("no rights", &cache.sweep(9).await.unwrap_err());
     seen.add(
         "no rights",
-        &builder(&url).tables(SqlTables::named("x").unwrap()).build().await.unwrap().migrate().await.unwrap_err(),
+        &builder(&url).tables(SqlTables::named("x").unwrap()).build_lazy().unwrap().migrate().await.unwrap_err(),
     );
 
     server.sql("GRANT ALL ON cloakroom_sessions, cloakroom_sessions_lists TO web");
@@ -122,7 +122,7 @@ async fn no_error_and_no_log_line_tells_a_secret() {
     // Behind a pooler statements go out with the values in them, and answers are lost.
     let proxy = Proxy::before(server.port()).await;
     let pooled = builder(&url.replace(&server.port().to_string(), &proxy.port().to_string())).transaction_pooler();
-    let pooled = pooled.build().await.unwrap();
+    let pooled = pooled.build_lazy().unwrap();
     proxy.set(Mode::CutAnswer(b"INSERT"));
     seen.all_operations("a lost answer", &pooled).await;
     server.sql("REVOKE ALL ON cloakroom_sessions, cloakroom_sessions_lists FROM web");
