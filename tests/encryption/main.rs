@@ -5,12 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use cloakroom::{Bytes, Cache, EncryptedCache, EncryptionKey, Entry, Expiry, InMemoryCache, Version};
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres"))]
 mod at_rest;
 mod contract;
 mod events;
 mod keys;
 mod known_answers;
+#[cfg(feature = "redis")]
+mod processes;
 mod refused;
 mod rotation;
 mod sessions;
