@@ -18,6 +18,7 @@ mod rotation;
 mod sessions;
 #[path = "../support/mod.rs"]
 mod support;
+mod unreadable;
 
 type Memory = EncryptedCache<InMemoryCache>;
 
