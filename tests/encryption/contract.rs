@@ -10,8 +10,17 @@ use cloakroom::{
 };
 
 use super::*;
+use crate::support::caches::on_every_cache;
 #[cfg(feature = "redis")]
 use crate::support::redis_server;
+
+on_every_cache! {
+    the_contract_holds,
+}
+
+async fn the_contract_holds(inside: impl Cache + Clone) {
+    cache_contract(|| async { around(&inside, &[1]) }, None).await;
+}
 
 #[tokio::test]
 async fn in_memory_with_a_turned_clock() {
@@ -36,14 +45,6 @@ async fn with_operations_that_wait() {
     let inside = TestCache::new(InMemoryCache::new());
     inside.yield_always(true);
     cache_contract(|| async { around(&inside, &[1]) }, None).await;
-}
-
-#[cfg(feature = "redis")]
-#[tokio::test]
-async fn in_redis() {
-    let server = redis_server::RedisServer::start();
-    let cache = around(&redis_server::patient(&server).await, &[1]);
-    cache_contract(|| async { cache.clone() }, None).await;
 }
 
 #[cfg(feature = "redis")]

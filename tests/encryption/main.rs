@@ -5,17 +5,20 @@ use std::time::{Duration, SystemTime};
 
 use cloakroom::{Bytes, Cache, EncryptedCache, EncryptionKey, Entry, Expiry, InMemoryCache, Version};
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres"))]
 mod at_rest;
 mod contract;
 mod events;
 mod keys;
 mod known_answers;
+#[cfg(feature = "redis")]
+mod processes;
 mod refused;
 mod rotation;
 mod sessions;
 #[path = "../support/mod.rs"]
 mod support;
+mod unreadable;
 
 type Memory = EncryptedCache<InMemoryCache>;
 

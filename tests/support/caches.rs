@@ -19,6 +19,16 @@ macro_rules! on_every_cache {
                 super::$name(cache).await;
             })+
         }
+        #[cfg(feature = "encryption")]
+        mod encrypted {
+            use $($caches)::+ as caches;
+
+            $(#[$test]
+            async fn $name() {
+                let (_inside, cache) = caches::encrypted().await;
+                super::$name(cache).await;
+            })+
+        }
         #[cfg(feature = "redis")]
         mod redis {
             use $($caches)::+ as caches;
@@ -55,6 +65,19 @@ pub(crate) use on_every_cache;
 
 pub async fn memory() -> ((), cloakroom::InMemoryCache) {
     ((), cloakroom::InMemoryCache::new())
+}
+
+/// Values are encrypted with a key of the test's own.
+#[cfg(feature = "encryption")]
+pub fn encrypt<C: cloakroom::Cache>(inside: C) -> cloakroom::EncryptedCache<C> {
+    let key = cloakroom::EncryptionKey::generate().unwrap();
+    cloakroom::EncryptedCache::new(inside, [key]).unwrap()
+}
+
+/// In memory.
+#[cfg(feature = "encryption")]
+pub async fn encrypted() -> ((), cloakroom::EncryptedCache<cloakroom::InMemoryCache>) {
+    ((), encrypt(cloakroom::InMemoryCache::new()))
 }
 
 #[cfg(feature = "redis")]

@@ -62,6 +62,11 @@ impl PostgresServer {
         panic!("no server starts, see above");
     }
 
+    /// Where it keeps its data, and its log beside them.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }

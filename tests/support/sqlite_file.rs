@@ -1,6 +1,6 @@
 //! A SQLite file of a test's own.
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -22,6 +22,11 @@ impl SqliteFile {
 
     pub fn url(&self) -> String {
         format!("sqlite:{}", self.0.join("sessions.db").display())
+    }
+
+    /// Where it is, with the files that SQLite keeps beside it.
+    pub fn dir(&self) -> &Path {
+        &self.0
     }
 
     /// What is in the file.

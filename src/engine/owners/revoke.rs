@@ -48,6 +48,10 @@ impl Ended {
     }
 }
 
+fn is_successor_of(kept: Option<&Stored>, key: SessionKey) -> bool {
+    kept.and_then(|kept| kept.record.head.origin()).is_some_and(|origin| origin.prev == key)
+}
+
 impl<C: Cache> Engine<C> {
     /// For a handler: a session that has ended itself ends no others.
     pub(in crate::engine) async fn revoke_all_but_own(
@@ -146,6 +150,8 @@ impl<C: Cache> Engine<C> {
                 self.discard(&stray).await;
                 return Ok(Verdict { gone: vec![key], ..Verdict::default() });
             }
+            // The tombstone that the kept session came from: without it, that would pass for one that was never told.
+            Standing::Unreadable { key: at, .. } if is_successor_of(kept, at) => return Ok(Verdict::default()),
             Standing::Unreadable { key: at, version } => {
                 let deleted = self.cache.delete(&self.cache_key(&at), version).await?;
                 let is_done = deleted == crate::cache::Deleted::Done;

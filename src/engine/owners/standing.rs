@@ -63,6 +63,8 @@ impl<C: Cache> Engine<C> {
             Lookup::Live(prev) => Standing::Making { stored, prev },
             Lookup::Tombstone { successor, .. } if successor == stored.key => Standing::Counts(stored),
             Lookup::Tombstone { .. } => Standing::Stray(stored),
+            // It may be the tombstone, in which case the session is in use.
+            Lookup::Unreadable { .. } => Standing::Counts(stored),
             // A tombstone lives twice as long as this: the renewal never came to it, or its session was destroyed.
             _ if self.now().saturating_sub(origin.made) < millis(TOMBSTONE_LIFE) / 2 => Standing::Stray(stored),
             _ => Standing::Counts(stored),

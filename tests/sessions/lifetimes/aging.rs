@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use cloakroom::{Clock, InMemoryCache};
 
 use super::Trial;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "encryption", feature = "sqlite", feature = "postgres"))]
 use crate::support::caches;
 #[cfg(feature = "postgres")]
 use crate::support::postgres_server::Tables;
@@ -17,6 +17,13 @@ use crate::support::sqlite_file::SqliteFile;
 pub(crate) async fn memory() -> ((), Trial<InMemoryCache>) {
     let clock = Clock::manual();
     ((), Trial::new(InMemoryCache::builder().clock(clock.clone()).build(), clock, |_| ()))
+}
+
+#[cfg(feature = "encryption")]
+pub(crate) async fn encrypted() -> ((), Trial<cloakroom::EncryptedCache<InMemoryCache>>) {
+    let clock = Clock::manual();
+    let inside = InMemoryCache::builder().clock(clock.clone()).build();
+    ((), Trial::new(caches::encrypt(inside), clock, |_| ()))
 }
 
 /// At the end of a test no key is there that would stay for good.

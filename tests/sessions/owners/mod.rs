@@ -27,7 +27,7 @@ use cloakroom::{
 use http::{Request, Response, StatusCode, header};
 use tower::{Layer, ServiceExt, service_fn};
 
-#[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "encryption", feature = "redis", feature = "sqlite", feature = "postgres"))]
 use crate::support::caches;
 #[cfg(feature = "redis")]
 use crate::support::redis_server::RedisServer;
@@ -134,6 +134,27 @@ impl World {
         Self { keys: Some(keys), ..Self::of("six methods", six, Stored::Memory(memory)) }
     }
 
+    /// Encrypted, with nothing but the six methods inside.
+    #[cfg(feature = "encryption")]
+    fn encrypted() -> Self {
+        let memory = InMemoryCache::new();
+        let keys = Keys::default();
+        let cache = caches::encrypt(SixMethods { inner: memory.clone(), twist: keys.clone() });
+        Self { keys: Some(keys), ..Self::of("encrypted six methods", cache, Stored::Memory(memory)) }
+    }
+
+    #[cfg(all(feature = "encryption", feature = "redis"))]
+    async fn encrypted_redis() -> Self {
+        let (server, cache) = caches::redis().await;
+        Self::of("encrypted Redis", caches::encrypt(cache), Stored::Redis(server))
+    }
+
+    #[cfg(all(feature = "encryption", feature = "sqlite"))]
+    async fn encrypted_sqlite() -> Self {
+        let (file, cache) = caches::sqlite().await;
+        Self::of("encrypted SQLite", caches::encrypt(cache), Stored::Sql(file.view(), Box::new(file)))
+    }
+
     #[cfg(feature = "redis")]
     async fn redis() -> Self {
         let (server, cache) = caches::redis().await;
@@ -156,6 +177,12 @@ impl World {
         vec![
             Self::memory(),
             Self::six(),
+            #[cfg(feature = "encryption")]
+            Self::encrypted(),
+            #[cfg(all(feature = "encryption", feature = "redis"))]
+            Self::encrypted_redis().await,
+            #[cfg(all(feature = "encryption", feature = "sqlite"))]
+            Self::encrypted_sqlite().await,
             #[cfg(feature = "redis")]
             Self::redis().await,
             #[cfg(feature = "sqlite")]
