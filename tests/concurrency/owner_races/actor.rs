@@ -67,7 +67,6 @@ impl Actor {
         Self::Here { cache: TestCache::new(cache), running: None }
     }
 
-    #[cfg(feature = "redis")]
     pub(super) fn process(url: &str) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", "owner_races::redis_worker", "--nocapture"]).env(VARIABLE, url);

@@ -2,7 +2,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use cloakroom::{
-    Cache, Entry, Expiry, InMemoryCache, Session, SessionError, SessionKey, SessionLimitPolicy, SessionStore, Version,
+    Cache, Entry, Expiry, InMemoryCache, Session, SessionError, SessionKey, SessionStore, Version,
     testing::{Operation, TestCache},
 };
 
@@ -239,7 +239,7 @@ mod redis {
         net::TcpStream,
     };
 
-    use cloakroom::RedisCache;
+    use cloakroom::{RedisCache, SessionLimitPolicy};
 
     use super::*;
     use crate::support::{
