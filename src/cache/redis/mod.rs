@@ -10,7 +10,6 @@ use redis::aio::ConnectionManager;
 use self::{
     connections::{ReadWriteConnections, Target},
     executor::CommandExecutor,
-    near::NearCache,
     scripts::Scripts,
     servers::Servers,
 };
@@ -47,7 +46,7 @@ pub use self::builder::RedisCacheBuilder;
 /// A plain read is one `GETRANGE` up to the longest entry, a new entry one `SET`, every other operation one script; none
 /// of them names more than one key. Each entry is one string value with a header of 21 bytes in front (version, idle time and end), so that
 /// value, version and expiry are always written together. Redis removes what has expired; no entry is without a time
-/// to live.
+/// to live. Servers and versions that were tested are in [the guide](crate::guide::redis_servers).
 ///
 /// Reads can be served from this process's memory: see [`near_cache`](RedisCacheBuilder::near_cache).
 ///
@@ -83,7 +82,8 @@ pub struct RedisCache {
     scripts: &'static Scripts,
     /// Whether the server has been asked for its version and its settings: once is enough.
     inspected: Arc<AtomicBool>,
-    near: Option<Arc<NearCache>>,
+    /// Whether answers are kept in a near cache.
+    near: bool,
     entry_limit: EntryLimit,
 }
 
@@ -162,10 +162,10 @@ impl RedisCache {
     pub fn from_connection(connection: ConnectionManager) -> Self {
         let limits = builder::DEFAULT_LIMITS;
         let servers = Servers::One(ReadWriteConnections::new(Target::Borrowed(connection), limits, None).into());
-        Self::over(servers, limits.timeout, None, builder::DEFAULT_MAX_ENTRY_BYTES)
+        Self::over(servers, limits.timeout, false, builder::DEFAULT_MAX_ENTRY_BYTES)
     }
 
-    fn over(servers: Servers, timeout: Duration, near: Option<Arc<NearCache>>, max_entry_bytes: usize) -> Self {
+    fn over(servers: Servers, timeout: Duration, near: bool, max_entry_bytes: usize) -> Self {
         Self {
             executor: CommandExecutor::new(servers, timeout),
             scripts: Scripts::all(),

@@ -2,9 +2,11 @@
 //!
 //! Hand-written, because no library ties what it keeps to the connection that reports the changes. All reads go over one
 //! connection, and Redis reports on this very connection when a key changes that was read over it. So answers and changes
-//! arrive in the order in which they happened, and three rules keep the entries true:
+//! arrive in the order in which they happened, and three rules keep the entries true. In a cluster each node has a near
+//! cache of its own for what was read over the connection to it.
 //!
-//! - An answer is kept only if no change of its key was reported, and none made by this process, since the question.
+//! - An answer is kept only if it came over the connection that was in use when the question was sent, and if no change of
+//!   its key was reported, and none made by this process, since then.
 //! - When the connection is left, everything that was read over it is dropped, before another one is made.
 //! - Nothing is served when the last question that has been answered was sent longer than [`BOUND`] ago: everything that
 //!   was reported before that answer has arrived, and a connection that died silently answers nothing.
@@ -71,6 +73,13 @@ pub(super) struct Fetched {
     pub(super) left: i64,
 }
 
+impl FillToken {
+    /// Whether this connection was the one that reports changes when the question was sent.
+    pub(super) const fn is_of(&self, connection: u64) -> bool {
+        self.connection == connection
+    }
+}
+
 impl Fetched {
     /// Whether the last start of the idle time is at least `after` milliseconds ago.
     pub(super) fn is_due(&self, after: u64) -> bool {
@@ -89,6 +98,13 @@ impl NearCache {
             proved: AtomicU64::new(0),
             sent_early: AtomicU64::new(0),
         }
+    }
+
+    /// From now on there is room for so many bytes.
+    #[cfg(feature = "redis-cluster")]
+    pub(super) fn resize(&self, bytes: usize) {
+        let each = bytes / self.shards.len();
+        self.shards.iter().for_each(|shard| lock(shard).resize(each));
     }
 
     /// Looks for a live entry. With `after`, for one whose idle time was started less than so many milliseconds ago.
@@ -152,11 +168,6 @@ impl NearCache {
         self.shards.iter().for_each(|shard| lock(shard).invalidate_all());
     }
 
-    /// A write of this process begins: when the guard is dropped, whatever came of the write, the key is invalidated.
-    pub(super) fn guard<'a>(&'a self, key: &'a str) -> InvalidationGuard<'a> {
-        InvalidationGuard { near: self, key }
-    }
-
     /// From now on this connection reports changes. It has answered a question that was sent at `asked`.
     pub(super) fn begin(&self, connection: u64, asked: Instant) {
         self.connection.store(0, Ordering::Release);
@@ -196,18 +207,6 @@ impl NearCache {
 
     fn nanos(&self, time: Instant) -> u64 {
         u64::try_from(time.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
-    }
-}
-
-/// See [`NearCache::guard`].
-pub(super) struct InvalidationGuard<'a> {
-    near: &'a NearCache,
-    key: &'a str,
-}
-
-impl Drop for InvalidationGuard<'_> {
-    fn drop(&mut self) {
-        self.near.invalidate(self.key.as_bytes());
     }
 }
 

@@ -47,11 +47,10 @@ fn age(near: &mut NearCache, by: Duration) {
 #[test]
 fn an_answer_is_kept_if_nothing_changed_since_the_question() {
     type Event = fn(&NearCache);
-    let events: [(bool, Event); 7] = [
+    let events: [(bool, Event); 6] = [
         (true, |_| {}),
         (false, |near| near.invalidate(b"k")),
         (false, NearCache::invalidate_all),
-        (false, |near| drop(near.guard("k"))),
         (false, |near| near.end(1)),
         (false, |near| near.begin(2, Instant::now())),
         (true, |near| near.end(7)),
@@ -161,4 +160,19 @@ fn the_bytes_have_a_bound() {
     }
     let bytes: usize = near.shards.iter().map(|shard| lock(shard).bytes()).sum();
     assert!((900_000..=1 << 20).contains(&bytes), "{bytes}");
+}
+
+#[cfg(feature = "redis-cluster")]
+#[test]
+fn what_has_no_room_any_more_is_evicted() {
+    let near = filled();
+    near.resize(1 << 20);
+    assert!(has(&near));
+    near.resize(100);
+    assert!(!has(&near));
+    near.fill(&ask(&near), "k", &found(1));
+    assert!(!has(&near), "there is no room");
+    near.resize(1 << 20);
+    near.fill(&ask(&near), "k", &found(1));
+    assert!(has(&near));
 }
