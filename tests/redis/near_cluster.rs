@@ -228,11 +228,12 @@ async fn nothing_old_is_served_while_slots_move() {
 /// Valkey 9 moves slots without a command for each key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_old_is_served_while_slots_move_as_a_whole() {
-    let cluster = RedisCluster::start();
-    if cluster.servers[0].command(&["CLUSTER", "GETSLOTMIGRATIONS"]) != Reply::Array(Vec::new()) {
+    let server = RedisServer::start();
+    if server.command(&["COMMAND", "INFO", "cluster|migrateslots"]) == Reply::Array(vec![Reply::Nil]) {
         eprintln!("left out: this server has no CLUSTER MIGRATESLOTS");
         return;
     }
+    let cluster = RedisCluster::start();
     let keys: Vec<String> = (0..12).map(|n| format!("cloakroom:{{{}}}:{n}", ["a", "b", "c"][n % 3])).collect();
     under_changes(cluster, &keys, |cluster, slots| {
         for round in 0..9 {
