@@ -178,6 +178,9 @@ pub mod guide {
     #[cfg(feature = "redis")]
     #[doc = include_str!("docs/redis.md")]
     pub mod redis {}
+    #[cfg(feature = "redis")]
+    #[doc = include_str!("docs/redis_servers.md")]
+    pub mod redis_servers {}
     #[cfg(feature = "encryption")]
     #[doc = include_str!("docs/encryption.md")]
     pub mod encryption {}

@@ -10,10 +10,14 @@ mod faults;
 #[cfg(feature = "axum")]
 mod memory;
 mod near;
+#[cfg(feature = "redis-cluster")]
+mod near_cluster;
 #[cfg(feature = "axum")]
 mod outage;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod support;
-#[cfg(all(feature = "redis-cluster", feature = "redis-sentinel", feature = "redis-tls", feature = "axum"))]
+#[cfg(feature = "redis-tls")]
+mod tls;
+#[cfg(all(feature = "redis-cluster", feature = "redis-sentinel", feature = "axum"))]
 mod topologies;

@@ -483,11 +483,3 @@ async fn a_failover_empties_it() {
     value(&cache, "k").await.unwrap();
     assert_eq!(reads(&replica, &cache, cache.get("k")).await, 0, "kept anew, and by the new primary");
 }
-
-#[cfg(feature = "redis-cluster")]
-#[test]
-fn a_cluster_has_no_near_cache_and_says_so() {
-    let error = RedisCache::cluster(["redis://127.0.0.1:1"]).near_cache(MIB).build_lazy().unwrap_err();
-    assert_eq!(error.kind(), CacheErrorKind::Unsupported);
-    assert!(format!("{error:?}").contains("near_cache"), "{error:?}");
-}

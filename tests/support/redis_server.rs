@@ -266,14 +266,23 @@ impl Drop for RedisServer {
     }
 }
 
+/// The program to test with, where it is another one than the Redis or Valkey on `PATH`.
+const PROGRAM: &str = "CLOAKROOM_REDIS_SERVER";
+
 fn program() -> PathBuf {
+    if let Some(file) = std::env::var_os(PROGRAM).map(PathBuf::from) {
+        assert!(file.is_file(), "{PROGRAM} is not the path of a program: {}", file.display());
+        return file;
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs: Vec<_> = std::env::split_paths(&path).collect();
     let found = ["redis-server", "valkey-server"].iter().find_map(|name| {
         let file = dirs.iter().map(|dir: &PathBuf| Path::new(dir).join(name));
         file.into_iter().find(|file| file.is_file())
     });
-    found.expect("no redis-server: `apt-get install redis-server` or `brew install redis` gets it")
+    let way = "no redis-server: `apt-get install redis-server` or `brew install redis` gets it, or set the variable \
+               CLOAKROOM_REDIS_SERVER to the path of one";
+    found.expect(way)
 }
 
 /// A port for a server, another one each time, and ten thousand above it one for the bus of a cluster. Both are below

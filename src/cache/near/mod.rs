@@ -3,13 +3,14 @@
 //! Hand-written, because no library ties what it keeps to the connection that reports the changes. Three rules keep the
 //! entries true:
 //!
-//! - An answer is kept only if no change of its key was reported, and none made by this process, since the question.
+//! - An answer is kept only if it came over the connection that was in use when the question was sent, and if no change of
+//!   its key was reported, and none made by this process, since then.
 //! - When the connection that reports changes is left, everything is dropped, before another one is made.
 //! - Nothing is served when the last question that was answered over that connection was sent longer than [`BOUND`] ago:
 //!   everything that was reported before that answer has arrived, and a connection that died silently answers nothing.
 //!
 //! In Redis all reads go over the connection that reports their changes: each answer is a proof, and all changes are
-//! reported. In PostgreSQL a task asks over that connection, and changes are reported by the processes that make them, after
+//! reported. In a cluster each node has a near cache of its own for what was read over the connection to it. In PostgreSQL a task asks over that connection, and changes are reported by the processes that make them, after
 //! the fact: an entry is served for [`BOUND`] at most, for the case that such a process ends in between.
 use std::{
     hash::{BuildHasher, RandomState},
@@ -86,6 +87,13 @@ pub(in crate::cache) struct Fetched {
     pub(in crate::cache) left: i64,
 }
 
+impl FillToken {
+    /// Whether this connection was the one that reports changes when the question was sent.
+    pub(super) const fn is_of(&self, connection: u64) -> bool {
+        self.connection == connection
+    }
+}
+
 impl Fetched {
     /// Whether the last start of the idle time is at least `after` milliseconds ago.
     pub(in crate::cache) fn is_due(&self, after: u64) -> bool {
@@ -105,6 +113,13 @@ impl NearCache {
             sent_early: AtomicU64::new(0),
             reports,
         }
+    }
+
+    /// From now on there is room for so many bytes.
+    #[cfg(feature = "redis-cluster")]
+    pub(super) fn resize(&self, bytes: usize) {
+        let each = bytes / self.shards.len();
+        self.shards.iter().for_each(|shard| lock(shard).resize(each));
     }
 
     /// Looks for a live entry. With `after`, for one whose idle time was started less than so many milliseconds ago.

@@ -80,6 +80,13 @@ impl Shard {
         (self.hand, self.bytes) = (0, 0);
     }
 
+    /// From now on there is room for so many bytes.
+    #[cfg(feature = "redis-cluster")]
+    pub(super) fn resize(&mut self, most: usize) {
+        self.most = most;
+        self.make_room(0);
+    }
+
     /// Puts an entry in the place of the one with the same key, and evicts others until there is room.
     pub(super) fn put(&mut self, item: Item) {
         if let Some(at) = self.places.get(&item.key).copied() {
@@ -89,9 +96,7 @@ impl Shard {
         if cost > self.most {
             return;
         }
-        while self.bytes + cost > self.most && !self.items.is_empty() {
-            self.evict();
-        }
+        self.make_room(cost);
         self.places.insert(Arc::clone(&item.key), self.items.len());
         self.items.push(item);
         self.bytes += cost;
@@ -100,6 +105,12 @@ impl Shard {
     #[cfg(test)]
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    fn make_room(&mut self, cost: usize) {
+        while self.bytes + cost > self.most && !self.items.is_empty() {
+            self.evict();
+        }
     }
 
     fn evict(&mut self) {

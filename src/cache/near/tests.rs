@@ -48,11 +48,10 @@ fn age(near: &mut NearCache, by: Duration) {
 #[test]
 fn an_answer_is_kept_if_nothing_changed_since_the_question() {
     type Event = fn(&NearCache);
-    let events: [(bool, Event); 7] = [
+    let events: [(bool, Event); 6] = [
         (true, |_| {}),
         (false, |near| near.invalidate(b"k")),
         (false, NearCache::invalidate_all),
-        (false, |near| drop(near.guard("k"))),
         (false, |near| near.end(1)),
         (false, |near| near.begin(2, Instant::now())),
         (true, |near| near.end(7)),
@@ -192,4 +191,19 @@ fn where_writers_report_an_entry_is_served_for_the_bound() {
     near.start -= BOUND / 2;
     near.prove(1, Instant::now());
     assert!(!has(&near));
+}
+
+#[cfg(feature = "redis-cluster")]
+#[test]
+fn what_has_no_room_any_more_is_evicted() {
+    let near = filled();
+    near.resize(1 << 20);
+    assert!(has(&near));
+    near.resize(100);
+    assert!(!has(&near));
+    near.fill(&ask(&near), "k", &found(1));
+    assert!(!has(&near), "there is no room");
+    near.resize(1 << 20);
+    near.fill(&ask(&near), "k", &found(1));
+    assert!(has(&near));
 }

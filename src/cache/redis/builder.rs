@@ -145,7 +145,8 @@ impl RedisCacheBuilder {
     /// An entry counts with its key, its value and 256 bytes for the rest; those that were not read for longest go first.
     /// The user needs the permission `+client|tracking`. More is in [the guide](crate::guide::redis#near-cache).
     ///
-    /// Not for a cluster: there it is an error of `build` and `build_lazy`.
+    /// In a cluster the bytes are shared out among the nodes, and each connection for reads is tracked. A server without
+    /// RESP3 or `CLIENT TRACKING` is an error of `build`, and of the first operation after `build_lazy`.
     pub const fn near_cache(mut self, bytes: usize) -> Self {
         self.near = bytes;
         self
@@ -195,8 +196,10 @@ impl RedisCacheBuilder {
             let text = "`max_entry_bytes` is 0: no session could be stored";
             return Err(CacheError::new(CacheErrorKind::Unsupported, text));
         }
-        let near = (near > 0).then(|| Arc::new(NearCache::new(near, Reports::ByServer)));
-        let one = |target| Servers::One(ReadWriteConnections::new(target, limits, near.clone()).into());
+        let one = |target| {
+            let near = (near > 0).then(|| Arc::new(NearCache::new(near, Reports::ByServer)));
+            Servers::One(ReadWriteConnections::new(target, limits, near).into())
+        };
         let servers = match topology {
             Topology::One(url) => {
                 let client = clients::client(credentials.over(clients::read(&url)?), &certificates)?;
@@ -221,10 +224,6 @@ impl RedisCacheBuilder {
             }
             #[cfg(feature = "redis-cluster")]
             Topology::Cluster(urls) => {
-                if near.is_some() {
-                    let text = "`near_cache` is not for a cluster";
-                    return Err(CacheError::new(CacheErrorKind::Unsupported, text));
-                }
                 let mut seeds = Vec::with_capacity(urls.len());
                 let mut found = None;
                 for url in &urls {
@@ -246,10 +245,10 @@ impl RedisCacheBuilder {
                     seeds.push((address, clients::client(info, &certificates)?));
                 }
                 let servers = found.ok_or_else(none)?;
-                Servers::Cluster(super::cluster::Cluster::new(seeds, servers, limits).into())
+                Servers::Cluster(super::cluster::Cluster::new(seeds, servers, limits, near).into())
             }
         };
-        Ok(RedisCache::over(servers, limits.timeout, near, max_entry_bytes.min(LONGEST_STRING)))
+        Ok(RedisCache::over(servers, limits.timeout, near > 0, max_entry_bytes.min(LONGEST_STRING)))
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     connections::{Attempt, ReadWriteConnections, Target},
     errors::{Failure, Redirect},
 };
+use crate::cache::near::{NearCache, Reports};
 
 const SLOTS: u16 = 16384;
 /// A command is not sent on more often than this at a time.
@@ -33,6 +34,8 @@ pub(super) struct Cluster {
     seeds: Vec<Node>,
     servers: ServerSettings,
     limits: Limits,
+    /// Bytes of all near caches together; 0: there are none.
+    near: usize,
     map: Mutex<Map>,
     /// Held while the map is asked for: when that was begun last.
     refreshing: tokio::sync::Mutex<Option<Instant>>,
@@ -54,13 +57,13 @@ struct Node {
 }
 
 impl Cluster {
-    pub(super) fn new(seeds: Vec<(Address, Client)>, servers: ServerSettings, limits: Limits) -> Self {
+    pub(super) fn new(seeds: Vec<(Address, Client)>, servers: ServerSettings, limits: Limits, near: usize) -> Self {
         let node = |(address, client): (Address, Client)| Node {
             address,
             connections: ReadWriteConnections::new(Target::Server(client.into()), limits, None),
         };
         let seeds = seeds.into_iter().map(node).collect();
-        Self { seeds, servers, limits, map: Mutex::default(), refreshing: tokio::sync::Mutex::default() }
+        Self { seeds, servers, limits, near, map: Mutex::default(), refreshing: tokio::sync::Mutex::default() }
     }
 
     /// Sends the command to the node that has its key.
@@ -83,6 +86,9 @@ impl Cluster {
             match outcome {
                 Err(Failure::Redirected(redirect)) => {
                     once = redirect.once;
+                    if !once {
+                        node.forget();
+                    }
                     let next = self.follow(&node, redirect)?;
                     if let (false, Some(slot)) = (once, slot) {
                         self.lock().moved.insert(slot, next.clone());
@@ -104,6 +110,17 @@ impl Cluster {
             }
         }
         Err(Failure::no_server(true, "the nodes of the cluster redirect in circles"))
+    }
+
+    /// What was read from the node that has the key, if the node is known.
+    pub(super) fn near(&self, key: &str) -> Option<Arc<NearCache>> {
+        self.node(Some(slot(key.as_bytes())))?.connections.near().cloned()
+    }
+
+    /// Has the key read from the cluster again: at every node, as its slot may have moved meanwhile.
+    pub(super) fn invalidate(&self, key: &str) {
+        let map = self.lock();
+        map.nodes.values().filter_map(|node| node.connections.near()).for_each(|near| near.invalidate(key.as_bytes()));
     }
 
     /// How errors name it.
@@ -133,7 +150,13 @@ impl Cluster {
     fn follow(&self, from: &Node, redirect: Redirect) -> Result<Arc<Node>, Failure> {
         // A node that does not know its own name leaves it out.
         let host = if redirect.host.is_empty() { from.address.0.clone() } else { redirect.host };
-        self.known(&mut self.lock().nodes, (host, redirect.port))
+        let mut map = self.lock();
+        let before = map.nodes.len();
+        let node = self.known(&mut map.nodes, (host, redirect.port))?;
+        if map.nodes.len() > before {
+            map.share(self.near);
+        }
+        Ok(node)
     }
 
     fn known(&self, nodes: &mut HashMap<Address, Arc<Node>>, address: Address) -> Result<Arc<Node>, Failure> {
@@ -144,7 +167,11 @@ impl Cluster {
         let client = client
             .map_err(|_| Failure::no_server(true, "a node of the cluster gave an address that cannot be used"))?;
         let node = Arc::new(Node {
-            connections: ReadWriteConnections::new(Target::Server(client.into()), self.limits, None),
+            connections: ReadWriteConnections::new(
+                Target::Server(client.into()),
+                self.limits,
+                (self.near > 0).then(|| Arc::new(NearCache::new(self.near, Reports::ByServer))),
+            ),
             address: address.clone(),
         });
         nodes.insert(address, node.clone());
@@ -198,6 +225,7 @@ impl Cluster {
         let mut nodes = std::mem::take(&mut map.nodes);
         let mut kept = HashMap::new();
         map.moved.clear();
+        let before = std::mem::take(&mut map.ranges);
         map.ranges = ranges
             .into_iter()
             .filter_map(|(first, last, address)| {
@@ -207,6 +235,14 @@ impl Cluster {
             })
             .collect();
         map.nodes = kept;
+        for (first, last, node) in before {
+            let at = map.ranges.binary_search_by_key(&first, |(first, ..)| *first);
+            let now = at.ok().and_then(|at| map.ranges.get(at));
+            if !now.is_some_and(|now| now.1 == last && Arc::ptr_eq(&now.2, &node)) {
+                node.forget();
+            }
+        }
+        map.share(self.near);
         true
     }
 
@@ -215,7 +251,22 @@ impl Cluster {
     }
 }
 
+impl Node {
+    /// Has everything that was read from this node read again: it lost slots, and does not report their changes any more.
+    fn forget(&self) {
+        if let Some(near) = self.connections.near() {
+            near.invalidate_all();
+        }
+    }
+}
+
 impl Map {
+    /// Shares the room for what is read among the nodes.
+    fn share(&self, bytes: usize) {
+        let each = bytes / self.nodes.len().max(1);
+        self.nodes.values().filter_map(|node| node.connections.near()).for_each(|near| near.resize(each));
+    }
+
     fn node(&self, slot: u16) -> Option<Arc<Node>> {
         if let Some(node) = self.moved.get(&slot) {
             return Some(node.clone());
@@ -323,5 +374,54 @@ mod tests {
         let is = ranges(&answer, "answered");
         assert_eq!(is, [(0, 8191, ("answered".to_owned(), 1)), (8192, 16383, ("b".to_owned(), 2))]);
         assert_eq!(ranges(&Value::Okay, "answered"), []);
+    }
+
+    fn map_of(nodes: &[(u16, u16, u16)]) -> Value {
+        let nodes = nodes.iter().map(|(first, last, port)| {
+            let node = vec![Value::SimpleString("127.0.0.1".to_owned()), Value::Int((*port).into())];
+            Value::Array(vec![Value::Int((*first).into()), Value::Int((*last).into()), Value::Array(node)])
+        });
+        Value::Array(nodes.collect())
+    }
+
+    #[test]
+    fn what_was_read_from_a_node_that_lost_slots_is_forgotten() {
+        use crate::cache::{
+            near::Lookup,
+            redis::{builder::DEFAULT_LIMITS, clients},
+        };
+
+        let info = clients::read("redis://127.0.0.1").unwrap();
+        let servers = ServerSettings::like(&info, &Default::default());
+        let cluster = Cluster::new(Vec::new(), servers, DEFAULT_LIMITS, 1 << 20);
+        assert!(cluster.near("foo").is_none(), "no node is known");
+        // `bar` has slot 5061, `foo` 12182.
+        assert!(cluster.learn(&map_of(&[(0, 8191, 1), (8192, 16383, 2)]), ""));
+        let keep = |key: &str, number| {
+            let near = cluster.near(key).unwrap();
+            near.begin(number, Instant::now());
+            let Lookup::Miss(token) = near.find(key, None) else { panic!("nothing was read") };
+            near.fill(
+                &token,
+                key,
+                &crate::cache::near::Fetched {
+                    entry: crate::Entry { value: bytes::Bytes::new(), version: crate::Version::from(1) },
+                    idle: 60_000,
+                    end: u64::MAX,
+                    left: 60_000,
+                },
+            );
+            near
+        };
+        let has = |near: &NearCache, key: &str| matches!(near.find(key, None), Lookup::Hit(_));
+        let (first, second) = (keep("bar", 1), keep("foo", 2));
+        assert!(cluster.learn(&map_of(&[(0, 8191, 1), (8192, 16383, 2)]), ""));
+        assert!(has(&first, "bar") && has(&second, "foo"), "nothing has moved");
+        cluster.invalidate("bar");
+        assert!(!has(&first, "bar") && has(&second, "foo"));
+        let first = keep("bar", 1);
+        assert!(cluster.learn(&map_of(&[(0, 8191, 1), (8192, 12000, 2), (12001, 16383, 3)]), ""));
+        assert!(has(&first, "bar") && !has(&second, "foo"));
+        assert!(!Arc::ptr_eq(&second, &cluster.near("foo").unwrap()), "another node has it");
     }
 }

@@ -143,7 +143,8 @@ impl ReadWriteConnections {
 
     /// Sends the command and waits for the answer, without a limit of its own.
     ///
-    /// With a near cache, the answers to `GETRANGE` have the time that is left beside the value.
+    /// With a near cache, the answers to `GETRANGE` have the time that is left beside the value, and the number of the
+    /// connection that they came over.
     pub(super) async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Value, Failure> {
         let purpose = Purpose::of(command);
         self.admit(purpose, attempt).await?;
@@ -155,7 +156,8 @@ impl ReadWriteConnections {
         self.send_message(purpose, message, attempt, self.limits.timeout / 4 * 3).await
     }
 
-    /// The same for a command that another node of the cluster sent here, while it hands over a slot.
+    /// The same for a command that another node of the cluster sent here, while it hands over a slot. The answer is one that
+    /// a near cache does not keep.
     #[cfg(feature = "redis-cluster")]
     pub(super) async fn send_asking(&self, command: &Cmd, attempt: Attempt) -> Result<Value, Failure> {
         let purpose = Purpose::of(command);
@@ -169,6 +171,11 @@ impl ReadWriteConnections {
     #[cfg(feature = "redis-cluster")]
     pub(super) fn is_suspicious(&self) -> bool {
         lock(&self.reads).is_suspicious() || lock(&self.writes).is_suspicious()
+    }
+
+    /// What was read over these connections.
+    pub(super) const fn near(&self) -> Option<&Arc<NearCache>> {
+        self.near.as_ref()
     }
 
     /// Has the next operations use new connections.
@@ -235,7 +242,10 @@ impl ReadWriteConnections {
         let outcome = match connection {
             Ok((connection, number)) => {
                 watch.number = Some(number);
-                let outcome = connection.send(message).await.and_then(Value::extract_error);
+                let mut outcome = connection.send(message).await.and_then(Value::extract_error);
+                if let (Message::Both(_), Ok(Value::Array(answers))) = (message, &mut outcome) {
+                    answers.push(Value::Int(number.cast_signed()));
+                }
                 outcome.map_err(|error| Failure::from(&error))
             }
             Err(failure) => Err(failure),

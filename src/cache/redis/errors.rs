@@ -91,11 +91,20 @@ impl Failure {
         }
     }
 
-    /// The same for the command that switches tracking on, for the near cache.
+    /// The same for a connection that is to report changes, for the near cache: the older protocol has no place for them.
+    pub(super) fn while_connecting_to_track(error: &RedisError, address: &str) -> Self {
+        match Self::while_connecting(error, address) {
+            failure @ Self::Rejected(Unsupported, _) => failure.while_tracking(),
+            failure => failure,
+        }
+    }
+
+    /// The same for the command that switches tracking on.
     pub(super) fn while_tracking(self) -> Self {
         match self {
             Self::Rejected(..) | Self::UnknownCommand => {
-                let text = "the server has no CLIENT TRACKING, which `near_cache` needs";
+                let text = "the server lacks what `near_cache` needs, RESP3 (`HELLO 3`) and `CLIENT TRACKING`; without \
+                            `near_cache` everything else works";
                 rejected(Unsupported, REACHED_RENEW, text)
             }
             failure => failure,
@@ -131,8 +140,8 @@ impl Failure {
                 (Refused, text.into())
             }
             Self::UnknownCommand if command.starts_with("EVAL") => {
-                let text = "scripts are switched off on the server: it does not know EVAL or EVALSHA, which all writes \
-                            need; enable them there (`rename-command`), or keep sessions in a SQL database";
+                let text = "scripts are switched off on the server: it refuses EVAL or EVALSHA, which all writes need; \
+                            enable them there (`rename-command`), or keep sessions in a SQL database";
                 (Unsupported, text.into())
             }
             Self::UnknownCommand => (Unsupported, format!("the server does not know the command {command}").into()),
@@ -182,7 +191,7 @@ fn of_answer(error: &RedisError) -> Failure {
         "ERR" if text.starts_with("max number of clients") => {
             rejected(Unavailable, UNREACHED_RENEW, "Redis has as many clients as it allows")
         }
-        // Redis 7.0, and from 7.2 on; both within a script, outside of which it is NOPERM.
+        // Redis 7.0, and from 7.2 on and Valkey; both within a script, outside of which it is NOPERM.
         "ERR" if text.starts_with("The user executing the script") || text.starts_with("ACL failure in script") => {
             denied(text)
         }
@@ -255,6 +264,7 @@ fn of_code(code: &str, text: &str) -> Failure {
         "OOM" => rejected(Full, REACHED, "Redis answered OOM: its memory is full"),
         "MISCONF" => rejected(Unavailable, REACHED, "Redis answered MISCONF: it cannot save to disk"),
         "NOREPLICAS" => rejected(Unavailable, REACHED, "Redis answered NOREPLICAS"),
+        "NOPROTO" => rejected(Unsupported, REACHED_RENEW, "the server does not support RESP3"),
         "NOAUTH" => rejected(Refused, REACHED_RENEW, "Redis answered NOAUTH: it asks for a password"),
         "WRONGPASS" => rejected(Refused, REACHED_RENEW, "Redis answered WRONGPASS"),
         "WRONGTYPE" => rejected(Refused, REACHED, "Redis answered WRONGTYPE: the key is in use for something else"),
@@ -302,6 +312,7 @@ mod tests {
             ("WRONGPASS invalid username-password pair canary", Refused),
             ("WRONGTYPE Operation against a key canary", Refused),
             ("CANARY canary", Refused),
+            ("NOPROTO unsupported protocol version canary", Unsupported),
             ("@user_script: 6: -OOM command not allowed when used memory > 'maxmemory'. canary", Full),
             ("@user_script: 6: -MISCONF Redis is configured to save RDB snapshots, canary", Unavailable),
             ("ERR Error running script (call to f_0): @user_script:6: @user_script: 6: -OOM canary", Full),
@@ -324,6 +335,12 @@ mod tests {
             ("ERR The user executing the script can't run this command or subcommand", None),
             ("@user_script: 6: The user executing the script can't run this command or subcommand", None),
             ("ERR ACL failure in script: User canary has no permissions to run the 'set' command", Some("SET")),
+            (
+                "ERR ACL failure in script: User canary has no permissions to run the 'del' command script: canary, \
+                 on @user_script:1.",
+                Some("DEL"),
+            ),
+            ("ERR ACL failure in script: No permissions to access a key", None),
         ] {
             let Failure::Denied(is) = failure(line) else { panic!("{line}") };
             assert_eq!(is, named, "{line}");

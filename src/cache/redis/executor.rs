@@ -58,6 +58,10 @@ impl CommandExecutor {
         self.timeout
     }
 
+    pub(super) const fn servers(&self) -> &Servers {
+        &self.servers
+    }
+
     /// When an operation that begins now has to end.
     pub(super) fn deadline(&self) -> Instant {
         let now = Instant::now();

@@ -13,7 +13,7 @@ use self::{
     scripts::Scripts,
     servers::Servers,
 };
-use crate::{cache::near::NearCache, error::CacheError};
+use crate::error::CacheError;
 
 mod builder;
 mod clients;
@@ -44,7 +44,7 @@ pub use self::builder::RedisCacheBuilder;
 /// A plain read is one `GETRANGE` up to the longest entry, a new entry one `SET`, every other operation one script; none
 /// of them names more than one key. Each entry is one string value with a header of 21 bytes in front (version, idle time and end), so that
 /// value, version and expiry are always written together. Redis removes what has expired; no entry is without a time
-/// to live.
+/// to live. Servers and versions that were tested are in [the guide](crate::guide::redis_servers).
 ///
 /// Reads can be served from this process's memory: see [`near_cache`](RedisCacheBuilder::near_cache).
 ///
@@ -80,7 +80,8 @@ pub struct RedisCache {
     scripts: &'static Scripts,
     /// Whether the server has been asked for its version and its settings: once is enough.
     inspected: Arc<AtomicBool>,
-    near: Option<Arc<NearCache>>,
+    /// Whether answers are kept in a near cache.
+    near: bool,
     entry_limit: EntryLimit,
 }
 
@@ -159,10 +160,10 @@ impl RedisCache {
     pub fn from_connection(connection: ConnectionManager) -> Self {
         let limits = builder::DEFAULT_LIMITS;
         let servers = Servers::One(ReadWriteConnections::new(Target::Borrowed(connection), limits, None).into());
-        Self::over(servers, limits.timeout, None, builder::DEFAULT_MAX_ENTRY_BYTES)
+        Self::over(servers, limits.timeout, false, builder::DEFAULT_MAX_ENTRY_BYTES)
     }
 
-    fn over(servers: Servers, timeout: Duration, near: Option<Arc<NearCache>>, max_entry_bytes: usize) -> Self {
+    fn over(servers: Servers, timeout: Duration, near: bool, max_entry_bytes: usize) -> Self {
         Self {
             executor: CommandExecutor::new(servers, timeout),
             scripts: Scripts::all(),

@@ -14,11 +14,12 @@ use super::{
     executor::{Answer, Repeat, Request},
     scripts::Script,
     server_info,
+    servers::Servers,
 };
 use crate::{
     cache::{
         Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version,
-        near::{Fetched, FillToken, InvalidationGuard, Lookup, NearCache},
+        near::{Fetched, FillToken, Lookup, NearCache},
     },
     clock::{millis, millis_since_epoch, time_of},
     error::{CacheError, CacheErrorKind},
@@ -60,6 +61,10 @@ impl RedisCache {
                 let text = format!("the Redis user lacks permissions: `ACL SETUSER <user>{remedy}` gives them");
                 Err(CacheError::new(CacheErrorKind::Refused, text))
             }
+            // Whatever a server says that has no scripts: the command itself has no mistakes, and keys are told apart.
+            Some(Err(Failure::Rejected(CacheErrorKind::Refused, _))) => {
+                Err(self.executor.error(Failure::UnknownCommand, "EVALSHA"))
+            }
             Some(Err(failure @ (Failure::Denied(Some("EVALSHA" | "EVAL")) | Failure::UnknownCommand))) => {
                 Err(self.executor.error(failure, "EVALSHA"))
             }
@@ -88,32 +93,43 @@ impl RedisCache {
         self.entry_in(self.executor.execute(request, Repeat::Freely, deadline).await?.value)
     }
 
-    /// Asks the server, and keeps the answer in the near cache.
+    /// The same, and the next read asks the server.
+    async fn touch_and_get(&self, key: &str, after: u64, deadline: Instant) -> Result<Option<Entry>, CacheError> {
+        let _guard = self.guard(key);
+        self.read_and_touch(key, after, deadline).await
+    }
+
+    /// Asks the server, and keeps the answer in the near cache that was looked into.
     async fn fetch(
         &self,
-        near: &NearCache,
-        token: FillToken,
+        asked: Option<(&NearCache, FillToken)>,
         key: &str,
         deadline: Instant,
     ) -> Result<Option<Fetched>, CacheError> {
         let answer = self.executor.execute(self.read(key), Repeat::Freely, deadline).await?.value;
-        let (raw, left) = match answer {
-            Value::Array(both) => match <[Value; 2]>::try_from(both) {
-                Ok([raw, Value::Int(left)]) => (raw, left),
+        let (raw, left, connection) = match answer {
+            Value::Array(parts) => match <[Value; 3]>::try_from(parts) {
+                Ok([raw, Value::Int(left), Value::Int(connection)]) => (raw, left, connection.cast_unsigned()),
                 _ => return Err(self.executor.unexpected()),
             },
-            _ => return Err(self.executor.unexpected()),
+            // Of a node of a cluster that takes over a slot: it is not kept.
+            raw => (raw, -1, 0),
         };
-        near.answered(&token);
+        let asked = asked.filter(|(_, token)| token.is_of(connection));
+        if let Some((near, token)) = &asked {
+            near.answered(token);
+        }
         let Some(Decoded { entry, idle, end }) = self.live_in(raw)? else { return Ok(None) };
         let fetched = Fetched { entry, idle, end, left };
-        near.fill(&token, key, &fetched);
+        if let Some((near, token)) = &asked {
+            near.fill(token, key, &fetched);
+        }
         Ok(Some(fetched))
     }
 
     /// To be held by a write until it is over: then the key is read from the server again.
     fn guard<'a>(&'a self, key: &'a str) -> Option<InvalidationGuard<'a>> {
-        self.near.as_ref().map(|near| near.guard(key))
+        self.near.then(|| InvalidationGuard { servers: self.executor.servers(), key })
     }
 
     fn entry_in(&self, answer: Value) -> Result<Option<Entry>, CacheError> {
@@ -161,15 +177,16 @@ impl RedisCache {
 
 impl Cache for RedisCache {
     async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
-        if let Some(near) = &self.near {
-            return match near.find(key, None) {
-                Lookup::Hit(entry) | Lookup::Due(entry) => Ok(Some(entry)),
-                Lookup::Miss(token) => {
-                    // In a box, so that a hit has little to carry.
-                    let fetched = Box::pin(self.fetch(near, token, key, self.executor.deadline())).await?;
-                    Ok(fetched.map(|fetched| fetched.entry))
-                }
+        if self.near {
+            let near = self.executor.servers().near(key);
+            let asked = match near.as_deref().map(|near| (near, near.find(key, None))) {
+                Some((_, Lookup::Hit(entry) | Lookup::Due(entry))) => return Ok(Some(entry)),
+                Some((near, Lookup::Miss(token))) => Some((near, token)),
+                None => None,
             };
+            // In a box, so that a hit has little to carry.
+            let fetched = Box::pin(self.fetch(asked, key, self.executor.deadline())).await?;
+            return Ok(fetched.map(|fetched| fetched.entry));
         }
         let answer = self.executor.execute(self.read(key), Repeat::Freely, self.executor.deadline()).await?;
         self.entry_in(answer.value)
@@ -178,18 +195,20 @@ impl Cache for RedisCache {
     async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
         let (after, deadline) = (encoding::cut(millis(after)), self.executor.deadline());
         // What needs no restart yet is a plain read.
-        if let (Some(near), 1..) = (&self.near, after) {
-            match near.find(key, Some(after)) {
-                Lookup::Hit(entry) => return Ok(Some(entry)),
-                Lookup::Due(_) => {}
-                Lookup::Miss(token) => match Box::pin(self.fetch(near, token, key, deadline)).await? {
-                    Some(fetched) if fetched.is_due(after) => {}
-                    fetched => return Ok(fetched.map(|fetched| fetched.entry)),
-                },
+        if self.near && after > 0 {
+            let near = self.executor.servers().near(key);
+            let asked = match near.as_deref().map(|near| (near, near.find(key, Some(after)))) {
+                Some((_, Lookup::Hit(entry))) => return Ok(Some(entry)),
+                Some((_, Lookup::Due(_))) => return self.touch_and_get(key, after, deadline).await,
+                Some((near, Lookup::Miss(token))) => Some((near, token)),
+                None => None,
+            };
+            match Box::pin(self.fetch(asked, key, deadline)).await? {
+                Some(fetched) if fetched.is_due(after) => {}
+                fetched => return Ok(fetched.map(|fetched| fetched.entry)),
             }
         }
-        let _guard = self.guard(key);
-        self.read_and_touch(key, after, deadline).await
+        self.touch_and_get(key, after, deadline).await
     }
 
     async fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> Result<bool, CacheError> {
@@ -296,6 +315,18 @@ impl Cache for RedisCache {
         let deadline = self.executor.deadline();
         self.executor.execute(Request::Command(redis::cmd("PING")), Repeat::Freely, deadline).await?;
         self.inspect(deadline).await
+    }
+}
+
+/// When it is dropped, whatever came of the write, the key is read from the server again.
+struct InvalidationGuard<'a> {
+    servers: &'a Servers,
+    key: &'a str,
+}
+
+impl Drop for InvalidationGuard<'_> {
+    fn drop(&mut self) {
+        self.servers.invalidate(self.key);
     }
 }
 

@@ -24,7 +24,7 @@ impl Tracking {
         config: AsyncConnectionConfig,
     ) -> Result<MultiplexedConnection, Failure> {
         let Self { near, number } = self;
-        let failed = |error: &RedisError| Failure::while_connecting(error, &address(client));
+        let failed = |error: &RedisError| Failure::while_connecting_to_track(error, &address(client));
         // The older protocol has no place for messages that answer no question.
         let info = client.get_connection_info().clone();
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);

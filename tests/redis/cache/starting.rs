@@ -67,6 +67,41 @@ async fn switched_off_scripts_are_named_at_the_start_with_the_remedy() {
 }
 
 #[tokio::test]
+async fn scripts_that_are_refused_in_other_words_are_named_with_the_remedy() {
+    for refusal in ["-ERR Lua scripting is not available canary", "-ERR Could not find scripting engine 'lua' canary"] {
+        let error = RedisCache::connect(answering_server(0, refusal).await).await.unwrap_err();
+        assert_eq!(error.kind(), CacheErrorKind::Unsupported, "{error:?}");
+        let text = format!("{error:?}");
+        assert!(text.contains("scripts are switched off") && !text.contains("canary"), "{text}");
+    }
+}
+
+/// Servers that lack what the near cache needs.
+#[tokio::test]
+async fn without_the_newer_protocol_or_tracking_all_but_the_near_cache_works() {
+    for command in ["HELLO", "CLIENT"] {
+        let server = RedisServer::start_with(&["--rename-command", command, ""]);
+        let builder = RedisCache::builder(server.url()).timeout(Duration::from_secs(10));
+        let cache = builder.clone().build().await.unwrap();
+        let version = cache.put("k", bytes("v"), hour()).await.unwrap().unwrap();
+        let version = cache.put_over("k", version, bytes("w"), hour()).await.unwrap().unwrap();
+        assert_eq!(value(&cache, "k").await, Some(bytes("w")));
+        assert!(cache.touch("k").await.unwrap());
+        assert!(cache.get_and_touch("k", Duration::ZERO).await.unwrap().is_some());
+        assert_eq!(cache.delete("k", version).await.unwrap(), Deleted::Done);
+        assert_eq!(cache.list_add("list", "m", SystemTime::now() + HOUR).await.unwrap(), 1);
+        assert_eq!(cache.list_page("list", None, 10).await.unwrap().len(), 1);
+        let builder = builder.near_cache(1 << 20);
+        let lazy = builder.clone().build_lazy().unwrap();
+        for error in [builder.build().await.unwrap_err(), lazy.get("k").await.unwrap_err()] {
+            assert_eq!(error.kind(), CacheErrorKind::Unsupported, "{command}: {error:?}");
+            let text = format!("{error:?}");
+            assert!(text.contains("near_cache") && text.contains("CLIENT TRACKING"), "{command}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_a_server_connecting_fails_soon() {
     let server = RedisServer::reserve();
     let began = Instant::now();
@@ -114,7 +149,11 @@ async fn a_password_is_asked_for_at_the_start_and_followed_when_it_changes() {
     early.ping().await.unwrap();
 }
 
-async fn answer_while_loading(mut stream: tokio::net::TcpStream, left: std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+async fn answer(
+    mut stream: tokio::net::TcpStream,
+    left: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    to_others: &'static str,
+) {
     use std::sync::atomic::Ordering::SeqCst;
     let mut request = vec![0; 4096];
     while let Ok(count @ 1..) = stream.read(&mut request).await {
@@ -123,6 +162,8 @@ async fn answer_while_loading(mut stream: tokio::net::TcpStream, left: std::sync
         if text.contains("PING") {
             let loads = left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
             answer += if loads { "-LOADING Redis is loading the dataset in memory\r\n" } else { "+PONG\r\n" };
+        } else if !text.contains("SETINFO") && !to_others.is_empty() {
+            answer += &format!("{to_others}\r\n");
         }
         if stream.write_all(answer.as_bytes()).await.is_err() {
             return;
@@ -132,12 +173,17 @@ async fn answer_while_loading(mut stream: tokio::net::TcpStream, left: std::sync
 
 /// Answers the first pings with an error, and later ones as Redis does.
 async fn loading_server(errors: usize) -> String {
+    answering_server(errors, "").await
+}
+
+/// The same, with this answer to other commands, one at a time.
+async fn answering_server(errors: usize, to_others: &'static str) -> String {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
     let left = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(errors));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(answer_while_loading(stream, left.clone()));
+            tokio::spawn(answer(stream, left.clone(), to_others));
         }
     });
     url
