@@ -1,31 +1,41 @@
-//! What forms do. Each ends in a redirect, so that going back or reloading sends nothing twice.
+//! What forms do. Each ends in a redirect, so that going back or reloading sends nothing twice. A visitor who is not signed in
+//! has something stored only for what is in the cart: other messages than those of a session come with the address.
 use std::time::Duration;
 
 use axum::{
+    Form,
     extract::State,
     http::{HeaderMap, header},
     response::Redirect,
 };
-use cloakroom::{Session, SessionError};
+use cloakroom::{Session, SessionError, SessionKey};
+use serde::Deserialize;
 
-use super::{
-    CART, Cart, DEVICE, FLASH, RECENT, Store,
-    forms::{Posted, fresh_token},
-    pages::ITEMS,
-};
+use super::{CART, Cart, DEVICE, FLASH, RECENT, Store, pages::ITEMS};
 
 type Done = Result<Redirect, SessionError>;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-pub(super) async fn add(Posted { session, fields }: Posted) -> Done {
+/// All fields of all forms.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Fields {
+    item: String,
+    name: String,
+    /// A box that is not ticked is not sent.
+    remember: Option<String>,
+    key: Option<SessionKey>,
+}
+
+pub(super) async fn add(session: Session, Form(fields): Form<Fields>) -> Done {
     put(&session, fields.item)?;
     Ok(Redirect::to("/cart"))
 }
 
 /// What the button with many tabs sends: it takes its time, so that all of them have loaded the session before the first
 /// one writes.
-pub(super) async fn add_as_tab(Posted { session, fields }: Posted) -> Result<&'static str, SessionError> {
+pub(super) async fn add_as_tab(session: Session, Form(fields): Form<Fields>) -> Result<&'static str, SessionError> {
     tokio::time::sleep(Duration::from_millis(50)).await;
     put(&session, fields.item)?;
     Ok("done")
@@ -45,7 +55,11 @@ fn put(session: &Session, item: String) -> Result<Cart, SessionError> {
     })
 }
 
-pub(super) async fn remove(Posted { session, fields }: Posted) -> Done {
+pub(super) async fn remove(session: Session, Form(fields): Form<Fields>) -> Done {
+    // An empty cart needs no session.
+    if session.get(CART).is_none() {
+        return Ok(Redirect::to("/cart"));
+    }
     session.update(CART, move |cart| {
         let mut cart = cart.unwrap_or_default();
         if let Some(count) = cart.get_mut(&fields.item) {
@@ -57,26 +71,25 @@ pub(super) async fn remove(Posted { session, fields }: Posted) -> Done {
     Ok(Redirect::to("/cart"))
 }
 
-pub(super) async fn empty(Posted { session, .. }: Posted) -> Done {
-    session.remove(CART);
-    session.set(FLASH, "The cart is empty.".into())?;
+pub(super) async fn empty(session: Session) -> Done {
+    if session.remove(CART).is_some() {
+        session.set(FLASH, "The cart is empty.".into())?;
+    }
     Ok(Redirect::to("/cart"))
 }
 
-pub(super) async fn sign_in(headers: HeaderMap, Posted { session, fields }: Posted) -> Done {
+pub(super) async fn sign_in(session: Session, headers: HeaderMap, Form(fields): Form<Fields>) -> Done {
     // Here the application checks the password, or the passkey, or asks a login service.
     let name = fields.name.trim();
-    if name.is_empty() || name.len() > 64 {
-        session.set(FLASH, "A name has 1 to 64 characters.".into())?;
-        return Ok(Redirect::to("/sign-in"));
-    }
     if session.owner().is_some() {
         session.set(FLASH, "You are signed in already: sign out first.".into())?;
         return Ok(Redirect::to("/cart"));
     }
+    if name.is_empty() || name.len() > 64 {
+        return Ok(Redirect::to("/sign-in?note=name"));
+    }
     // A new ID, so that one from before the sign-in is worth nothing; the owner; a new lifetime. What is in the cart stays.
     session.log_in(name)?;
-    fresh_token(&session)?;
     session.set(DEVICE, device(&headers))?;
     if fields.remember.is_some() {
         session.set_persistent(true)?;
@@ -88,10 +101,9 @@ pub(super) async fn sign_in(headers: HeaderMap, Posted { session, fields }: Post
 }
 
 /// An order is what a stranger at an open browser must not send: it takes a sign-in, and a recent one.
-pub(super) async fn order(Posted { session, .. }: Posted) -> Done {
+pub(super) async fn order(session: Session) -> Done {
     if session.owner().is_none() {
-        session.set(FLASH, "Please sign in first. Your cart stays.".into())?;
-        return Ok(Redirect::to("/sign-in"));
+        return Ok(Redirect::to("/sign-in?note=order"));
     }
     if !session.authenticated_within(RECENT) {
         return Ok(Redirect::to("/confirm"));
@@ -107,9 +119,10 @@ pub(super) async fn order(Posted { session, .. }: Posted) -> Done {
     Ok(Redirect::to("/cart"))
 }
 
-pub(super) async fn confirm(Posted { session, fields }: Posted) -> Done {
+pub(super) async fn confirm(session: Session, Form(fields): Form<Fields>) -> Done {
+    let Some(user) = session.owner() else { return Ok(Redirect::to("/sign-in")) };
     // Here the application checks the password again.
-    if session.owner().is_none_or(|user| user != fields.name.trim()) {
+    if user != fields.name.trim() {
         session.set(FLASH, "That is another name.".into())?;
         return Ok(Redirect::to("/confirm"));
     }
@@ -119,12 +132,12 @@ pub(super) async fn confirm(Posted { session, fields }: Posted) -> Done {
 }
 
 /// Ends the session everywhere, whatever else is in flight, and removes the cookie.
-pub(super) async fn sign_out(Posted { session, .. }: Posted) -> Redirect {
+pub(super) async fn sign_out(session: Session) -> Redirect {
     session.destroy();
     Redirect::to("/")
 }
 
-pub(super) async fn revoke(State(store): State<Store>, Posted { session, fields }: Posted) -> Done {
+pub(super) async fn revoke(session: Session, State(store): State<Store>, Form(fields): Form<Fields>) -> Done {
     let Some(user) = session.owner() else { return Ok(Redirect::to("/sign-in")) };
     // The key comes from a form: it has to be one of this user's.
     let sessions = store.sessions_of(&user).await?;
@@ -138,7 +151,10 @@ pub(super) async fn revoke(State(store): State<Store>, Posted { session, fields 
     Ok(Redirect::to("/devices"))
 }
 
-pub(super) async fn revoke_others(Posted { session, .. }: Posted) -> Done {
+pub(super) async fn revoke_others(session: Session) -> Done {
+    if session.owner().is_none() {
+        return Ok(Redirect::to("/sign-in"));
+    }
     let message = match session.revoke_others().await? {
         0 => "You are signed in nowhere else.".into(),
         1 => "One other device is signed out.".into(),
@@ -149,7 +165,7 @@ pub(super) async fn revoke_others(Posted { session, .. }: Posted) -> Done {
 }
 
 /// This one included, and its cookie goes with it.
-pub(super) async fn revoke_all(Posted { session, .. }: Posted) -> Done {
+pub(super) async fn revoke_all(session: Session) -> Done {
     session.revoke_all().await?;
     Ok(Redirect::to("/"))
 }

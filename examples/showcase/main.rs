@@ -10,8 +10,8 @@
 //! Open <http://localhost:3000>. All of it works without JavaScript, except for the button that plays many tabs and the notice
 //! of a sign-out.
 //!
-//! - `pages` is what can be looked at, `actions` what a form can do, `forms` the token that each form carries, `notices` the
-//!   stream that tells an open page of a sign-out;
+//! - `pages` is what can be looked at, `actions` what a form can do, `notices` the stream that tells an open page of a
+//!   sign-out;
 //! - `sessions` is the session layer;
 //! - `watch` is a cache around another one that writes down what it is asked, `panel` shows that.
 use std::{collections::BTreeMap, env, error::Error, time::Duration};
@@ -25,9 +25,9 @@ use axum::{
 };
 use cloakroom::{BoxedCache, Clock, InMemoryCache, Key, SessionStore};
 use tokio::net::TcpListener;
+use tower_http::csrf::CsrfLayer;
 
 mod actions;
-mod forms;
 mod notices;
 mod pages;
 mod panel;
@@ -43,7 +43,6 @@ type Cart = BTreeMap<String, u32>;
 const CART: Key<Cart> = Key::new("cart");
 const FLASH: Key<String> = Key::new("flash");
 const DEVICE: Key<String> = Key::new("device");
-const TOKEN: Key<String> = Key::new("token");
 
 /// An order asks who is there again, if the last time is longer ago than this.
 const RECENT: Duration = Duration::from_secs(60);
@@ -57,8 +56,8 @@ pub fn app(cache: BoxedCache) -> Router {
 
 /// The same, with a clock that a test can move.
 pub fn app_with(cache: BoxedCache, clock: Clock) -> Router {
-    // A sign-out in another process is noticed within a second. A page with a form stores a session, for its token: those of
-    // visitors who only look end soon.
+    // A sign-out in another process is noticed within a second. What is stored for a visitor who is not signed in is a cart:
+    // it ends when it is idle for an hour.
     let store = SessionStore::new(Watched::new(cache))
         .clock(clock)
         .ended_interval(Duration::from_secs(1))
@@ -82,6 +81,9 @@ pub fn app_with(cache: BoxedCache, clock: Clock) -> Router {
         .route("/devices/revoke-all", post(actions::revoke_all))
         .fallback(pages::not_found)
         .with_state(store.clone())
+        // Refuses forms that other sites send, the sign-in form included. Inside of the session layer, which answers the requests
+        // that a browser makes of itself to bind a session: those are no forms.
+        .layer(CsrfLayer::new().with_rejection_response(|_| pages::refused()))
         .layer(middleware::from_fn(panel::inside))
         .layer(sessions::layer(store))
         .layer(middleware::from_fn_with_state(panel::Reports::default(), panel::outside));

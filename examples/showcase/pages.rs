@@ -2,25 +2,26 @@
 use std::time::{Duration, SystemTime};
 
 use axum::{
-    extract::State,
+    extract::{Query, State},
     http::{StatusCode, header},
     response::{Html, IntoResponse, Redirect, Response},
 };
 use cloakroom::{Session, SessionError, SessionInfo};
+use serde::Deserialize;
 
-use super::{CART, DEVICE, FLASH, Store, forms::token, panel::GAP, sessions};
+use super::{CART, DEVICE, FLASH, Store, panel::GAP, sessions};
 
 /// What the shop has.
 pub(super) const ITEMS: [&str; 6] = ["Umbrella", "Hat", "Scarf", "Coat", "Gloves", "Boots"];
 
 type Page = Result<Response, SessionError>;
 
-/// Has no form, so a visitor who only looks has no session and stores nothing.
 pub(super) async fn home(session: Session) -> Page {
     let body = "<p class=lead>A small shop. Each page tells what the session layer did for it, \
         and what that cost the cache.</p>\
         <ol class=steps>\
-        <li><b>Look around.</b> This page has no form: no cookie is set, nothing is stored, the cache is not asked.</li>\
+        <li><b>Look around.</b> Until you put something into the cart or sign in, no cookie is set, nothing is stored, and \
+        the cache is not asked.</li>\
         <li><b><a href=/cart>Fill the cart</a></b> from as many tabs as you like, all at once. No item is lost.</li>\
         <li><b><a href=/sign-in>Sign in.</a></b> A sign-in replaces your session ID; the old one stops working. The cart \
         stays.</li>\
@@ -32,7 +33,6 @@ pub(super) async fn home(session: Session) -> Page {
 }
 
 pub(super) async fn cart(session: Session) -> Page {
-    let token = token(&session)?;
     let cart = session.get(CART).unwrap_or_default();
     let buttons: String =
         ITEMS.iter().map(|item| format!("<button name=item value={item}>+ {item}</button>")).collect();
@@ -42,7 +42,6 @@ pub(super) async fn cart(session: Session) -> Page {
             let item = escape(item);
             format!(
                 "<li><span>{item}</span><b>{count}</b><form method=post action=/cart/remove>\
-                 <input type=hidden name=token value={token}>\
                  <button name=item value=\"{item}\" class=quiet aria-label=\"one {item} less\">−</button></form></li>"
             )
         })
@@ -53,19 +52,17 @@ pub(super) async fn cart(session: Session) -> Page {
     } else {
         format!(
             "<ul class=items>{rows}<li class=total><span>Total</span><b id=total>{total}</b>\
-             <form method=post action=/cart/empty><input type=hidden name=token value={token}>\
-             <button class=quiet>Empty</button></form></li></ul>\
-             <form method=post action=/order><input type=hidden name=token value={token}>\
-             <button>Place the order</button></form>"
+             <form method=post action=/cart/empty><button class=quiet>Empty</button></form></li></ul>\
+             <form method=post action=/order><button>Place the order</button></form>"
         )
     };
     let body = format!(
-        "<form method=post action=/cart/add class=shelf><input type=hidden name=token value={token}>{buttons}</form>\
+        "<form method=post action=/cart/add class=shelf>{buttons}</form>\
          <div id=list>{list}</div>\
          <section class=card><h2>Many tabs at once</h2>\
          <p>Each of these requests loads the session, takes 50 ms, and adds one umbrella. They overlap; \
          <code>session.update</code> runs again where another one was faster.</p>\
-         <form id=tabs data-token={token}>\
+         <form id=tabs>\
          <label>Requests <input type=number name=tabs value=24 min=1 max=200></label>\
          <button>Send them</button></form>\
          <noscript><p class=hint>This button needs JavaScript. Without it: open this page in two tabs, and add \
@@ -81,13 +78,24 @@ pub(super) async fn count(session: Session) -> String {
     session.get(CART).unwrap_or_default().values().sum::<u32>().to_string()
 }
 
-pub(super) async fn sign_in(session: Session) -> Page {
+#[derive(Deserialize)]
+pub(super) struct SignIn {
+    /// Why the form is shown. In the address, since a message in the session would be a session for each attempt.
+    note: Option<String>,
+}
+
+pub(super) async fn sign_in(session: Session, Query(query): Query<SignIn>) -> Page {
     if session.owner().is_some() {
         return Ok(Redirect::to("/cart").into_response());
     }
-    let token = token(&session)?;
+    // The texts are this page's own: an address from elsewhere brings none along.
+    let note = match query.note.as_deref() {
+        Some("name") => "<p class=flash role=status>A name has 1 to 64 bytes.</p>",
+        Some("order") => "<p class=flash role=status>Please sign in first. Your cart stays.</p>",
+        _ => "",
+    };
     let body = format!(
-        "<form method=post action=/sign-in class=card><input type=hidden name=token value={token}>\
+        "{note}<form method=post action=/sign-in class=card>\
          <label>Name <input name=name autocomplete=username maxlength=64 required autofocus></label>\
          <label class=check><input type=checkbox name=remember value=yes> Remember me on this device</label>\
          <button>Sign in</button></form>\
@@ -104,12 +112,11 @@ pub(super) async fn confirm(session: Session) -> Page {
     if session.owner().is_none() {
         return Ok(Redirect::to("/sign-in").into_response());
     }
-    let token = token(&session)?;
     let since = session.authenticated_at().map_or_else(String::new, since);
     let body = format!(
         "<p>You signed in {since}. An order asks again when that is more than a minute ago, in case someone else sits at \
          your browser now.</p>\
-         <form method=post action=/confirm class=card><input type=hidden name=token value={token}>\
+         <form method=post action=/confirm class=card>\
          <label>Your name again <input name=name autocomplete=username maxlength=64 required autofocus></label>\
          <button>Confirm</button></form>\
          <p class=hint>An application asks for the password, or a passkey. The session notes the time and gets a new ID.</p>"
@@ -125,19 +132,14 @@ pub(super) async fn not_found(session: Session) -> Page {
 
 pub(super) async fn devices(session: Session, State(store): State<Store>) -> Page {
     let Some(user) = session.owner() else { return Ok(Redirect::to("/sign-in").into_response()) };
-    let token = token(&session)?;
     let sessions = store.sessions_of(&user).await?;
-    let rows: String = sessions.iter().map(|info| device_row(&session, info, &token)).collect();
-    let form = |action, button| {
-        format!(
-            "<form method=post action={action}><input type=hidden name=token value={token}>\
-             <button class=quiet>{button}</button></form>"
-        )
-    };
+    let rows: String = sessions.iter().map(|info| device_row(&session, info)).collect();
+    let form =
+        |action, button| format!("<form method=post action={action}><button class=quiet>{button}</button></form>");
     let body = format!(
         "<p>Where <b>{}</b> is signed in.</p><ul class=devices>{rows}</ul><div class=row>{}{}</div>\
          <p class=hint>A page that is open on a device you sign out here shows it at once. What that device sends afterwards \
-         changes nothing. \
+         is what a visitor sends who is not signed in. \
          After a change of password, sign out all others.</p>",
         escape(&user),
         form("/devices/revoke-others", "Sign out all others"),
@@ -146,7 +148,7 @@ pub(super) async fn devices(session: Session, State(store): State<Store>) -> Pag
     Ok(page(&session, "Your devices", &body)?.into_response())
 }
 
-fn device_row(session: &Session, info: &SessionInfo, token: &str) -> String {
+fn device_row(session: &Session, info: &SessionInfo) -> String {
     let device = escape(&info.get::<String>(DEVICE.name()).unwrap_or_default());
     let since = since(info.logged_in().unwrap_or_else(|| info.created()));
     let days = info.expires().duration_since(SystemTime::now()).unwrap_or_default().as_secs() / 86_400 + 1;
@@ -156,7 +158,7 @@ fn device_row(session: &Session, info: &SessionInfo, token: &str) -> String {
         "<b class=\"chip loaded\">this device</b>".into()
     } else {
         format!(
-            "<form method=post action=/devices/revoke><input type=hidden name=token value={token}>\
+            "<form method=post action=/devices/revoke>\
              <button name=key value={key} class=quiet>Sign out</button></form>"
         )
     };
@@ -166,17 +168,14 @@ fn device_row(session: &Session, info: &SessionInfo, token: &str) -> String {
     )
 }
 
-/// The answer to a form without the token of this session.
-pub(super) fn refused(session: &Session) -> Response {
-    let body = "<p class=lead>This form belongs to a session that has ended, or to another one.</p>\
-        <p>Nothing was changed. <a href=/cart>Open the cart</a>, or <a href=/sign-in>sign in</a>, and try again.</p>";
-    match page(session, "That form is too old", body) {
-        Ok(page) => (StatusCode::FORBIDDEN, page).into_response(),
-        Err(error) => error.into_response(),
-    }
+/// The answer to a form that another site sent. Looks at no session: a message that is due stays for a page of the visitor's own.
+pub(super) fn refused() -> Response {
+    let body = "<p class=lead>This form was sent from another site, so it did nothing.</p>\
+        <p><a href=/>Start page</a> · <a href=/cart>Your cart</a></p>";
+    (StatusCode::FORBIDDEN, document("Form refused", "", "", body)).into_response()
 }
 
-/// A page, with the message that is due. `no-store`: after the sign-out, going back shows nothing.
+/// A page, with the message that is due.
 fn page(session: &Session, title: &str, body: &str) -> Result<impl IntoResponse, SessionError> {
     let flash = match session.take(FLASH)? {
         Some(text) => format!("<p class=flash role=status>{}</p>", escape(&text)),
@@ -184,13 +183,17 @@ fn page(session: &Session, title: &str, body: &str) -> Result<impl IntoResponse,
     };
     let who = match session.owner() {
         Some(user) => format!(
-            "<script src=/notices.js defer></script><form method=post action=/sign-out><input type=hidden name=token value={}>\
+            "<script src=/notices.js defer></script><form method=post action=/sign-out>\
              <span class=who>{}</span> <button class=quiet>Sign out</button></form>",
-            token(session)?,
             escape(&user)
         ),
         None => "<a href=/sign-in class=button>Sign in</a>".into(),
     };
+    Ok(document(title, &who, &flash, body))
+}
+
+/// `no-store`: after the sign-out, going back shows nothing.
+fn document(title: &str, who: &str, flash: &str, body: &str) -> impl IntoResponse + use<> {
     let headers = [
         (header::CACHE_CONTROL, "no-store"),
         (
@@ -208,7 +211,7 @@ fn page(session: &Session, title: &str, body: &str) -> Result<impl IntoResponse,
          <nav><a href=/cart>Cart</a><a href=/devices>Devices</a></nav>{who}</header>\
          <div class=columns><main>{flash}<h1>{title}</h1>{body}</main>{GAP}</div></body></html>"
     );
-    Ok((headers, Html(html)))
+    (headers, Html(html))
 }
 
 fn since(time: SystemTime) -> String {

@@ -45,7 +45,7 @@ pub(super) async fn outside(State(reports): State<Reports>, request: Request, ne
     let trace = Trace::start();
     let asked = format!("{} {}", request.method(), request.uri().path());
     let came_with_cookie = cookies(request.headers()).any(|cookie| cookie.starts_with(COOKIE));
-    let earlier = request.uri().query().and_then(|query| reports.take(query));
+    let earlier = request.uri().query().and_then(|query| query.split('&').find_map(|pair| reports.take(pair)));
 
     let mut response = trace.follow(next.run(request)).await;
 
@@ -55,7 +55,8 @@ pub(super) async fn outside(State(reports): State<Reports>, request: Request, ne
     }
     let headers = response.headers_mut();
     if let Some(location) = headers.get(header::LOCATION).and_then(|location| location.to_str().ok()) {
-        let location = format!("{location}?{}", reports.keep(report));
+        let mark = if location.contains('?') { '&' } else { '?' };
+        let location = format!("{location}{mark}{}", reports.keep(report));
         if let Ok(location) = HeaderValue::try_from(location) {
             headers.insert(header::LOCATION, location);
         }
@@ -88,7 +89,7 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    /// Keeps a report, and returns the query that finds it.
+    /// Keeps a report, and returns the part of a query that finds it.
     fn keep(&self, report: Report) -> String {
         let query = format!("after={}", self.count.fetch_add(1, Ordering::Relaxed));
         let mut waiting = self.lock();

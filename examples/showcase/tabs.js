@@ -16,7 +16,7 @@ async function refresh() {
 
 async function add() {
   const begin = performance.now();
-  const body = new URLSearchParams({ token: form.dataset.token, item: "Umbrella" });
+  const body = new URLSearchParams({ item: "Umbrella" });
   const response = await fetch("/cart/tab", { method: "POST", body });
   await response.text();
   const operations = /desc="([^"]*)"/.exec(response.headers.get("server-timing") ?? "")?.[1] ?? "";

@@ -50,16 +50,16 @@ const SIGN_OUT: &str = "header form button";
 fn the_cookie_is_accepted_hidden_from_scripts_and_gone_after_the_sign_out() {
     let Some(browser) = Browser::start() else { return };
     let shop = shop();
-    browser.goto(&shop);
-    assert_eq!(browser.cookies(), [] as [Value; 0], "a visitor who only looks gets no cookie");
-
-    browser.goto(&format!("{shop}/cart"));
+    for path in ["", "/sign-in", "/devices", "/cart"] {
+        browser.goto(&format!("{shop}{path}"));
+        assert_eq!(browser.cookies(), [] as [Value; 0], "a visitor who only looks gets no cookie");
+    }
+    browser.follow("button[value=Umbrella]");
     let cookie = browser.session_cookie().expect("accepted, with its prefix, on http://localhost");
     assert_eq!((&cookie["secure"], &cookie["httpOnly"]), (&Value::Bool(true), &Value::Bool(true)));
     assert_eq!((&cookie["path"], &cookie["sameSite"]), (&"/".into(), &"Lax".into()));
     assert!(cookie["domain"] == "localhost" && cookie["expiry"].is_null(), "{cookie}");
     assert_eq!(browser.run("return document.cookie"), "");
-    browser.follow("button[value=Umbrella]");
 
     browser.sign_in(&shop, "alice");
     let renewed = browser.session_cookie().expect("still there");
@@ -120,7 +120,7 @@ fn two_tabs_lose_nothing() {
 fn the_button_with_many_tabs_says_that_nothing_was_lost() {
     let Some(browser) = Browser::start() else { return };
     let shop = shop();
-    browser.goto(&format!("{shop}/cart"));
+    browser.sign_in(&shop, "alice");
     browser.fill("input[name=tabs]", "40");
     browser.click("#tabs button");
     let verdict = browser.wait_for("#verdict", |text| text.contains("arrived"));
@@ -153,13 +153,34 @@ fn a_device_that_was_revoked_is_signed_out_at_its_next_click() {
     assert!(!phone.source().contains("alice"));
     assert_eq!(desk.text("header .who"), "alice");
 
-    // And a form that was open there does nothing.
+    // And a form that was open there does nothing to the user's sessions.
     phone.sign_in(&shop, "alice");
+    phone.follow("nav a[href='/devices']");
     phone.stop_notices();
     desk.goto(&format!("{shop}/devices"));
     desk.follow("main form[action='/devices/revoke-others'] button");
-    phone.follow("button[value=Hat]");
-    assert_eq!(phone.text("h1"), "That form is too old");
+    phone.follow("main form[action='/devices/revoke-all'] button");
+    assert!(phone.text("header").contains("Sign in"));
+    desk.reload();
+    assert_eq!(desk.text("header .who"), "alice");
+}
+
+#[test]
+fn a_form_on_another_site_is_refused() {
+    let Some(browser) = Browser::start() else { return };
+    let (shop, other) = (shop(), shop());
+    browser.sign_in(&shop, "alice");
+    // Another port is another origin of the same site: here `SameSite` keeps no cookie out.
+    browser.goto(&format!("{other}/style.css"));
+    let form = format!(
+        "const form = document.createElement('form'); form.method = 'post'; form.action = '{shop}/sign-out'; \
+         form.append(document.createElement('button')); document.body.append(form);"
+    );
+    browser.run(&form);
+    browser.follow("form button");
+    assert_eq!(browser.text("h1"), "Form refused");
+    browser.goto(&format!("{shop}/cart"));
+    assert_eq!(browser.text("header .who"), "alice");
 }
 
 const SIGNED_OUT: &str = "You were signed out";
@@ -229,7 +250,7 @@ fn screenshots_to_look_at() {
         browser.follow(&format!("button[value={item}]"));
     }
     shoot("2-cart");
-    browser.goto(&format!("{shop}/sign-in"));
+    browser.follow("#list form[action='/order'] button");
     shoot("3-sign-in");
     browser.sign_in(&shop, "alice");
     shoot("4-signed-in");

@@ -18,12 +18,11 @@ fn shop() -> Router {
     showcase::app(BoxedCache::new(InMemoryCache::new()))
 }
 
-/// A browser as far as it matters here: it keeps the session cookie, follows redirects and fills in the token.
+/// A browser as far as it matters here: it keeps the session cookie and follows redirects.
 #[derive(Clone)]
 struct Visitor {
     shop: Router,
     cookie: Option<String>,
-    token: String,
 }
 
 struct Page {
@@ -61,23 +60,18 @@ impl Page {
 
 impl Visitor {
     fn new(shop: &Router) -> Self {
-        Self { shop: shop.clone(), cookie: None, token: String::new() }
+        Self { shop: shop.clone(), cookie: None }
     }
 
     async fn signed_in(shop: &Router, name: &str) -> Self {
         let mut visitor = Self::new(shop);
-        visitor.get("/sign-in").await;
         let page = visitor.post("/sign-in", &format!("name={name}")).await;
         assert!(page.has("Welcome"));
         visitor
     }
 
     async fn get(&mut self, path: &str) -> Page {
-        let page = self.send(Request::get(path), Body::empty()).await;
-        if let Some(token) = page.text.split("name=token value=").nth(1) {
-            self.token = token.split('>').next().unwrap().to_owned();
-        }
-        page
+        self.send(Request::get(path), Body::empty()).await
     }
 
     /// Sends a form, and gets the page behind the redirect.
@@ -90,9 +84,18 @@ impl Visitor {
     }
 
     async fn post_only(&mut self, path: &str, fields: &str) -> Page {
-        let form = format!("token={}&{fields}", self.token);
-        let request = Request::post(path).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
-        self.send(request, Body::from(form)).await
+        self.post_from(&[("sec-fetch-site", "same-origin")], path, fields).await
+    }
+
+    /// Sends a form with the headers that a browser adds for the site that the form is on.
+    async fn post_from(&mut self, site: &[(&str, &str)], path: &str, fields: &str) -> Page {
+        let mut request = Request::post(path)
+            .header(header::HOST, "shop.example")
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        for (name, value) in site {
+            request = request.header(*name, *value);
+        }
+        self.send(request, Body::from(fields.to_owned())).await
     }
 
     async fn send(&mut self, mut request: axum::http::request::Builder, body: Body) -> Page {
@@ -114,7 +117,7 @@ impl Visitor {
 
 /// Sends this many additions of one visitor at once, and returns how many are in the cart then.
 async fn fill_at_once(visitor: &mut Visitor, shops: &[Router], requests: usize) -> usize {
-    visitor.get("/cart").await;
+    visitor.post("/sign-in", "name=alice").await;
     let mut running = JoinSet::new();
     for number in 0..requests {
         let mut tab = Visitor { shop: shops[number % shops.len()].clone(), ..visitor.clone() };
@@ -147,24 +150,62 @@ async fn nor_is_an_item_lost_between_two_processes_on_redis() {
 
 #[tokio::test]
 async fn who_only_looks_stores_nothing() {
-    let mut visitor = Visitor::new(&shop());
-    let page = visitor.get("/").await;
-    assert_eq!((page.status, page.cookie(), page.fates()), (StatusCode::OK, None, vec!["none"]));
-    assert!(page.has("was not asked"));
+    let cache = InMemoryCache::new();
+    let shop = showcase::app(BoxedCache::new(cache.clone()));
+    let mut visitor = Visitor::new(&shop);
+    for path in ["/", "/cart", "/sign-in", "/sign-in?note=name", "/nowhere"] {
+        let page = visitor.get(path).await;
+        assert_eq!((page.cookie(), page.fates()), (None, vec!["none"]), "{path}");
+        assert!(page.has("was not asked"), "{path}");
+    }
+    for path in ["/cart/count", "/devices", "/confirm", "/notices"] {
+        assert_eq!(visitor.get(path).await.cookie(), None, "{path}");
+    }
+    assert_eq!(cache.len(), 0);
     let css = visitor.get("/style.css").await;
     assert_eq!((css.headers.get(header::VARY), css.cookie()), (None, None), "outside of the layer");
 }
 
 #[tokio::test]
+async fn forms_of_a_stranger_store_nothing_but_a_cart() {
+    let cache = InMemoryCache::new();
+    let shop = showcase::app(BoxedCache::new(cache.clone()));
+    let mut visitor = Visitor::new(&shop);
+    for (path, fields, answer) in [
+        ("/sign-in", "name=", "A name has 1 to 64 bytes."),
+        ("/order", "", "Please sign in first. Your cart stays."),
+        ("/confirm", "name=alice", "<h1>Sign in</h1>"),
+        ("/cart/add", "item=%3Cscript%3E", "Nothing yet."),
+        ("/cart/remove", "item=Hat", "Nothing yet."),
+        ("/cart/empty", "", "Nothing yet."),
+        ("/sign-out", "", "<h1>Try a session</h1>"),
+        ("/devices/revoke", "", "<h1>Sign in</h1>"),
+        ("/devices/revoke-others", "", "<h1>Sign in</h1>"),
+        ("/devices/revoke-all", "", "<h1>Try a session</h1>"),
+    ] {
+        let page = visitor.post(path, fields).await;
+        assert!(page.has(answer), "{path}: {}", page.text);
+        assert_eq!(page.fates(), ["none", "none"], "{path}: the report of the form comes with the page");
+        assert_eq!((page.cookie(), &visitor.cookie), (None, &None), "{path}");
+    }
+    assert_eq!(cache.len(), 0);
+    let page = visitor.get("/sign-in?note=%3Cscript%3E").await;
+    assert!(!page.has("class=flash"), "no text from the address");
+    visitor.post("/cart/add", "item=Hat").await;
+    assert_eq!(cache.len(), 1);
+}
+
+#[tokio::test]
 async fn the_panel_says_what_a_page_cost() {
     let mut visitor = Visitor::new(&shop());
-    let page = visitor.get("/cart").await;
-    assert_eq!((page.fates(), page.operations()), (vec!["created"], vec!["insert"]));
+    let added = visitor.post_only("/cart/add", "item=Scarf").await;
+    let timing = added.headers["server-timing"].to_str().unwrap();
+    assert!(timing.starts_with("cache;dur=") && timing.contains("desc=\"insert\", total;dur="), "{timing}");
+    let page = visitor.get(added.headers[header::LOCATION].to_str().unwrap()).await;
+    assert_eq!((page.fates(), page.operations()), (vec!["created", "loaded"], vec!["insert", "get"]));
     let id = visitor.cookie.clone().unwrap();
     assert!(page.has("__Host-id=••••••••") && !page.has(id.strip_prefix("__Host-id=").unwrap()));
     assert_eq!(page.headers[header::CACHE_CONTROL], "no-store");
-    let timing = page.headers["server-timing"].to_str().unwrap();
-    assert!(timing.starts_with("cache;dur=") && timing.contains("desc=\"insert\", total;dur="), "{timing}");
 
     let page = visitor.get("/cart").await;
     assert_eq!((page.fates(), page.operations(), page.cookie()), (vec!["loaded"], vec!["get"], None));
@@ -177,7 +218,6 @@ async fn the_panel_says_what_a_page_cost() {
 #[tokio::test]
 async fn the_cart_takes_what_the_shop_has_and_gives_it_back() {
     let mut visitor = Visitor::new(&shop());
-    visitor.get("/cart").await;
     for item in ["Hat", "Hat", "Coat", "%3Cscript%3E"] {
         visitor.post("/cart/add", &format!("item={item}")).await;
     }
@@ -197,9 +237,7 @@ async fn the_cart_takes_what_the_shop_has_and_gives_it_back() {
 async fn a_sign_in_renews_and_keeps_the_cart() {
     let shop = shop();
     let mut visitor = Visitor::new(&shop);
-    visitor.get("/cart").await;
     visitor.post("/cart/add", "item=Umbrella").await;
-    visitor.get("/sign-in").await;
     let mut planted = visitor.clone();
 
     assert!(visitor.post("/sign-in", "name=").await.has("1 to 64"));
@@ -208,7 +246,6 @@ async fn a_sign_in_renews_and_keeps_the_cart() {
     assert!(page.has("Welcome, &lt;b&gt;alice.") && !page.has("<b>alice"));
     assert_eq!(page.between("id=total>", "<"), "1");
     assert_ne!(visitor.cookie, planted.cookie);
-    assert!(!page.has(&planted.token), "forms from before are worthless");
 
     let page = planted.get("/devices").await;
     assert_eq!(
@@ -224,7 +261,6 @@ async fn a_sign_in_renews_and_keeps_the_cart() {
 async fn only_who_asks_is_remembered() {
     for (fields, days) in [("name=alice", None), ("name=alice&remember=yes", Some(180))] {
         let mut visitor = Visitor::new(&shop());
-        visitor.get("/sign-in").await;
         let page = visitor.post_only("/sign-in", fields).await;
         let seconds = page.cookie().unwrap().split("Max-Age=").nth(1).map(|rest| rest.split(';').next().unwrap());
         let rounded_up = seconds.map(|seconds| seconds.parse::<u64>().unwrap().div_ceil(86_400));
@@ -233,20 +269,34 @@ async fn only_who_asks_is_remembered() {
 }
 
 #[tokio::test]
-async fn a_form_without_the_token_does_nothing() {
-    let shop = shop();
-    let mut alice = Visitor::signed_in(&shop, "alice").await;
-    let mut forger = Visitor { token: "0".repeat(32), ..alice.clone() };
-    let mut stranger = Visitor { cookie: None, ..alice.clone() };
-    for path in ["/cart/add", "/sign-out", "/devices/revoke-all"] {
-        for forged in [&mut forger, &mut stranger] {
-            let page = forged.post(path, "item=Hat").await;
-            assert_eq!(page.status, StatusCode::FORBIDDEN, "{path}");
-            assert!(page.has("too old") && page.cookie().is_none());
+async fn a_form_from_another_site_does_nothing() {
+    let cache = InMemoryCache::new();
+    let shop = showcase::app(BoxedCache::new(cache.clone()));
+    let mut stranger = Visitor::new(&shop);
+    // The message of the sign-in is still to be shown.
+    let mut alice = Visitor::new(&shop);
+    alice.post_only("/sign-in", "name=alice").await;
+    for site in [
+        &[("sec-fetch-site", "cross-site"), ("origin", "https://other.example")][..],
+        &[("sec-fetch-site", "same-site")],
+        &[("origin", "https://other.example")],
+        &[("origin", "null")],
+    ] {
+        for path in ["/cart/add", "/cart/tab", "/sign-in", "/sign-out", "/devices/revoke-all", "/order"] {
+            for visitor in [&mut alice, &mut stranger] {
+                let page = visitor.post_from(site, path, "item=Hat&name=mallory").await;
+                assert_eq!(page.status, StatusCode::FORBIDDEN, "{path} {site:?}");
+                assert!(page.has("sent from another site") && page.has("<aside class=panel>"), "{path} {site:?}");
+                assert!(page.cookie().is_none() && ["none", "loaded"].contains(&page.fates()[0]), "{path} {site:?}");
+            }
         }
     }
+    assert_eq!(cache.len(), 1, "the session of alice");
     let page = alice.get("/cart").await;
-    assert!(page.has("alice") && page.has("Nothing yet."));
+    assert!(page.has("Welcome, alice.") && page.has("Nothing yet."));
+    // A browser without `Sec-Fetch-Site` names the origin.
+    let page = alice.post_from(&[("origin", "https://shop.example")], "/cart/add", "item=Hat").await;
+    assert_eq!((page.status, alice.get("/cart/count").await.text.as_str()), (StatusCode::SEE_OTHER, "1"));
 }
 
 #[tokio::test]
@@ -263,7 +313,7 @@ async fn devices_are_ended_one_by_one_and_all_at_once() {
     assert!(phone.get("/cart").await.has("alice"));
     assert!(desk.post("/devices/revoke", &format!("key={key}")).await.has("That device is signed out."));
     let page = phone.get("/cart").await;
-    assert!(!page.has("alice") && page.has("created"), "signed out at the next click");
+    assert!(!page.has("alice") && page.fates() == ["none"], "signed out at the next click");
     assert_eq!(desk.post("/devices/revoke", "key=x").await.status, StatusCode::UNPROCESSABLE_ENTITY);
 
     let mut phone = Visitor::signed_in(&shop, "alice").await;
@@ -295,7 +345,8 @@ async fn a_sign_out_is_final() {
     assert_eq!(alice.cookie, None);
     let page = stolen.get("/").await;
     assert!(page.has("the cookie belongs to no live session") && !page.has("alice") && page.cookie().is_none());
-    assert_eq!(stolen.post("/cart/add", "item=Hat").await.status, StatusCode::FORBIDDEN);
+    let page = stolen.post("/cart/add", "item=Hat").await;
+    assert!(page.fates() == ["created", "loaded"] && !page.has("alice"), "a visitor like any other");
 }
 
 #[tokio::test]
@@ -303,7 +354,6 @@ async fn an_order_takes_a_recent_sign_in() {
     let clock = Clock::manual();
     let shop = showcase::app_with(BoxedCache::new(InMemoryCache::new()), clock.clone());
     let mut visitor = Visitor::new(&shop);
-    visitor.get("/cart").await;
     visitor.post("/cart/add", "item=Hat").await;
     assert!(visitor.post("/order", "").await.has("Please sign in first. Your cart stays."));
     visitor.post("/sign-in", "name=alice").await;
