@@ -226,6 +226,10 @@ impl Head {
             return self.clone();
         }
         let mut own = self.own().cloned().unwrap_or_default();
+        if changes.login.is_some() {
+            // Who ticked "remember me" at an earlier login did not tick it for this one.
+            (own.idle, own.lifetime, own.persistent) = (None, None, None);
+        }
         own.idle = changes.idle.or(own.idle);
         own.persistent = changes.persistent.or(own.persistent);
         own.authenticated = changes.authenticated.or(own.authenticated);
@@ -301,7 +305,9 @@ mod tests {
         assert_eq!(short.end, 2000);
         let login = HeadChanges { login: Some(5000), ..HeadChanges::default() };
         assert_eq!(head.changed(&login, HOUR).end, 5000 + 3_600_000);
-        assert_eq!(short.changed(&login, HOUR).end, 6000);
+        assert_eq!(short.changed(&login, HOUR).end, 5000 + 3_600_000, "the setting of before the login is gone");
+        let both = HeadChanges { login: Some(5000), ..own.clone() };
+        assert_eq!(short.changed(&both, HOUR).end, 6000);
         assert_eq!(head.changed(&login, HOUR).changed(&own, HOUR).end, 6000);
     }
 

@@ -73,7 +73,8 @@ impl Session {
 
     /// Logs a user in: gives the session a new ID as [`renew`](Self::renew) does, sets its owner, starts its lifetime anew
     /// and notes the time of the authentication (OWASP ASVS 5.0, 7.2.4). The data stays, unless the session belonged to
-    /// another owner: then it goes first.
+    /// another owner: then it goes first. Idle timeout, lifetime and persistence are those of the store and the layer
+    /// again, unless this request sets them, before or after this call.
     ///
     /// # Errors
     /// [`Setting`](SessionError::Setting) for an empty owner, [`TooLarge`](SessionError::TooLarge) for one of more than

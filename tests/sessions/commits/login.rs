@@ -10,6 +10,7 @@ use crate::{
 
 on_every_cache! {
     a_login_restarts_the_lifetime_and_a_renewal_does_not,
+    a_login_takes_back_what_an_earlier_one_was_granted,
     a_login_drops_the_data_of_another_owner,
     a_login_drops_the_data_of_an_owner_that_only_the_commit_finds,
     a_login_notes_its_time,
@@ -48,6 +49,26 @@ async fn a_login_restarts_the_lifetime_and_a_renewal_does_not(cache: impl Cache)
         }
         clock.advance(20 * MINUTE);
         assert_eq!(stage.by(&cookie).await.is_some(), log_in);
+    }
+}
+
+async fn a_login_takes_back_what_an_earlier_one_was_granted(cache: impl Cache) {
+    let mut stage = Stage::with(cache, |store| store.max_lifetime(60 * MINUTE)).await;
+    for owner in ["alice", "bob"] {
+        stage.again().await;
+        for (owner, remembered) in [("alice", true), (owner, false)] {
+            let reply = stage.request(|session| {
+                session.log_in(owner).unwrap();
+                if remembered {
+                    session.set_lifetime(600 * MINUTE).unwrap();
+                }
+                async { 200 }
+            });
+            stage.cookie = reply.await.cookie().unwrap();
+            let end = stage.stored().await.expires_at().unwrap();
+            let left = end.duration_since(std::time::SystemTime::now()).unwrap();
+            assert_eq!(left > 60 * MINUTE, remembered, "{owner}: {left:?}");
+        }
     }
 }
 
