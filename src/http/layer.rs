@@ -354,7 +354,7 @@ impl<C: Cache, E> SessionLayerBuilder<C, E> {
         self
     }
 
-    /// The response when the session cannot be committed. Default: an empty body with
+    /// The response when the session cannot be loaded or committed, or a handler returns its error. Default: an empty body with
     /// [`SessionError::status`], `Cache-Control: no-store` and, for a 503, `Retry-After`.
     ///
     /// The default is what asks for `B: Default`; a closure of one's own does not.

@@ -87,6 +87,7 @@ pub(in crate::cache) struct Fetched {
     pub(in crate::cache) left: i64,
 }
 
+#[cfg(feature = "redis")]
 impl FillToken {
     /// Whether this connection was the one that reports changes when the question was sent.
     pub(super) const fn is_of(&self, connection: u64) -> bool {
@@ -197,11 +198,6 @@ impl NearCache {
         self.shards.iter().for_each(|shard| lock(shard).invalidate_all());
     }
 
-    /// A write of this process begins: when the guard is dropped, whatever came of the write, the key is invalidated.
-    pub(in crate::cache) fn guard<'a>(&'a self, key: &'a str) -> InvalidationGuard<'a> {
-        InvalidationGuard { near: self, key }
-    }
-
     /// From now on this connection reports changes. It has answered a question that was sent at `asked`.
     pub(in crate::cache) fn begin(&self, connection: u64, asked: Instant) {
         self.connection.store(0, Ordering::Release);
@@ -249,18 +245,6 @@ impl NearCache {
 
     fn nanos(&self, time: Instant) -> u64 {
         u64::try_from(time.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
-    }
-}
-
-/// See [`NearCache::guard`].
-pub(in crate::cache) struct InvalidationGuard<'a> {
-    near: &'a NearCache,
-    key: &'a str,
-}
-
-impl Drop for InvalidationGuard<'_> {
-    fn drop(&mut self) {
-        self.near.invalidate(self.key.as_bytes());
     }
 }
 

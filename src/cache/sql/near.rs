@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    cache::near::{InvalidationGuard, NearCache},
+    cache::near::NearCache,
     error::{CacheError, CacheErrorKind},
 };
 
@@ -49,7 +49,7 @@ impl Near {
 
     /// To be held by a write until it is over; a `telling` one changes what others may keep.
     pub(super) fn guard<'a>(&'a self, key: &'a str, telling: bool) -> ChangeGuard<'a> {
-        ChangeGuard { _own: self.cache.guard(key), told: telling.then_some(&*self.told), key }
+        ChangeGuard { own: &self.cache, told: telling.then_some(&*self.told), key }
     }
 }
 
@@ -71,7 +71,7 @@ impl Drop for Near {
 
 /// Invalidates a key here and elsewhere, whatever came of the write.
 pub(super) struct ChangeGuard<'a> {
-    _own: InvalidationGuard<'a>,
+    own: &'a NearCache,
     told: Option<&'a Outbox>,
     key: &'a str,
 }
@@ -85,6 +85,7 @@ impl ChangeGuard<'_> {
 
 impl Drop for ChangeGuard<'_> {
     fn drop(&mut self) {
+        self.own.invalidate(self.key.as_bytes());
         if let Some(told) = self.told {
             told.put(self.key);
         }
