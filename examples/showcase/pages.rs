@@ -61,7 +61,8 @@ pub(super) async fn cart(session: Session) -> Page {
          <div id=list>{list}</div>\
          <section class=card><h2>Many tabs at once</h2>\
          <p>Each of these requests loads the session, takes 50 ms, and adds one umbrella. They overlap; \
-         <code>session.update</code> runs again where another one was faster.</p>\
+         <code>session.update</code> runs again where another one was faster. With an empty cart the first one goes ahead: it makes \
+         the session that the others share.</p>\
          <form id=tabs>\
          <label>Requests <input type=number name=tabs value=24 min=1 max=200></label>\
          <button>Send them</button></form>\

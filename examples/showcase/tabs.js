@@ -54,7 +54,9 @@ form.addEventListener("submit", async (event) => {
   try {
     const before = await count();
     const start = performance.now();
-    const results = await Promise.all(Array.from({ length: tabs }, add));
+    // Requests without a cookie would get a session each: the first one makes the session that the others share.
+    const results = before === 0 ? [await add()] : [];
+    results.push(...await Promise.all(Array.from({ length: tabs - results.length }, add)));
     const took = Math.round(performance.now() - start);
     const accepted = results.filter((result) => result.ok).length;
     const after = await count();
