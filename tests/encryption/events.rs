@@ -1,38 +1,19 @@
 //! What is logged and counted of entries that cannot be decrypted, and of plain text that was accepted.
 use std::{
-    io,
     sync::{Arc, Mutex},
     time::Instant,
 };
 
 use super::*;
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+use crate::support::log::Log;
 
 impl Log {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-
     /// Reads until the event is among those that are not left out: other tests cause the same one.
     async fn reads_until(&self, cache: &Memory, name: &str, parts: &[&str]) {
         let began = Instant::now();
         while !self.text().lines().any(|line| parts.iter().all(|part| line.contains(part))) {
             assert!(began.elapsed() < Duration::from_secs(60), "no {parts:?}: {}", self.text());
             get(cache, name).await.unwrap();
-            // A thread without a subscriber that met the event first has switched it off for all.
-            tracing::callsite::rebuild_interest_cache();
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -40,10 +21,7 @@ impl Log {
 
 #[tokio::test]
 async fn what_an_operator_needs_is_logged_and_no_secret() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
-    let _guard = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
+    let (log, _recording) = Log::record();
     let (cache, inside) = memory(&[1]);
     put(&around(&inside, &[7]), "the-key-of-7", "canary").await;
     put(&inside, "the-key-of-plain", "canary").await;

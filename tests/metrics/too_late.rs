@@ -1,13 +1,13 @@
 //! Calls that return no error and come after the response's commit: they do nothing, at error level and counted.
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use cloakroom::{InMemoryCache, Session, SessionStore};
 use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 
-use crate::support::web::{layer, peek, send, start};
+use crate::support::{
+    log::Log,
+    web::{layer, peek, send, start},
+};
 
 /// How often the event `closed` was counted.
 #[derive(Clone, Default)]
@@ -33,19 +33,6 @@ impl Recorder for Closed {
     }
     fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
         Histogram::noop()
-    }
-}
-
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -82,15 +69,11 @@ async fn calls_after_the_response(closed: &Closed) {
 
 #[test]
 fn a_call_that_comes_too_late_is_an_error_in_the_log_and_counted() {
-    let (closed, lines) = (Closed::default(), Lines::default());
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let closed = Closed::default();
+    let (log, _recording) = Log::record();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    tracing::subscriber::with_default(subscriber, || {
-        metrics::with_local_recorder(&closed, || runtime.block_on(calls_after_the_response(&closed)));
-    });
+    metrics::with_local_recorder(&closed, || runtime.block_on(calls_after_the_response(&closed)));
     assert_eq!(*closed.0.lock().unwrap(), 5);
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-    let line = text.lines().find(|line| line.contains("event=\"closed\"")).unwrap();
-    assert!(line.contains("ERROR cloakroom:") && line.contains("call=\"destroy\""), "{line}");
+    let lines = log.lines("event=\"closed\"");
+    assert!(lines[0].contains("ERROR cloakroom:") && lines[0].contains("call=\"destroy\""), "{lines:?}");
 }

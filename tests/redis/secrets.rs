@@ -1,95 +1,70 @@
 //! Nothing secret in logs, errors and `Debug`: neither IDs nor values nor the password of the server.
-use std::{
-    fmt::Write as _,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use cloakroom::{Session, SessionLayer, SessionStore};
 
 use crate::support::{
+    log::Log,
     redis_server::RedisServer,
     web::{id, send, start},
 };
 
-/// What every target of every level says, spans included.
-#[derive(Clone, Default)]
-struct Everything(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Everything {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[test]
 fn no_secret_is_logged_or_shown_with_redis_and_its_password() {
-    let log = Everything::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
-        .with_writer(move || writer.clone())
-        .finish();
     let server = RedisServer::start_with(&["--requirepass", "canary-password"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut secrets = vec!["canary-password".to_owned(), "canary-value".to_owned()];
     let mut shown = String::new();
-    tracing::subscriber::with_default(subscriber, || {
-        runtime.block_on(async {
-            let url = server.url().replace("redis://", "redis://:canary-password@");
-            let settings = cloakroom::RedisCache::builder(&url).timeout(Duration::from_secs(10));
-            write!(shown, "{settings:?} {settings:#?}").unwrap();
-            let cache = Arc::new(settings.build().await.unwrap());
-            let wrong = server.url().replace("redis://", "redis://:canary-password-not@");
-            let refused = cloakroom::RedisCache::connect(&wrong).await.err().unwrap();
-            write!(shown, "{cache:?} {cache:#?} {refused} {refused:?} {refused:#?}").unwrap();
-            let source = std::error::Error::source(&refused).map(|source| format!("{source} {source:?}"));
-            write!(shown, "{source:?}").unwrap();
-            let store = SessionStore::new(cache.clone()).deadline(Duration::from_secs(10));
-            let layer = SessionLayer::new(store.clone());
-            for status in [200, 500] {
-                let mut cookie = start(&layer, "alice").await;
-                for does in 0..4 {
-                    secrets.push(id(&cookie).to_owned());
-                    let session = store.load(id(&cookie)).await.unwrap();
-                    secrets.extend(session.as_ref().and_then(Session::key).map(|key| key.to_string()));
-                    write!(shown, "{session:?} {session:#?}").unwrap();
-                    let reply = send(&layer, Some(&cookie), move |session| async move {
-                        session.set("data", "canary-value").unwrap();
-                        let _ = session.get::<u64>("data");
-                        match does {
-                            1 => session.renew(),
-                            2 => drop(session.detach().commit().await),
-                            3 => session.destroy(),
-                            _ => {}
-                        }
-                        status
-                    })
-                    .await;
-                    write!(shown, "{reply:?}").unwrap();
-                    cookie = reply.cookie().filter(|cookie| !cookie.ends_with('=')).unwrap_or(cookie);
-                }
+    let (log, recording) = Log::record();
+    runtime.block_on(async {
+        let url = server.url().replace("redis://", "redis://:canary-password@");
+        let settings = cloakroom::RedisCache::builder(&url).timeout(Duration::from_secs(10));
+        write!(shown, "{settings:?} {settings:#?}").unwrap();
+        let cache = Arc::new(settings.build().await.unwrap());
+        let wrong = server.url().replace("redis://", "redis://:canary-password-not@");
+        let refused = cloakroom::RedisCache::connect(&wrong).await.err().unwrap();
+        write!(shown, "{cache:?} {cache:#?} {refused} {refused:?} {refused:#?}").unwrap();
+        let source = std::error::Error::source(&refused).map(|source| format!("{source} {source:?}"));
+        write!(shown, "{source:?}").unwrap();
+        let store = SessionStore::new(cache.clone()).deadline(Duration::from_secs(10));
+        let layer = SessionLayer::new(store.clone());
+        for status in [200, 500] {
+            let mut cookie = start(&layer, "alice").await;
+            for does in 0..4 {
+                secrets.push(id(&cookie).to_owned());
+                let session = store.load(id(&cookie)).await.unwrap();
+                secrets.extend(session.as_ref().and_then(Session::key).map(|key| key.to_string()));
+                write!(shown, "{session:?} {session:#?}").unwrap();
+                let reply = send(&layer, Some(&cookie), move |session| async move {
+                    session.set("data", "canary-value").unwrap();
+                    let _ = session.get::<u64>("data");
+                    match does {
+                        1 => session.renew(),
+                        2 => drop(session.detach().commit().await),
+                        3 => session.destroy(),
+                        _ => {}
+                    }
+                    status
+                })
+                .await;
+                write!(shown, "{reply:?}").unwrap();
+                cookie = reply.cookie().filter(|cookie| !cookie.ends_with('=')).unwrap_or(cookie);
             }
-            // Of another type, and a server that says no: Redis repeats arguments in its errors.
-            let id = store.save(&Session::new()).await.unwrap();
-            secrets.extend([id.as_ref().to_owned(), id.key().to_string()]);
-            let key = format!("cloakroom:{}", id.key());
-            for command in [&["DEL", &key][..], &["LPUSH", &key, "canary-value"]] {
-                assert!(authenticated(&server, command), "{command:?}");
-            }
-            let error = store.load(&id).await;
-            write!(shown, "{error:?}").unwrap();
-            let reply = send(&layer, Some(&format!("__Host-id={}", id.as_ref())), |_| async { 200 }).await;
-            write!(shown, "{reply:?}").unwrap();
-        });
+        }
+        // Of another type, and a server that says no: Redis repeats arguments in its errors.
+        let id = store.save(&Session::new()).await.unwrap();
+        secrets.extend([id.as_ref().to_owned(), id.key().to_string()]);
+        let key = format!("cloakroom:{}", id.key());
+        for command in [&["DEL", &key][..], &["LPUSH", &key, "canary-value"]] {
+            assert!(authenticated(&server, command), "{command:?}");
+        }
+        let error = store.load(&id).await;
+        write!(shown, "{error:?}").unwrap();
+        let reply = send(&layer, Some(&format!("__Host-id={}", id.as_ref())), |_| async { 200 }).await;
+        write!(shown, "{reply:?}").unwrap();
     });
-    drop(server);
-    let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    drop((server, recording));
+    let log = log.text();
     assert!(log.contains("session created") && log.contains("session renewed") && log.contains("session destroyed"));
     for secret in &secrets {
         assert!(!log.contains(&**secret), "{secret} was logged");

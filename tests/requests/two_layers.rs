@@ -1,33 +1,12 @@
 //! Two layers on the same sessions under different cookie names are reported once for each, and nothing else is.
-use std::sync::{Arc, Mutex};
-
 use cloakroom::{InMemoryCache, SessionLayer, SessionStore};
-use tracing_subscriber::{layer::Context, prelude::*};
 
-/// The fields of every `two_cookie_names`.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
-
-impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Lines {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        struct Text(String);
-        impl tracing::field::Visit for Text {
-            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-                self.0.push_str(&format!("{}={value:?} ", field.name()));
-            }
-        }
-        let mut text = Text(String::new());
-        event.record(&mut text);
-        if text.0.contains("two_cookie_names") {
-            self.0.lock().unwrap().push(text.0);
-        }
-    }
-}
+use crate::support::log::Log;
 
 fn lines(build: impl FnOnce()) -> Vec<String> {
-    let lines = Lines::default();
-    tracing::subscriber::with_default(tracing_subscriber::registry().with(lines.clone()), build);
-    lines.0.lock().unwrap().clone()
+    let (log, _recording) = Log::record();
+    build();
+    log.lines("two_cookie_names")
 }
 
 fn layer(store: &SessionStore<InMemoryCache>, name: &str) -> SessionLayer<InMemoryCache> {

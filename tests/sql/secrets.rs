@@ -1,16 +1,12 @@
 //! No password, and nothing of what sessions contain, in any error or log line: planted ones, through each way to fail.
-use std::{
-    fmt::Write as _,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fmt::Write as _, time::Duration};
 
 use cloakroom::{Cache, CacheError, PostgresCache, SqlTables};
-use tracing_subscriber::{layer::Context, prelude::*};
 
 use crate::{
     shared::{entry, expiry, shown},
     support::{
+        log::Log,
         postgres_server::{PgBouncer, PostgresServer},
         process::{Directory, give},
         sql_proxy::{Mode, Proxy},
@@ -18,24 +14,6 @@ use crate::{
 };
 
 const SECRETS: [&str; 5] = ["pa55w0rd", "secret-key", "secret-value", "secret-list", "secret-member"];
-
-/// All lines of all levels, those of the driver included.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<String>>);
-
-impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Lines {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        struct Text<'a>(&'a mut String);
-        impl tracing::field::Visit for Text<'_> {
-            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-                let _ = write!(self.0, " {field}={value:?}");
-            }
-        }
-        let mut lines = self.0.lock().unwrap();
-        let _ = write!(lines, "\n{} {}:", event.metadata().level(), event.metadata().target());
-        event.record(&mut Text(&mut lines));
-    }
-}
 
 struct Shown(String);
 
@@ -68,8 +46,7 @@ impl Shown {
 
 #[tokio::test]
 async fn no_error_and_no_log_line_tells_a_secret() {
-    let lines = Lines::default();
-    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines.clone()));
+    let (log, _recording) = Log::record();
     let mut seen = Shown(String::new());
 
     let hba = Directory::new("hba");
@@ -140,7 +117,7 @@ async fn no_error_and_no_log_line_tells_a_secret() {
     let fast = PostgresCache::builder(&url).timeout(Duration::from_millis(100)).build_lazy().unwrap();
     seen.all_operations("it is gone", &fast).await;
 
-    let lines = lines.0.lock().unwrap();
+    let lines = log.text();
     for event in ["sql_refusing", "postgres_near_cache_lost"] {
         assert!(lines.contains(event), "log lines are not seen: {lines}");
     }

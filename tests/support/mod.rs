@@ -8,6 +8,7 @@ pub mod browser;
 pub mod caches;
 #[cfg(feature = "redis")]
 pub mod holding_proxy;
+pub mod log;
 #[cfg(feature = "mysql")]
 pub mod mariadb_server;
 #[cfg(unix)]

@@ -1,25 +1,8 @@
 //! What an operator reads of a fault.
 use super::*;
-
-/// Everything that is logged, at all levels.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
+use crate::support::log::Log;
 
 impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-
     fn shows_no(&self, secret: &str) {
         assert!(!self.text().contains(secret), "{secret}: {}", self.text());
     }
@@ -35,18 +18,11 @@ impl Log {
             sleep(ms(20)).await;
         }
     }
-
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let log = self.clone();
-        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
-        tracing::subscriber::set_default(subscriber.with_writer(move || log.clone()).finish())
-    }
 }
 
 #[tokio::test]
 async fn the_password_is_changed() {
-    let log = Log::default();
-    let _guard = log.listen();
+    let (log, _recording) = Log::record();
     let server = RedisServer::start();
     server.command(&["ACL", "SETUSER", "sessions", "on", ">old-canary", "~*", "+@all"]);
     let url = format!("redis://sessions:old-canary@127.0.0.1:{}", server.port());
@@ -71,8 +47,7 @@ async fn the_password_is_changed() {
 
 #[tokio::test]
 async fn a_permission_is_missing() {
-    let log = Log::default();
-    let _guard = log.listen();
+    let (log, _recording) = Log::record();
     let server = RedisServer::start();
     server.command(&["ACL", "SETUSER", "sessions", "on", ">pw", "~cloakroom:*", "+@all"]);
     let url = format!("redis://sessions:pw@127.0.0.1:{}", server.port());
@@ -100,8 +75,7 @@ async fn a_permission_is_missing() {
 
 #[tokio::test]
 async fn an_outage_and_its_end_are_told_once_each() {
-    let log = Log::default();
-    let _guard = log.listen();
+    let (log, _recording) = Log::record();
     let server = RedisServer::start();
     let cache = RedisCache::builder(server.url()).timeout(ms(1000)).build().await.unwrap();
     server.pause();
@@ -129,8 +103,7 @@ async fn an_outage_and_its_end_are_told_once_each() {
 
 #[tokio::test]
 async fn a_server_that_would_evict_is_warned_of() {
-    let log = Log::default();
-    let _guard = log.listen();
+    let (log, _recording) = Log::record();
     let warned = || log.text().matches("removes live sessions").count();
     let server = RedisServer::start();
     unhurried(server.url()).await;
@@ -149,8 +122,7 @@ async fn a_server_that_would_evict_is_warned_of() {
 #[tokio::test]
 async fn an_old_server_is_told_by_its_kind_of_error() {
     let (_server, proxy, app) = behind_a_proxy().await;
-    let log = Log::default();
-    let _guard = log.listen();
+    let (log, _recording) = Log::record();
     proxy.set(Mode::Answer(b"-ERR unknown command 'EVALSHA', with args beginning with: 'canary'\r\n".to_vec()));
     let answer = app.get("/read").await;
     assert!(answer.status == 503 && !answer.body.contains("canary"), "{answer:?}");

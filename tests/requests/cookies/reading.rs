@@ -6,7 +6,7 @@ use http::{HeaderValue, Request, Response, header};
 use tower::{Layer as _, ServiceExt, service_fn};
 
 use super::{Trial, is_canonical, stored, trial, unknown, who};
-use crate::support::web::send;
+use crate::support::{log::Log, web::send};
 
 impl Trial {
     /// One row of the table: who it is in the end, at the price of how many look-ups, eager and lazy.
@@ -321,37 +321,19 @@ async fn row_18_a_login_under_a_chosen_id_gets_another_one() {
 
 #[tokio::test]
 async fn row_19_what_looks_like_control_never_reaches_the_log() {
-    #[derive(Clone, Default)]
-    struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
-    impl std::io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
     for byte in [b'\r', b'\n', 0, 0x1b, 0x7f] {
         let value = [b"__Host-id=", &[byte][..], b"canary"].concat();
         assert!(HeaderValue::from_bytes(&value).is_err(), "{byte} does not get as far as the layer");
     }
     let trial = trial().await;
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _recording) = Log::record();
     for _ in 0..500 {
         for value in ["canary\\r\\n", "%0Acanary", "\u{9b}31mcanary", "\u{2028}canary", "canary\tcanary"] {
             trial.anon(19, format!("__Host-id={value}"), 0).await;
         }
         trial.anon(19, format!("__Host-id={}; __Host-id={}", trial.a, trial.b), 2).await;
     }
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     assert!(!text.contains("canary") && !text.contains('\u{9b}'), "{text}");
     assert!(!text.contains(&trial.a) && !text.contains(&trial.b), "an ID in the log");
     assert!(text.lines().count() < 100, "{} lines", text.lines().count());

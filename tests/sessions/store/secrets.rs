@@ -1,7 +1,6 @@
 //! Nothing secret in logs, errors and `Debug`.
 use std::{
     fmt::Write as _,
-    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -9,80 +8,60 @@ use cloakroom::{
     Bytes, Cache, CacheErrorKind, Entry, Expiry, InMemoryCache, Session, SessionLayer, SessionStore, Version,
     testing::{Operation, TestCache},
 };
-use tracing_subscriber::{layer::SubscriberExt, registry::LookupSpan};
 
-use crate::support::web::{send, start};
-
-/// Writes down every event of every level and target.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<String>>);
-
-impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Log {
-    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        struct Visit<'a>(&'a mut String);
-        impl tracing::field::Visit for Visit<'_> {
-            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-                write!(self.0, " {field}={value:?}").unwrap();
-            }
-        }
-        let mut log = self.0.lock().unwrap();
-        write!(log, "\n{}", event.metadata().level()).unwrap();
-        event.record(&mut Visit(&mut log));
-    }
-}
+use crate::support::{
+    log::Log,
+    web::{send, start},
+};
 
 #[test]
 fn no_log_and_no_debug_shows_a_secret() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::registry().with(log.clone());
+    let (log, _recording) = Log::record();
+    let mut shown = String::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut secrets = vec!["canary".to_owned()];
-    tracing::subscriber::with_default(subscriber, || {
-        runtime.block_on(async {
-            let cache = TestCache::new(InMemoryCache::new());
-            let store = SessionStore::new(cache.clone());
-            let layer = SessionLayer::new(store.clone());
-            let mut shown = String::new();
-            for fails in [None, Some(Operation::Replace), Some(Operation::Get), Some(Operation::Delete)] {
-                let cookie = start(&layer, "alice").await;
-                secrets.push(cookie.split_once('=').unwrap().1.to_owned());
-                for session in store.sessions_of("alice").await.unwrap() {
-                    secrets.push(session.key().to_string());
-                    write!(shown, "{session:?}{session:#?}").unwrap();
-                }
-                for does in 0..5 {
-                    if let Some(operation) = fails {
-                        cache.fail_once(operation, CacheErrorKind::Unavailable);
-                    }
-                    let reply = send(&layer, Some(&cookie), move |session| async move {
-                        session.set("data", "canary").unwrap();
-                        let _ = session.get::<u64>("data");
-                        match does {
-                            0 => {}
-                            1 => session.renew(),
-                            2 => session.destroy(),
-                            3 => drop(session.commit().await),
-                            _ => return 500,
-                        }
-                        session.set("data", format!("{session:?}{session:#?}")).unwrap();
-                        200
-                    })
-                    .await;
-                    secrets.extend(reply.cookie().and_then(|cookie| Some(cookie.split_once('=')?.1.to_owned())));
-                    write!(shown, "{:?}", reply.headers).unwrap();
-                }
-                send(&layer, Some("__Host-id=canary\u{e9}"), |_| async { 200 }).await;
-                cache.heal();
+    runtime.block_on(async {
+        let cache = TestCache::new(InMemoryCache::new());
+        let store = SessionStore::new(cache.clone());
+        let layer = SessionLayer::new(store.clone());
+        for fails in [None, Some(Operation::Replace), Some(Operation::Get), Some(Operation::Delete)] {
+            let cookie = start(&layer, "alice").await;
+            secrets.push(cookie.split_once('=').unwrap().1.to_owned());
+            for session in store.sessions_of("alice").await.unwrap() {
+                secrets.push(session.key().to_string());
+                write!(shown, "{session:?}{session:#?}").unwrap();
             }
-            let id = store.save(&Session::new()).await.unwrap();
-            secrets.push(id.as_ref().to_owned());
-            write!(shown, "{store:?}{layer:?}{cache:?}{id:?}{:?}{:#?}", id.key(), store.load(&id).await).unwrap();
-            let entry = cache.get(&format!("cloakroom:{}", id.key())).await.unwrap();
-            write!(shown, "{entry:?}{:?}", store.load("x").await).unwrap();
-            log.0.lock().unwrap().push_str(&shown);
-        });
+            for does in 0..5 {
+                if let Some(operation) = fails {
+                    cache.fail_once(operation, CacheErrorKind::Unavailable);
+                }
+                let reply = send(&layer, Some(&cookie), move |session| async move {
+                    session.set("data", "canary").unwrap();
+                    let _ = session.get::<u64>("data");
+                    match does {
+                        0 => {}
+                        1 => session.renew(),
+                        2 => session.destroy(),
+                        3 => drop(session.commit().await),
+                        _ => return 500,
+                    }
+                    session.set("data", format!("{session:?}{session:#?}")).unwrap();
+                    200
+                })
+                .await;
+                secrets.extend(reply.cookie().and_then(|cookie| Some(cookie.split_once('=')?.1.to_owned())));
+                write!(shown, "{:?}", reply.headers).unwrap();
+            }
+            send(&layer, Some("__Host-id=canary\u{e9}"), |_| async { 200 }).await;
+            cache.heal();
+        }
+        let id = store.save(&Session::new()).await.unwrap();
+        secrets.push(id.as_ref().to_owned());
+        write!(shown, "{store:?}{layer:?}{cache:?}{id:?}{:?}{:#?}", id.key(), store.load(&id).await).unwrap();
+        let entry = cache.get(&format!("cloakroom:{}", id.key())).await.unwrap();
+        write!(shown, "{entry:?}{:?}", store.load("x").await).unwrap();
     });
-    let log = log.0.lock().unwrap();
+    let log = log.text() + &shown;
     for event in ["session created", "session renewed", "session destroyed"] {
         assert!(log.contains(event), "{event}");
     }
