@@ -222,3 +222,85 @@ async fn of_redis() {
         drop(empty.build().await);
     }
 }
+
+/// The settings of a builder of a SQL cache on a database of its own.
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+macro_rules! of_sql {
+    ($cache:ident, $url:expr, [$($(#[$meta:meta])* ($name:literal, $set:expr, $expect:expr),)*]) => {{
+        use cloakroom::{$cache, SqlTables};
+        let url = $url;
+        let patient = Duration::from_secs(60);
+        let checked = async |name: &str, cache: $cache, expect: Expect| {
+            let store = SessionStore::new(BoxedCache::new(cache)).deadline(patient);
+            check(name, SessionLayer::builder(store).build(), expect).await;
+        };
+        let longest = SqlTables::named(&"t".repeat(40)).unwrap();
+        for tables in [SqlTables::default(), longest] {
+            let cache = $cache::builder(&url).tables(tables).timeout(patient).build().await.unwrap();
+            cache.migrate().await.unwrap();
+            checked("longest name", cache, Works).await;
+        }
+        let rows = vec![
+            ("timeout 1 ns", (|builder| builder.timeout(NANO)) as fn(cloakroom::SqlCacheBuilder<_>) -> _, Answers),
+            ("timeout 1 ms", |builder| builder.timeout(Duration::from_millis(1)), Answers),
+            ("timeout max", |builder| builder.timeout(Duration::MAX), Works),
+            ("max_connections 0", |builder| builder.max_connections(0), Works),
+            ("max_connections 1", |builder| builder.max_connections(1), Works),
+            ("max_connections max", |builder| builder.max_connections(u32::MAX), Works),
+            ("fail_fast", |builder| builder.fail_fast(false), Works),
+            ("sweep_with_inserts", |builder| builder.sweep_with_inserts(false), Works),
+            $($(#[$meta])* ($name, $set, $expect),)*
+        ];
+        for (name, set, expect) in rows {
+            let cache = set($cache::builder(&url).timeout(patient)).build_lazy().unwrap();
+            checked(name, cache, expect).await;
+        }
+        for built in [$cache::builder(&url).timeout(Duration::ZERO).build_lazy(), $cache::builder(&url).timeout(Duration::ZERO).build().await] {
+            let error = std::error::Error::source(&built.unwrap_err()).unwrap().to_string();
+            assert!(error.contains("timeout"), "{error}");
+        }
+        let cache = $cache::builder(&url).timeout(patient).build().await.unwrap();
+        assert_eq!(cache.sweep(0).await.unwrap(), 0);
+        for limit in [1, usize::MAX] {
+            cache.sweep(limit).await.unwrap();
+        }
+        for every in [Duration::ZERO, NANO, Duration::MAX] {
+            let sweeper = tokio::spawn(cache.sweeper(every));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(!sweeper.is_finished());
+            sweeper.abort();
+        }
+        checked("beside sweepers", cache, Works).await;
+    }};
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn of_sqlite() {
+    let file = crate::support::sqlite_file::SqliteFile::new();
+    of_sql!(SqliteCache, file.url(), []);
+}
+
+#[cfg(feature = "mysql")]
+#[tokio::test]
+async fn of_mysql() {
+    let server = crate::support::mariadb_server::MariaDbServer::start();
+    of_sql!(MySqlCache, server.url(), []);
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn of_postgres() {
+    let server = crate::support::postgres_server::PostgresServer::start();
+    of_sql!(
+        PostgresCache,
+        server.url(),
+        [
+            ("near_cache 0", |builder| builder.near_cache(0), Works),
+            ("near_cache 1", |builder| builder.near_cache(1), Works),
+            ("near_cache max", |builder| builder.near_cache(usize::MAX), Works),
+            ("near_cache, timeout 1 ns", |builder| builder.near_cache(1 << 20).timeout(NANO), Answers),
+            ("near_cache, timeout max", |builder| builder.near_cache(1 << 20).timeout(Duration::MAX), Works),
+        ]
+    );
+}

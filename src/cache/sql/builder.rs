@@ -47,6 +47,9 @@ pub struct SqlCacheBuilder<D: Dialect> {
 
 const DEFAULTS: PoolSettings = PoolSettings { connections: 10, timeout: Duration::from_millis(500), pooled: false };
 
+/// sqlx allocates a place for each of them, and ends the process where there is no memory for that.
+const MOST_CONNECTIONS: u32 = 10_000;
+
 enum Source<D: Dialect> {
     Url(String),
     Pool(Pool<D::Database>),
@@ -79,15 +82,21 @@ impl<D: Dialect> SqlCacheBuilder<D> {
     ///
     /// It should be shorter than the store's own deadline, so that the error names the cause. For SQLite,
     /// the `busy_timeout` of connections that this cache opens is a tenth of it; in a pool of the application it has to be
-    /// shorter than this time limit.
+    /// shorter than this time limit. Zero is an error of `build` and `build_lazy`.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.pool.timeout = timeout;
         self
     }
 
     /// How many connections this cache opens at most. Default: 10. A pool of the application has a limit of its own.
+    ///
+    /// Zero counts as one, and more than 10,000 as 10,000: room for all of them is made at the start.
     pub const fn max_connections(mut self, connections: u32) -> Self {
-        self.pool.connections = if connections == 0 { 1 } else { connections };
+        self.pool.connections = match connections {
+            0 => 1,
+            1..MOST_CONNECTIONS => connections,
+            _ => MOST_CONNECTIONS,
+        };
         self
     }
 
@@ -133,6 +142,9 @@ impl<D: Dialect> SqlCacheBuilder<D> {
     /// [`Other`](crate::CacheErrorKind::Other) or [`Unsupported`](crate::CacheErrorKind::Unsupported) when the URL or the
     /// settings cannot be used.
     pub fn build_lazy(self) -> Result<SqlCache<D>, CacheError> {
+        if self.pool.timeout.is_zero() {
+            return Err(CacheError::new(CacheErrorKind::Unsupported, "`timeout` must be greater than zero"));
+        }
         if self.near > 0 && self.pool.pooled {
             let text = "`near_cache` needs a connection of its own, which a pooler in transaction mode does not give";
             return Err(CacheError::new(CacheErrorKind::Unsupported, text));

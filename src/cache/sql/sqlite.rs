@@ -21,6 +21,9 @@ pub struct Sqlite;
 
 driver!(Sqlite, sqlx::Sqlite);
 
+/// sqlx panics over more milliseconds than these: 24 days.
+const LONGEST_WAIT: Duration = Duration::from_millis(i32::MAX as u64);
+
 const SCHEMA: &str = "\
 CREATE TABLE IF NOT EXISTS {entries} (
     version INTEGER NOT NULL,
@@ -131,7 +134,7 @@ impl Dialect for Sqlite {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             // Short enough for the last of several tries to end within the time limit, and to say that nothing was done.
-            .busy_timeout((settings.timeout / 10).max(Duration::from_millis(1)))
+            .busy_timeout((settings.timeout / 10).clamp(Duration::from_millis(1), LONGEST_WAIT))
             .disable_statement_logging();
         let pool = SqlitePoolOptions::new().max_connections(settings.connections).test_before_acquire(false);
         Ok(pool.connect_lazy_with(options))
