@@ -1,5 +1,13 @@
 //! What can go wrong, and what the browser is told of it.
-use std::{borrow::Cow, error::Error, fmt, sync::Arc};
+use std::{
+    borrow::Cow,
+    error::Error,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use http::{HeaderValue, Response, StatusCode, header};
 
@@ -11,6 +19,8 @@ type BoxError = Box<dyn Error + Send + Sync>;
 pub struct CacheError {
     kind: CacheErrorKind,
     source: BoxError,
+    /// It is logged where it arises, and passes through calls that would log it again.
+    logged: AtomicBool,
 }
 
 /// What kind of failure a [`CacheError`] is: whether to wait, to look at the configuration or to make room.
@@ -36,13 +46,18 @@ impl CacheError {
     ///
     /// `source` must contain no value, no key and no credentials: it may be logged.
     pub fn new(kind: CacheErrorKind, source: impl Into<BoxError>) -> Self {
-        Self { kind, source: source.into() }
+        Self { kind, source: source.into(), logged: AtomicBool::new(false) }
     }
 
     /// What kind of failure it is.
     #[must_use]
     pub fn kind(&self) -> CacheErrorKind {
         self.kind
+    }
+
+    /// Whether it is to be logged now: `true` once.
+    pub(crate) fn first_log(&self) -> bool {
+        !self.logged.swap(true, Ordering::Relaxed)
     }
 }
 
@@ -205,6 +220,9 @@ pub enum EncodeError {
 }
 
 impl SessionError {
+    /// Of a store that no `build` has checked; the event `setting` names the setting.
+    pub(crate) const UNUSABLE: &str = "a setting of the store cannot work: the log names it";
+
     /// The kind of the cache's failure, if it was the cache that failed.
     #[must_use]
     pub fn cache_kind(&self) -> Option<CacheErrorKind> {

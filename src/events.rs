@@ -67,7 +67,10 @@ kinds! {
     CONFLICT = "conflict";
     CLOSED = "closed";
     DROPPED_BY_STATUS = "dropped_by_status";
+    DROPPED_BY_ABORT = "dropped_by_abort";
     DROPPED_BY_ERROR = "dropped_by_error";
+    DROPPED_UNCOMMITTED = "dropped_uncommitted";
+    CLEANUP_FAILED = "cleanup_failed";
     SETTING = "setting";
     #[cfg(feature = "encryption")]
     UNDECRYPTABLE_ENTRY = "undecryptable_entry";
@@ -103,8 +106,6 @@ kinds! {
     #[cfg(feature = "device-bound")]
     DEVICE_UNPROVEN = "device_unproven";
     #[cfg(feature = "redis")]
-    REDIS_DENIED = "redis_denied";
-    #[cfg(feature = "redis")]
     REDIS_REFUSING = "redis_refusing";
     #[cfg(feature = "redis")]
     REDIS_ANSWERING = "redis_answering";
@@ -136,7 +137,7 @@ macro_rules! log_limited {
     ($level:ident, $kind:expr, $($line:tt)*) => {{
         let kind: &Kind = $kind;
         kind.count();
-        if let Some(suppressed) = kind.admit(second()) {
+        if let Some(suppressed) = if is_unlimited() { Some(0) } else { kind.admit(second()) } {
             tracing::$level!(target: TARGET, event = kind.name, suppressed, $($line)*);
         }
     }};
@@ -155,28 +156,28 @@ pub(crate) fn destroyed(key: &SessionKey) {
 }
 
 /// A request changed a session that had ended.
-pub(crate) fn gone(key: &SessionKey) {
-    let session = key.short();
+pub(crate) fn gone(session: Option<&SessionKey>) {
+    let session = session.map(SessionKey::short);
     log_limited!(warn, &GONE, session, "the session ended while the request ran: its changes were dropped");
 }
 
-pub(crate) fn conflict(key: &SessionKey) {
-    let session = key.short();
-    log_limited!(
-        warn,
-        &CONFLICT,
-        session,
-        "other requests kept changing the session until the deadline: nothing was written"
-    );
-}
-
 /// A write of unknown outcome turned out not to have taken effect.
-pub(crate) fn dropped_by_error(key: &SessionKey) {
+pub(crate) fn dropped_by_error(session: Option<&SessionKey>) {
     log_limited!(
         warn,
         &DROPPED_BY_ERROR,
-        session = key.short(),
+        session = session.map(SessionKey::short),
         "a write that had ended with an error was not stored: its changes were dropped"
+    );
+}
+
+/// A handle of the application went away with changes that no commit was called for.
+pub(crate) fn dropped_uncommitted(session: Option<&SessionKey>) {
+    log_limited!(
+        warn,
+        &DROPPED_UNCOMMITTED,
+        session = session.map(SessionKey::short),
+        "a handle that was detached or loaded by ID was dropped without a commit, and its changes with it"
     );
 }
 
@@ -195,29 +196,61 @@ pub(crate) fn unreadable(key: &SessionKey, reason: &str) {
     );
 }
 
-pub(crate) fn failed(error: &SessionError) {
-    let cause = std::error::Error::source(error).map(tracing::field::display);
-    log_limited!(error, kind_of(error), %error, cause, "the session could not be read or written");
-}
+/// An error that a response is made of: it has been logged, as there is no other way to one.
+#[derive(Clone, Debug)]
+pub(crate) struct Answered(SessionError);
 
-/// As [`failed`], for a call of the store or a handle that reads or ends sessions by itself. Errors of other kinds than the
-/// cache's are logged where they arise, or when a handler answers with them.
-pub(crate) fn call_failed(error: &SessionError) {
-    if matches!(error, SessionError::Cache(_)) {
-        failed(error);
+impl Answered {
+    pub(crate) const fn error(&self) -> &SessionError {
+        &self.0
     }
 }
 
-/// A handler returned the error, or an extractor did. Errors of the cache, of loading and of a commit were logged there.
-#[cfg(feature = "axum")]
-pub(crate) fn answered(error: &SessionError) {
-    #[cfg(feature = "device-bound")]
-    if matches!(error, SessionError::Unproven | SessionError::Unrefreshed) {
+/// A response is to be made of the error.
+pub(crate) fn answer(error: SessionError, session: Option<&SessionKey>) -> Answered {
+    let has_its_event = match &error {
+        // `device_unproven`, when the session was loaded.
+        #[cfg(feature = "device-bound")]
+        SessionError::Unproven | SessionError::Unrefreshed => true,
+        // `setting`, when the store refused its settings.
+        SessionError::Setting(SessionError::UNUSABLE) => true,
+        _ => false,
+    };
+    if !has_its_event {
+        failed(&error, session);
+    }
+    Answered(error)
+}
+
+pub(crate) fn failed(error: &SessionError, session: Option<&SessionKey>) {
+    if let SessionError::Cache(error) = error
+        && !error.first_log()
+    {
         return;
     }
-    if !matches!(error, SessionError::Cache(_) | SessionError::Conflict | SessionError::Gone) {
-        failed(error);
+    let cause = std::error::Error::source(error).map(tracing::field::display);
+    let session = session.map(SessionKey::short);
+    log_limited!(error, kind_of(error), %error, cause, session, "the session could not be read or written");
+}
+
+/// A call of the store or of a handle returns the error. That of a cache is logged here, as the caller may answer with whatever
+/// it likes, and what an operator has to know of an outage is in no response. Others are logged when a response is made of them.
+pub(crate) fn cache_failed(error: &SessionError, session: Option<&SessionKey>) {
+    if matches!(error, SessionError::Cache(_)) {
+        failed(error, session);
     }
+}
+
+/// What a commit or a login left to be removed could not be: nothing of the request is affected.
+pub(crate) fn cleanup_failed(error: &SessionError) {
+    let cause = std::error::Error::source(error).map(tracing::field::display);
+    log_limited!(
+        warn,
+        &CLEANUP_FAILED,
+        %error,
+        cause,
+        "what leads to no session, or is over the limit of a user, could not be removed: it stays until a later request does it, or it expires"
+    );
 }
 
 fn kind_of(error: &SessionError) -> &'static Kind {
@@ -227,6 +260,7 @@ fn kind_of(error: &SessionError) -> &'static Kind {
         (_, Some(CacheErrorKind::Refused)) => &CACHE_REFUSED,
         (_, Some(CacheErrorKind::Full)) => &CACHE_FULL,
         (_, Some(CacheErrorKind::Unsupported | CacheErrorKind::Other)) => &CACHE_ERROR,
+        (SessionError::Conflict, None) => &CONFLICT,
         (SessionError::TooLarge { .. }, None) => &TOO_LARGE,
         (SessionError::TooManySessions, None) => &TOO_MANY_SESSIONS,
         (SessionError::Encode(_), None) => &ENCODE_ERROR,
@@ -234,17 +268,6 @@ fn kind_of(error: &SessionError) -> &'static Kind {
         (SessionError::Random, None) => &RANDOM_ERROR,
         (_, None) => &SESSION_ERROR,
     }
-}
-
-/// The user of Redis may not run this command, or not with these keys.
-#[cfg(feature = "redis")]
-pub(crate) fn denied(command: &str) {
-    log_limited!(
-        error,
-        &REDIS_DENIED,
-        command,
-        "Redis answered NOPERM: its user may not run this command, or not with these keys"
-    );
 }
 
 /// A value that this crate did not write is under a key that a session would have.
@@ -390,9 +413,15 @@ pub(crate) fn closed(call: &'static str) {
     log_limited!(error, &CLOSED, call, "called after the response was sent: the call had no effect");
 }
 
-pub(crate) fn dropped_by_status(key: Option<&SessionKey>) {
-    let session = key.map(SessionKey::short);
+pub(crate) fn dropped_by_status(session: Option<&SessionKey>) {
+    let session = session.map(SessionKey::short);
     log_each!(debug, &DROPPED_BY_STATUS, session, "the request failed: its changes to the session were dropped");
+}
+
+/// The handler panicked, or was dropped because the client went away.
+pub(crate) fn dropped_by_abort(session: Option<&SessionKey>) {
+    let session = session.map(SessionKey::short);
+    log_each!(debug, &DROPPED_BY_ABORT, session, "the request was cut off: its changes to the session were dropped");
 }
 
 /// `key` is the name of the value, never the value.
@@ -459,11 +488,29 @@ pub(crate) fn two_cookie_names(cookie: &str, other: &str) {
 }
 
 fn second() -> u64 {
-    #[cfg(test)]
-    if let Some(second) = tests::unlimited_second() {
-        return second;
-    }
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs())
+}
+
+#[cfg(any(test, feature = "testing"))]
+thread_local! {
+    static UNLIMITED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// On this thread each event is logged, however many there are in a second: for tests that count lines.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn set_unlimited(unlimited: bool) {
+    UNLIMITED.set(unlimited);
+}
+
+#[cfg(any(test, feature = "testing"))]
+fn is_unlimited() -> bool {
+    // A thread that is about to end has none.
+    UNLIMITED.try_with(std::cell::Cell::get).unwrap_or_default()
+}
+
+#[cfg(not(any(test, feature = "testing")))]
+const fn is_unlimited() -> bool {
+    false
 }
 
 #[cfg(test)]

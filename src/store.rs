@@ -218,7 +218,7 @@ impl<C: Cache> SessionStore<C> {
     fn checked(&self) -> Result<&Engine<C>, SessionError> {
         check(&self.engine.config).map_err(|error| {
             events::setting(&error);
-            SessionError::Setting("a setting of the store cannot work: the log names it")
+            SessionError::Setting(SessionError::UNUSABLE)
         })?;
         Ok(&self.engine)
     }
@@ -388,8 +388,10 @@ impl<C: Cache> SessionStore<C> {
 
     async fn end_sessions(&self, owner: String, keep: Option<SessionKey>) -> Result<usize, SessionError> {
         let (engine, deadline) = (self.checked()?.clone(), Deadline::after(self.config().deadline));
-        RunToEnd::new(async move { engine.end_sessions(&owner, keep, deadline).await.inspect_err(events::call_failed) })
-            .await
+        RunToEnd::new(async move {
+            engine.end_sessions(&owner, keep, deadline).await.inspect_err(|error| events::cache_failed(error, None))
+        })
+        .await
     }
 }
 

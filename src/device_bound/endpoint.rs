@@ -121,8 +121,7 @@ impl Call {
                 Ask::Refuse(status, reason) => Ok(refuse(*status, reason)),
             }
         };
-        let answer = deadline.bound(answer).await.unwrap_or_else(|_| Err(timed_out()));
-        answer.inspect_err(events::failed)
+        deadline.bound(answer).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
     async fn register(&self, jwt: &[u8], deadline: Deadline) -> Result<Answer, SessionError> {

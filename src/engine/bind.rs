@@ -10,7 +10,6 @@ use crate::{
     cache::Cache,
     deadline::Deadline,
     error::SessionError,
-    events,
     id::SessionKey,
     record::{Binding, Changes, Head},
 };
@@ -77,7 +76,6 @@ impl<C: Cache> Engine<C> {
                 break;
             }
         }
-        events::conflict(&key);
         Err(SessionError::Conflict)
     }
 }

@@ -229,7 +229,7 @@ pub(crate) async fn within<T>(
     work: impl Future<Output = Result<T, SessionError>>,
 ) -> Result<T, SessionError> {
     let result = deadline.bound(work).await.unwrap_or_else(|_| Err(timed_out()));
-    result.inspect_err(events::call_failed)
+    result.inspect_err(|error| events::cache_failed(error, None))
 }
 
 pub(crate) fn timed_out() -> SessionError {

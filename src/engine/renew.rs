@@ -131,7 +131,6 @@ impl<C: Cache> Engine<C> {
             back_off(round, deadline).await;
         }
         self.discard(&successor).await;
-        events::conflict(&old.key);
         Err(SessionError::Conflict)
     }
 
@@ -281,7 +280,7 @@ impl<C: Cache> Engine<C> {
         let outcome = self.cache.delete(&self.cache_key(&stored.key), stored.version).await;
         match outcome {
             Ok(Deleted::Done | Deleted::Missing | Deleted::Conflict(_)) => {}
-            Err(error) => events::failed(&error.into()),
+            Err(error) => events::cleanup_failed(&error.into()),
         }
     }
 

@@ -86,7 +86,6 @@ impl<C: Cache> Engine<C> {
             }
             back_off(round, deadline).await;
         }
-        events::conflict(&key);
         Err(SessionError::Conflict)
     }
 

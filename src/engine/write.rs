@@ -100,7 +100,6 @@ impl<C: Cache> Engine<C> {
                 break;
             }
         }
-        events::conflict(&newest.key);
         Err(SessionError::Conflict)
     }
 
@@ -212,7 +211,6 @@ impl<C: Cache> Engine<C> {
         let head = empty.head.changed(commit.changes.effect().head(), lifetime);
         let (id, stored) = self.create(&head, &commit.changes, &empty.values, now).await?;
         if stored.record.head.owner().is_some() && !Box::pin(self.list_new(&stored, deadline)).await? {
-            events::gone(&stored.key);
             return Ok(Committed::Gone);
         }
         family.stored_as(stored.key);

@@ -1,24 +1,10 @@
 //! The table of events in the guide against what the functions log, and the limit of lines.
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeMap,
-};
+use std::{cell::RefCell, collections::BTreeMap};
 
 use tracing_subscriber::{layer::Context, prelude::*};
 
 use super::*;
 use crate::error::{CacheError, DecodeError, EncodeError};
-
-thread_local! {
-    /// A different second for each call on this thread, so that what other tests log suppresses nothing here.
-    static SECOND: Cell<Option<u64>> = const { Cell::new(None) };
-}
-
-pub(super) fn unlimited_second() -> Option<u64> {
-    let second = SECOND.get()?;
-    SECOND.set(Some(second + 1));
-    Some(second)
-}
 
 /// Level, target and fields of an event.
 type Row = (String, String, Vec<String>);
@@ -27,13 +13,13 @@ thread_local! {
     static LOGGED: RefCell<BTreeMap<String, Row>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// Notes what is logged on a thread with a `SECOND`. It is the subscriber of the process: tracing asks for the interest in an event once,
+/// Notes what is logged on a thread without a limit. It is the subscriber of the process: tracing asks for the interest in an event once,
 /// where the event is met first, and that may be on the thread of another test, which sees no subscriber of this one.
 struct Lines;
 
 impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Lines {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        if SECOND.get().is_none() {
+        if !is_unlimited() {
             return;
         }
         #[derive(Default)]
@@ -62,11 +48,13 @@ fn call_every_function() {
     created(&key);
     renewed(&key, &key);
     destroyed(&key);
-    gone(&key);
-    conflict(&key);
+    gone(Some(&key));
     closed("destroy");
     dropped_by_status(Some(&key));
-    dropped_by_error(&key);
+    dropped_by_abort(Some(&key));
+    dropped_by_error(Some(&key));
+    dropped_uncommitted(Some(&key));
+    cleanup_failed(&SessionError::Conflict);
     setting(&ConfigError::new("ttl", "must be greater than zero"));
     undecodable("visits");
     #[cfg(feature = "encryption")]
@@ -83,18 +71,19 @@ fn call_every_function() {
         CacheErrorKind::Unsupported,
         CacheErrorKind::Other,
     ] {
-        failed(&CacheError::new(kind, "a cause").into());
+        failed(&CacheError::new(kind, "a cause").into(), Some(&key));
     }
     let decode = DecodeError::new("visits", &serde_json::from_str::<u8>("x").unwrap_err());
     for error in [
         SessionError::TooLarge { size: 2, limit: 1 },
+        SessionError::Conflict,
         SessionError::TooManySessions,
         SessionError::Encode(EncodeError::Depth),
         SessionError::Decode(decode),
         SessionError::Random,
         SessionError::MissingLayer,
     ] {
-        failed(&error);
+        failed(&error, None);
     }
     malformed_cookie();
     #[cfg(feature = "device-bound")]
@@ -114,7 +103,6 @@ fn call_every_function() {
     two_cookie_names("a", "b");
     #[cfg(feature = "redis")]
     {
-        denied("GETEX");
         refusing("reads");
         answering("reads");
         evicting();
@@ -148,9 +136,9 @@ fn the_guide_lists_every_event_with_its_level_and_fields() {
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Lines))
         .expect("no other of the process");
     tracing::callsite::rebuild_interest_cache();
-    SECOND.set(Some(u64::MAX / 2));
+    set_unlimited(true);
     call_every_function();
-    SECOND.set(None);
+    set_unlimited(false);
     let logged = LOGGED.take();
     let mut names: Vec<_> = ALL.iter().map(|kind| kind.name).collect();
     names.sort_unstable();

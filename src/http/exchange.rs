@@ -12,9 +12,9 @@ use crate::{
     cookie::{self, CookiePolicy},
     engine::SessionEngine,
     error::{ErrorResponse, SessionError},
-    events,
+    events::{self, Answered},
     run_to_end::RunToEnd,
-    session::{CookieDue, LazySession, Order, Scope, Session},
+    session::{CookieDue, LazySession, Scope, Session},
 };
 
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
@@ -51,8 +51,8 @@ pub(crate) struct Exchange<E> {
 
 /// A commit that is done, or has to be waited for.
 pub(crate) enum Commit {
-    Done(Result<(), SessionError>),
-    UnderWay(RunToEnd<Result<(), SessionError>>),
+    Done(Result<(), Answered>),
+    UnderWay(RunToEnd<Result<(), Answered>>),
 }
 
 /// Whether a response with this status means that the handler did what it was to do. A 408 cut it off half-way.
@@ -94,13 +94,14 @@ impl<E> Exchange<E> {
         } else {
             Scope::DestroyOnly
         };
-        let Some(session) = self.lazy.close().filter(|session| session.close(scope)) else {
+        let answered = || result.as_ref().is_ok_and(|response| response.extensions().get::<Answered>().is_some());
+        let Some(session) = self.lazy.close().filter(|session| session.close(scope, answered)) else {
             return Commit::Done(Ok(()));
         };
         match session.commit_at_once(scope) {
             Some(done) => Commit::Done(done),
             None => {
-                let commit = session.clone().run_commit(Order::Response(scope), self.lazy.deadline());
+                let commit = session.clone().run_response_commit(scope, self.lazy.deadline());
                 Commit::UnderWay(RunToEnd::new(commit))
             }
         }
@@ -110,21 +111,18 @@ impl<E> Exchange<E> {
     pub(crate) fn respond<B, Error>(
         &self,
         result: Result<Response<B>, Error>,
-        commit: Result<(), SessionError>,
+        commit: Result<(), Answered>,
     ) -> Result<Response<B>, Error>
     where
         E: ErrorResponse<B>,
     {
         let mut response = result?;
-        let error = match commit {
-            Err(error) if !self.is_lost_to_a_logout(&error) => Some(error),
-            // That of an extractor, or of a handler that returned it.
-            _ => response.extensions_mut().remove::<SessionError>(),
-        };
+        // The commit's, or else that of an extractor or of a handler that returned it.
+        let error = commit.err().or_else(|| response.extensions_mut().remove::<Answered>());
         #[cfg(feature = "device-bound")]
         let is_done = error.is_none();
         if let Some(error) = error {
-            response = self.shared.on_error.error_response(&error);
+            response = self.error_response(&error);
         }
         let cookie = self.cookie();
         let set_cookie = cookie.is_some();
@@ -147,9 +145,12 @@ impl<E> Exchange<E> {
         Ok(response)
     }
 
-    /// The session had ended, and an event has said so: the handler's answer stands.
-    fn is_lost_to_a_logout(&self, error: &SessionError) -> bool {
-        matches!(error, SessionError::Gone) && self.lazy.loaded().is_some_and(Session::has_ended)
+    /// The only way to a response that is an error of this layer.
+    fn error_response<B>(&self, error: &Answered) -> Response<B>
+    where
+        E: ErrorResponse<B>,
+    {
+        self.shared.on_error.error_response(error.error())
     }
 
     /// The session was destroyed.
@@ -203,16 +204,17 @@ impl<E> Exchange<E> {
         E: ErrorResponse<B>,
     {
         let on_error = &self.shared.on_error;
-        match answer.map(|answer| (on_error.answer(answer.body), answer.status, answer.headers)) {
+        let error = match answer.map(|answer| (on_error.answer(answer.body), answer.status, answer.headers)) {
             Ok((Some(mut response), status, headers)) => {
                 *response.status_mut() = status;
                 response.headers_mut().extend(headers);
-                response
+                return response;
             }
             // `build` refuses a layer that cannot answer.
-            Ok((None, ..)) => on_error.error_response(&SessionError::Setting("device_bound")),
-            Err(error) => on_error.error_response(&error),
-        }
+            Ok((None, ..)) => SessionError::Setting("device_bound"),
+            Err(error) => error,
+        };
+        self.error_response(&events::answer(error, None))
     }
 
     /// Offers to bind the session of a login, and removes a bound cookie that is of no use; whether it did that.

@@ -49,10 +49,11 @@ impl<S: Sync> FromRequestParts<S> for LazySession {
 /// [`on_error`](crate::SessionLayerBuilder::on_error) takes its place.
 impl IntoResponse for SessionError {
     fn into_response(self) -> Response {
-        events::answered(&self);
-        let mut response = self.response(Body::from(self.public_text()));
+        let answered = events::answer(self, None);
+        let error = answered.error();
+        let mut response = error.response(Body::from(error.public_text()));
         // The layer answers in its place, as it does for an error of its own commit.
-        response.extensions_mut().insert(self.clone());
+        response.extensions_mut().insert(answered);
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, text);
         response

@@ -11,10 +11,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::exchange::{Commit, Exchange, Loaded};
-use crate::{
-    error::{ErrorResponse, SessionError},
-    run_to_end::RunToEnd,
-};
+use crate::{error::ErrorResponse, events::Answered, run_to_end::RunToEnd};
 
 type Loading = Pin<Box<dyn Future<Output = Loaded> + Send>>;
 
@@ -38,7 +35,7 @@ pin_project! {
     {
         Loading { load: Loading, ready: Option<(S, Request<B>)> },
         Running { #[pin] response: S::Future },
-        Committing { commit: RunToEnd<Result<(), SessionError>>, result: Option<Result<S::Response, S::Error>> },
+        Committing { commit: RunToEnd<Result<(), Answered>>, result: Option<Result<S::Response, S::Error>> },
         Done,
     }
 }

@@ -130,7 +130,10 @@ impl Session {
             };
             let Some(key) = key else { return Ok(()) };
             let found = engine.reload(key, self.family()).await?;
-            self.lock().reloaded(found)
+            let mut state = self.lock();
+            let reloaded = state.reloaded(found);
+            self.log_in_background(&mut state);
+            reloaded
         })
         .await
     }

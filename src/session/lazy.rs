@@ -203,8 +203,12 @@ impl Visit {
     /// Makes the session of what was found. A caller that was faster has made the same.
     fn keep(&self, found: Result<Found, SessionError>) -> Result<Session, SessionError> {
         let resign = |id: &SessionId| self.candidates.iter().any(|candidate| candidate.resign && candidate.id == *id);
-        let session = found.inspect_err(events::failed).and_then(|found| self.session(found, resign));
+        let session = found.and_then(|found| self.session(found, resign));
         let loaded = self.loaded.get_or_init(|| session);
+        if let Err(error) = loaded {
+            let key = self.candidates.iter().next().map(|candidate| candidate.id.key());
+            events::cache_failed(error, key.as_ref());
+        }
         // Either this sees that the response's commit has begun, or that commit sees the session.
         if let (Ok(session), true) = (loaded, self.closed.load(Ordering::SeqCst)) {
             session.abandon();

@@ -14,7 +14,7 @@ use crate::{
     deadline::Deadline,
     engine::{Base, Config, Family, Found, SessionEngine, Stored, timed_out},
     error::SessionError,
-    events,
+    events::{self, Answered},
     id::{SessionId, SessionKey},
     record::{Head, Record, Values},
     run_to_end::RunToEnd,
@@ -24,21 +24,26 @@ use crate::{
 mod admission;
 mod at_once;
 mod browser;
+mod failure;
 mod lazy;
 mod settings;
 mod state;
 mod users;
 mod value_key;
 mod values;
+mod wish;
 
 #[cfg(feature = "device-bound")]
 pub(crate) use self::admission::Admission;
-use self::state::{Next, State, Wish};
-pub(crate) use self::{browser::CookieDue, state::Scope};
+pub(crate) use self::{browser::CookieDue, wish::Scope};
 pub use self::{
     lazy::LazySession,
     users::SessionInfo,
     value_key::{IntoKey, Key},
+};
+use self::{
+    state::{Next, State},
+    wish::Wish,
 };
 
 /// A visitor's session: named values that outlive the request.
@@ -327,17 +332,50 @@ impl Session {
             }
         }
         let deadline = Deadline::after(engine.config().deadline);
-        RunToEnd::new(self.clone().run_commit(Order::Handler { look_first }, deadline)).await
+        RunToEnd::new(self.clone().run_handler_commit(look_first, deadline)).await
+    }
+
+    /// The response's commit. Its failure is logged here, as the client may be gone by then.
+    pub(crate) async fn run_response_commit(self, scope: Scope, deadline: Deadline) -> Result<(), Answered> {
+        let committed = self.clone().run_commit(Order::Response(scope), deadline).await;
+        self.answered(committed)
+    }
+
+    fn answered(&self, committed: Result<(), SessionError>) -> Result<(), Answered> {
+        match committed {
+            // An event has said so: the handler's answer stands.
+            Err(SessionError::Gone) if self.lock().has_ended() => Ok(()),
+            committed => committed.map_err(|error| {
+                let key = self.lock().key();
+                events::answer(error, key.as_ref())
+            }),
+        }
+    }
+
+    /// As [`run_commit`](Self::run_commit), for a caller who learns of the failure and may answer with it.
+    async fn run_handler_commit(self, look_first: bool, deadline: Deadline) -> Result<(), SessionError> {
+        let committed = self.clone().run_commit(Order::Handler { look_first }, deadline).await;
+        if let Err(error) = &committed {
+            let mut state = self.lock();
+            events::cache_failed(error, state.key().as_ref());
+            state.failure.note(error);
+            self.log_in_background(&mut state);
+        }
+        committed
+    }
+
+    /// Of a handle whose request is over or knows nothing of it, no response can tell.
+    fn log_in_background(&self, state: &mut State) {
+        if self.inner.root.is_some() || state.is_closed() {
+            let key = state.known_key();
+            state.failure.log(key.as_ref());
+        }
     }
 
     /// Commits what there is to commit.
-    pub(crate) async fn run_commit(self, order: Order, deadline: Deadline) -> Result<(), SessionError> {
+    async fn run_commit(self, order: Order, deadline: Deadline) -> Result<(), SessionError> {
         let Some(engine) = &self.inner.engine else { return Err(SessionError::NoStore) };
-        let Ok(_alone) = deadline.bound(self.inner.committing.lock()).await else {
-            let error = timed_out();
-            events::failed(&error);
-            return Err(error);
-        };
+        let Ok(_alone) = deadline.bound(self.inner.committing.lock()).await else { return Err(timed_out()) };
         let (scope, look_first) = match order {
             // The response's commit has taken the changes of a commit that waited for it.
             Order::Handler { .. } if self.lock().is_closed() => return Err(SessionError::Closed),
@@ -352,9 +390,6 @@ impl Session {
             let was_unknown = commit.tried.is_some();
             let done = deadline.bound(engine.commit(&mut commit, self.family(), deadline)).await;
             let result = done.unwrap_or_else(|_| Err(timed_out()));
-            if let Err(error) = &result {
-                events::failed(error);
-            }
             let settled = self.lock().settle(commit, was_unknown, result);
             if let Some(result) = settled {
                 if self.lock().is_closed() {
@@ -365,27 +400,26 @@ impl Session {
         }
     }
 
-    /// Closes the handle for the response's commit. `false`: there is nothing to commit.
-    pub(crate) fn close(&self, scope: Scope) -> bool {
-        self.lock().close(scope)
+    /// Closes the handle for the response's commit. `false`: there is nothing to commit. `answered`: whether the response is an
+    /// error that was logged.
+    pub(crate) fn close(&self, scope: Scope, answered: impl FnOnce() -> bool) -> bool {
+        self.lock().close(scope, answered)
     }
 
     /// The response's commit, where nothing has to be waited for. `None`: it takes [`run_commit`](Self::run_commit).
-    pub(crate) fn commit_at_once(&self, scope: Scope) -> Option<Result<(), SessionError>> {
+    pub(crate) fn commit_at_once(&self, scope: Scope) -> Option<Result<(), Answered>> {
         let engine = self.inner.engine.as_ref()?;
         let _alone = self.inner.committing.try_lock().ok()?;
         let mut commit = match self.lock().begin(scope, false, engine.config()) {
             Next::Commit(commit) => commit,
-            Next::Done(result) => return Some(result),
+            Next::Done(result) => return Some(self.answered(result)),
         };
         let Some(result) = engine.commit_at_once(&mut commit, self.family()) else {
             self.lock().not_begun(commit);
             return None;
         };
-        if let Err(error) = &result {
-            events::failed(error);
-        }
-        self.lock().settle(commit, false, result)
+        let settled = self.lock().settle(commit, false, result)?;
+        Some(self.answered(settled))
     }
 
     /// Nothing more will be committed: detached handles need not wait.
@@ -403,11 +437,6 @@ impl Session {
         if self.inner.root.is_none() {
             self.inner.family.end();
         }
-    }
-
-    /// Destroyed, or found gone.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.lock().has_ended()
     }
 
     pub(crate) fn was_looked_at(&self) -> bool {
@@ -430,9 +459,21 @@ impl Session {
     }
 }
 
+impl Drop for Inner {
+    /// A request's handle is closed by then, by the layer.
+    fn drop(&mut self) {
+        if self.engine.is_some() {
+            let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+            if state.is_forgotten() {
+                events::dropped_uncommitted(state.key().as_ref());
+            }
+        }
+    }
+}
+
 /// Why a commit runs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Order {
+enum Order {
     /// The handler called for it.
     Handler { look_first: bool },
     /// The response is about to go out.

@@ -3,7 +3,11 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::browser::{Browser, CookieDue};
+use super::{
+    browser::{Browser, CookieDue},
+    failure::Failure,
+    wish::{Ended, Scope, Wish},
+};
 use crate::{
     cache::Version,
     clock::Clock,
@@ -19,31 +23,6 @@ const YOUNG_TOMBSTONE: u64 = 60_000;
 
 /// What was read longer ago than this is read again before a commit decides that there is nothing to write.
 const LONG_AGO: u64 = 10_000;
-
-/// Which of the changes a commit takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
-    All,
-    /// The request failed: a destroy, and a renewal whose outcome is open.
-    DestroyOnly,
-}
-
-/// What the handler asked for beside its changes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Wish {
-    #[default]
-    Keep,
-    Renew,
-    Destroy,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// By this handle.
-    Destroyed,
-    /// It was found gone: destroyed, expired, or renewed away, and then a destroy still has something to end.
-    Gone,
-}
 
 /// A commit that has begun.
 enum UnderWay {
@@ -64,6 +43,7 @@ pub(super) struct State {
     /// The response's commit has begun.
     closed: bool,
     ended: Option<Ended>,
+    pub(super) failure: Failure,
     browser: Browser,
     /// The handle commits by itself; a request's handle is committed by the layer.
     pub(super) detached: bool,
@@ -94,6 +74,7 @@ impl State {
             touch: false,
             closed: false,
             ended: None,
+            failure: Failure::default(),
             browser: Browser::default(),
             detached,
             #[cfg(feature = "device-bound")]
@@ -279,10 +260,15 @@ impl State {
     // Commits.
 
     /// Closes the handle for the response's commit. `false`: there is surely nothing to commit, nor a commit under way.
-    pub(super) fn close(&mut self, scope: Scope) -> bool {
+    /// `answered`: whether the response is an error that was logged.
+    pub(super) fn close(&mut self, scope: Scope, answered: impl FnOnce() -> bool) -> bool {
         self.closed = true;
-        if scope == Scope::DestroyOnly && (!self.pending.is_empty() || self.wish == Wish::Renew) {
-            events::dropped_by_status(self.key().as_ref());
+        let is_dropped = scope == Scope::DestroyOnly && (!self.pending.is_empty() || self.wish == Wish::Renew);
+        let is_tried_again = scope == Scope::All && self.failure.is_tried_again();
+        if (is_dropped || !self.failure.is_none()) && !is_tried_again && !answered() {
+            self.failure.log_dropped(self.known_key().as_ref(), events::dropped_by_status);
+        }
+        if is_dropped {
             self.drop_pending();
         }
         let has_wishes = self.wish != Wish::Keep || self.touch || self.browser.resign;
@@ -291,10 +277,36 @@ impl State {
 
     /// The handle takes no more changes, and its closures go: they may hold the handle.
     pub(super) fn abandon(&mut self) {
+        let has_wish = self.wish != Wish::Keep && self.ended.is_none() && !matches!(self.base, Base::New(_));
+        if !self.closed && (has_wish || !self.pending.is_empty() || !self.failure.is_none()) {
+            self.failure.log_dropped(self.known_key().as_ref(), events::dropped_by_abort);
+        }
         self.closed = true;
         self.drop_pending();
         if matches!(self.under_way, Some(UnderWay::Unknown(_))) {
             self.drop_under_way();
+        }
+    }
+
+    /// Whether the handle goes with changes that no commit was called for.
+    pub(super) fn is_forgotten(&self) -> bool {
+        !self.closed && self.failure.is_none() && !self.pending.is_empty()
+    }
+
+    /// The changes of a commit were dropped, as the session had ended.
+    fn gone(&mut self) {
+        if self.closed {
+            events::gone(self.known_key().as_ref());
+        } else {
+            self.failure = Failure::of(&SessionError::Gone);
+        }
+    }
+
+    /// The session's key, or that of the tombstone that the request came to.
+    pub(super) fn known_key(&self) -> Option<SessionKey> {
+        match &self.base {
+            Base::Renewed { key, .. } => Some(*key),
+            _ => self.key(),
         }
     }
 
@@ -425,13 +437,7 @@ impl State {
 
     fn lose(&mut self, has_changes: bool) -> Result<(), SessionError> {
         if has_changes || !self.pending.is_empty() {
-            let key = match &self.base {
-                Base::Renewed { key, .. } => Some(*key),
-                _ => self.key(),
-            };
-            if let Some(key) = key {
-                events::gone(&key);
-            }
+            self.gone();
             self.drop_pending();
             self.ended.get_or_insert(Ended::Gone);
             return Err(SessionError::Gone);
@@ -456,6 +462,7 @@ impl State {
                     _ => None,
                 };
                 self.browser.note_stored(before, &stored, id);
+                self.failure = Failure::default();
                 if self.closed {
                     self.browser.note_live();
                 }
@@ -478,10 +485,8 @@ impl State {
                 Some(Ok(()))
             }
             Ok(Committed::Gone) => {
-                if matches!(action, Action::Write | Action::Renew)
-                    && let Some(key) = self.key()
-                {
-                    events::gone(&key);
+                if matches!(action, Action::Write | Action::Renew) {
+                    self.gone();
                 }
                 self.end(commit, Ended::Gone);
                 self.browser.due = CookieDue::Nothing;
@@ -490,9 +495,7 @@ impl State {
             }
             Ok(Committed::Dropped) => {
                 self.under_way = None;
-                if let Some(key) = self.key() {
-                    events::dropped_by_error(&key);
-                }
+                events::dropped_by_error(self.key().as_ref());
                 self.discard(commit.changes.discard());
                 None
             }

@@ -76,10 +76,14 @@ impl SessionInfo {
     }
 
     /// A value of the session: the device or the address, say, where the application put it there. `None` if there is none
-    /// or it is of another type.
+    /// or it is of another type: an event then names the key.
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: impl IntoKey<T>) -> Option<T> {
-        json::decode(name.name(), &self.stored.record.values.get(name.name())?).ok()
+        let name = name.name();
+        json::decode(name, &self.stored.record.values.get(name)?).unwrap_or_else(|_| {
+            events::undecodable(name);
+            None
+        })
     }
 }
 
@@ -150,7 +154,7 @@ impl Session {
             } else {
                 engine.revoke_all(&owner, deadline).await
             };
-            revoked.inspect_err(events::call_failed)
+            revoked.inspect_err(|error| events::cache_failed(error, own.as_ref()))
         })
         .await
     }

@@ -11,3 +11,10 @@ mod double;
 pub use self::contract::cache_contract;
 pub use self::cookie::cookie;
 pub use self::double::{Calls, Gate, Operation, TestCache};
+
+/// From now on, every event of this thread is logged: lines at `WARN` and `ERROR` are limited to one a second otherwise. For
+/// tests that look for a line.
+#[doc(hidden)]
+pub fn log_every_event() {
+    crate::events::set_unlimited(true);
+}

@@ -17,6 +17,8 @@ use tower::{Layer as _, ServiceExt, service_fn};
 
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(feature = "axum")]
+mod told_once;
 mod too_late;
 
 use support::web::{send, start};

@@ -10,10 +10,7 @@ use super::{
     scripts::Script,
     servers::Servers,
 };
-use crate::{
-    error::{CacheError, CacheErrorKind},
-    events,
-};
+use crate::error::{CacheError, CacheErrorKind};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(80);
@@ -133,11 +130,8 @@ impl CommandExecutor {
         }
     }
 
-    /// The error of an operation that ends with this failure, which is reported where an operator has to act.
+    /// The error of an operation that ends with this failure.
     pub(super) fn error(&self, failure: Failure, command: &str) -> CacheError {
-        if let Failure::Denied(named) = &failure {
-            events::denied(named.unwrap_or(command));
-        }
         let (kind, text) = failure.describe(command);
         let servers = self.servers.describe();
         // A failure to connect names the server itself.

@@ -137,7 +137,7 @@ impl<C: Cache> Engine<C> {
             Ok(()) => true,
             Err(SessionError::Gone) => false,
             Err(error) => {
-                events::failed(&error);
+                events::cleanup_failed(&error);
                 true
             }
         }

@@ -232,7 +232,7 @@ impl<C: Cache> Engine<C> {
         }
         for list in self.lists(owner) {
             if let Err(error) = self.cache.list_remove(&list, &members).await {
-                events::failed(&error.into());
+                events::cleanup_failed(&error.into());
             }
         }
     }
