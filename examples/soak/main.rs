@@ -5,7 +5,7 @@
 //! cargo run --release --all-features --example soak -- races 100000 postgres  # or mysql, or sqlite
 //! cargo run --release --all-features --example soak -- crowd
 //! cargo run --release --all-features --example soak -- faults 600
-//! cargo run --release --all-features --example soak -- sweep 1000000 postgres # or sqlite
+//! cargo run --release --all-features --example soak -- sweep 1000000 postgres # or mysql (MariaDB), or sqlite
 //! cargo run --release --all-features --example soak -- fuzz 20
 //! ```
 //!
@@ -31,14 +31,14 @@ mod other_process;
 mod races;
 mod servers;
 mod shared;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 mod sweep;
 
 pub use self::{faults::faults, races::races, servers::redis_server};
 use shared::Failure;
 
 const USAGE: &str = "usage: soak races [count] [redis|postgres|mysql|sqlite] | soak crowd | soak faults [seconds] \
-                     | soak sweep [rows] [postgres|sqlite] | soak fuzz [seconds]";
+                     | soak sweep [rows] [postgres|mysql|sqlite] | soak fuzz [seconds]";
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
@@ -57,7 +57,7 @@ async fn main() -> Result<(), Failure> {
             println!("{report:?}");
             if report.is_clean() { Ok(()) } else { Err("a promise was broken".into()) }
         }
-        #[cfg(any(feature = "postgres", feature = "sqlite"))]
+        #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
         ["sweep", rest @ ..] => {
             let server = servers::Server::start(rest.get(1).copied().unwrap_or("postgres"))?;
             sweep::sweep(server.url(), number(rest, 1_000_000)?).await

@@ -55,7 +55,11 @@ impl Server {
             }
             #[cfg(feature = "mysql")]
             "mysql" => {
-                let server = mariadb_server::MariaDbServer::start();
+                let server = mariadb_server::MariaDbServer::start_with(&[
+                    "--innodb-flush-log-at-trx-commit=1",
+                    "--innodb-buffer-pool-size=256M",
+                    "--innodb-log-file-size=256M",
+                ]);
                 (server.url(), Running::MariaDb(server))
             }
             "sqlite" => {

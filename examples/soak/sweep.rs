@@ -34,6 +34,20 @@ pub async fn sweep(url: &str, rows: usize) -> Result<(), Failure> {
             sqlx::raw_sql(sqlx::AssertSqlSafe(dead)).execute(&pool).await?;
             measured(&cache, cache.sweep(usize::MAX)).await
         }
+        #[cfg(feature = "mysql")]
+        Some("mysql" | "mariadb") => {
+            let cache = cloakroom::MySqlCache::builder(url).timeout(Duration::from_secs(10)).build().await?;
+            cache.migrate().await?;
+            let pool = sqlx::MySqlPool::connect(url).await?;
+            // MariaDB has tables of numbers by their names.
+            let dead = format!(
+                "INSERT INTO cloakroom_sessions (entry_key, value, version, idle_ms, touched_ms, end_ms, due_ms)
+                 SELECT UNHEX(SHA2(seq, 256)), REPEAT('x', {VALUE}), seq, 1, 1, 1,
+                   3600000 * (1 + seq * 300 DIV {rows}) FROM seq_1_to_{rows}"
+            );
+            sqlx::raw_sql(sqlx::AssertSqlSafe(dead)).execute(&pool).await?;
+            measured(&cache, cache.sweep(usize::MAX)).await
+        }
         #[cfg(feature = "sqlite")]
         _ => {
             let cache = cloakroom::SqliteCache::builder(url).timeout(Duration::from_secs(10)).build().await?;

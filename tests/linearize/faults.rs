@@ -1,6 +1,8 @@
 //! The servers that histories are recorded on, and what befalls each of them meanwhile.
 use std::{thread::sleep, time::Duration};
 
+#[cfg(feature = "mysql")]
+use crate::support::mariadb_server::{self, MariaDbServer};
 #[cfg(feature = "postgres")]
 use crate::support::postgres_server::{self, PostgresServer};
 #[cfg(feature = "redis")]
@@ -13,6 +15,8 @@ pub(crate) enum Server {
     Redis(RedisServer),
     #[cfg(feature = "postgres")]
     Postgres(PostgresServer),
+    #[cfg(feature = "mysql")]
+    MariaDb(MariaDbServer),
     #[cfg(feature = "sqlite")]
     Sqlite(SqliteFile, SqlView),
 }
@@ -30,6 +34,13 @@ impl Server {
         Self::Postgres(server)
     }
 
+    #[cfg(feature = "mysql")]
+    pub(crate) async fn mariadb() -> Self {
+        let server = MariaDbServer::start();
+        mariadb_server::patient(&server).await;
+        Self::MariaDb(server)
+    }
+
     #[cfg(feature = "sqlite")]
     pub(crate) async fn sqlite() -> Self {
         let file = SqliteFile::new();
@@ -44,6 +55,8 @@ impl Server {
             Self::Redis(server) => server.url(),
             #[cfg(feature = "postgres")]
             Self::Postgres(server) => server.url(),
+            #[cfg(feature = "mysql")]
+            Self::MariaDb(server) => server.url(),
             #[cfg(feature = "sqlite")]
             Self::Sqlite(file, _) => file.url(),
         }
@@ -54,7 +67,7 @@ impl Server {
         match self {
             #[cfg(feature = "redis")]
             Self::Redis(_) => Duration::from_millis(60),
-            #[cfg(any(feature = "postgres", feature = "sqlite"))]
+            #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
             _ => Duration::from_millis(200),
         }
     }
@@ -84,6 +97,14 @@ impl Server {
                 let others = "backend_type = 'client backend' AND pid <> pg_backend_pid()";
                 server.sql(&format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {others}"));
             }
+            #[cfg(feature = "mysql")]
+            Self::MariaDb(server) if stops => {
+                server.pause();
+                sleep(pause);
+                server.resume();
+            }
+            #[cfg(feature = "mysql")]
+            Self::MariaDb(server) => server.kill_connections(),
             #[cfg(feature = "sqlite")]
             Self::Sqlite(_, view) => {
                 view.rows("BEGIN IMMEDIATE");

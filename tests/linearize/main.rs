@@ -1,11 +1,11 @@
-//! Histories of one session, recorded from several processes on a real Redis and PostgreSQL whose connections are killed and
-//! that stop now and then, and on a SQLite file whose lock is taken, are linearizable: checked by `stateright`.
+//! Histories of one session, recorded from several processes on a real Redis, PostgreSQL and MariaDB whose connections are
+//! killed and that stop now and then, and on a SQLite file whose lock is taken, are linearizable: checked by `stateright`.
 //!
 //! ```sh
 //! CLOAKROOM_HISTORIES=2000 cargo test --release --all-features --test linearize -- --nocapture
 //! ```
 #![cfg(test)]
-#![cfg(any(feature = "redis", feature = "postgres", feature = "sqlite"))]
+#![cfg(any(feature = "redis", feature = "postgres", feature = "mysql", feature = "sqlite"))]
 use std::{
     env,
     hash::{BuildHasher, RandomState},
@@ -227,6 +227,12 @@ async fn histories_under_faults_are_linearizable_on_redis() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn histories_under_faults_are_linearizable_on_postgres() {
     histories_under_faults_are_linearizable(Server::postgres().await).await;
+}
+
+#[cfg(feature = "mysql")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn histories_under_faults_are_linearizable_on_mariadb() {
+    histories_under_faults_are_linearizable(Server::mariadb().await).await;
 }
 
 #[cfg(feature = "sqlite")]

@@ -77,6 +77,8 @@ async fn build(url: &str, timeout: Duration) -> Result<BoxedCache, CacheError> {
         Some("redis") => BoxedCache::new(cloakroom::RedisCache::builder(url).timeout(timeout).build().await?),
         #[cfg(feature = "postgres")]
         Some("postgres") => BoxedCache::new(cloakroom::PostgresCache::builder(url).timeout(timeout).build().await?),
+        #[cfg(feature = "mysql")]
+        Some("mysql") => BoxedCache::new(cloakroom::MySqlCache::builder(url).timeout(timeout).build().await?),
         #[cfg(feature = "sqlite")]
         Some("sqlite") => BoxedCache::new(cloakroom::SqliteCache::builder(url).timeout(timeout).build().await?),
         _ => panic!("no cache of this scheme: {url}"),

@@ -14,6 +14,7 @@ mod postgres;
 mod postgres_faults;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod revoke_many;
+mod rows;
 #[cfg(feature = "postgres")]
 mod secrets;
 mod shared;

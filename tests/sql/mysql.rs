@@ -7,15 +7,9 @@ use cloakroom::{
 
 use crate::{
     shared::{self, entry, expiry, kind, shown},
-    support::mariadb_server::MariaDbServer,
+    support::mariadb_server::{MariaDbServer, patient},
     support::sql_proxy::{Mode, Proxy},
 };
-
-async fn patient(server: &MariaDbServer) -> MySqlCache {
-    let cache = MySqlCache::builder(server.url()).timeout(Duration::from_secs(20)).build().await.unwrap();
-    cache.migrate().await.unwrap();
-    cache
-}
 
 async fn hasty(server: &MariaDbServer) -> MySqlCache {
     patient(server).await;
@@ -116,21 +110,16 @@ async fn killed_connections_cost_an_insert_only() {
     let cache =
         MySqlCache::builder(server.url()).timeout(Duration::from_secs(10)).max_connections(1).build().await.unwrap();
     cache.migrate().await.unwrap();
-    let kill = || {
-        let ids =
-            server.sql("SELECT ID FROM information_schema.PROCESSLIST WHERE DB = 'app' AND ID <> CONNECTION_ID()");
-        ids.lines().for_each(|id| drop(server.sql(&format!("KILL {id}"))));
-    };
     let there = entry("1");
     assert!(cache.insert("a", there.clone(), expiry()).await.unwrap());
-    kill();
+    server.kill_connections();
     assert_eq!(cache.get("a").await.unwrap(), Some(there.clone()));
-    kill();
+    server.kill_connections();
     assert_eq!(kind(cache.insert("b", entry("1"), expiry()).await), CacheErrorKind::Timeout);
-    kill();
+    server.kill_connections();
     let next = entry("2");
     assert_eq!(cache.replace("a", there.version, next.clone(), expiry()).await.unwrap(), Replaced::Done);
-    kill();
+    server.kill_connections();
     assert_eq!(cache.delete("a", next.version).await.unwrap(), Deleted::Done);
 }
 
@@ -204,6 +193,9 @@ async fn failures_of_a_statement_are_told_apart() {
     for (number, expected) in [
         (1213, CacheErrorKind::Unavailable),
         (1205, CacheErrorKind::Unavailable),
+        (1020, CacheErrorKind::Unavailable),
+        (1047, CacheErrorKind::Unavailable),
+        (3101, CacheErrorKind::Unavailable),
         (1114, CacheErrorKind::Full),
         (1021, CacheErrorKind::Full),
         (4025, CacheErrorKind::Refused),

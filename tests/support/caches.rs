@@ -59,6 +59,16 @@ macro_rules! on_every_cache {
                 super::$name(cache).await;
             })+
         }
+        #[cfg(feature = "mysql")]
+        mod mariadb {
+            use $($caches)::+ as caches;
+
+            $(#[$test]
+            async fn $name() {
+                let (_tables, cache) = caches::mariadb().await;
+                super::$name(cache).await;
+            })+
+        }
     };
 }
 pub(crate) use on_every_cache;
@@ -98,6 +108,14 @@ pub async fn sqlite() -> (super::sqlite_file::SqliteFile, cloakroom::SqliteCache
 #[cfg(feature = "postgres")]
 pub async fn postgres() -> (super::postgres_server::Tables, cloakroom::PostgresCache) {
     let tables = super::postgres_server::Tables::new();
+    let cache = tables.cache().await;
+    (tables, cache)
+}
+
+/// In tables of the test's own, on the server that all tests of the process share.
+#[cfg(feature = "mysql")]
+pub async fn mariadb() -> (super::mariadb_server::Tables, cloakroom::MySqlCache) {
+    let tables = super::mariadb_server::Tables::new();
     let cache = tables.cache().await;
     (tables, cache)
 }

@@ -2,12 +2,17 @@
 use std::{
     path::PathBuf,
     process::{Child, Command},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use super::process::{Directory, find, free_port, signal, spawn, try_run, unprivileged};
+use cloakroom::MySqlCache;
+
+use super::process::{Directory, end_with_this_process, find, free_port, signal, spawn, try_run, unprivileged};
 
 /// Runs until it is dropped.
 #[derive(Debug)]
@@ -105,6 +110,14 @@ impl MariaDbServer {
         self.try_sql(text).unwrap_or_else(|why| panic!("{why}"))
     }
 
+    /// Ends all connections to the database of the tests, as an administrator does.
+    pub fn kill_connections(&self) {
+        let others = "FROM information_schema.PROCESSLIST WHERE DB = 'app' AND ID <> CONNECTION_ID()";
+        let kills = self.sql(&format!("SELECT CONCAT('KILL ', ID, ';') {others}"));
+        // One that has ended meanwhile is an error.
+        let _ = self.try_sql(&kills);
+    }
+
     fn try_sql(&self, text: &str) -> Result<String, String> {
         try_run(
             Command::new(program(&["mariadb", "mysql"]))
@@ -119,6 +132,53 @@ impl Drop for MariaDbServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A cache with its tables that outwaits a machine which is busy with other tests.
+pub async fn patient(server: &MariaDbServer) -> MySqlCache {
+    let cache = MySqlCache::builder(server.url()).timeout(Duration::from_secs(20)).build().await.unwrap();
+    cache.migrate().await.unwrap();
+    cache
+}
+
+/// Tables of a test's own on the server that the tests of this process share.
+#[derive(Debug)]
+pub struct Tables {
+    name: String,
+    url: String,
+}
+
+impl Tables {
+    pub fn new() -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        Self { name, url: shared_url() }
+    }
+
+    /// What is in the tables.
+    pub fn view(&self) -> super::sql_view::SqlView {
+        super::sql_view::SqlView::mysql(self.url.clone(), &self.name)
+    }
+
+    /// A cache that outwaits a machine which is busy with other tests.
+    pub async fn cache(&self) -> MySqlCache {
+        let tables = cloakroom::SqlTables::named(&self.name).unwrap();
+        let cache = MySqlCache::builder(&self.url).tables(tables).timeout(Duration::from_secs(20)).build();
+        let cache = cache.await.unwrap();
+        cache.migrate().await.unwrap();
+        cache
+    }
+}
+
+/// One server for the process, started by the first test that asks for it.
+fn shared_url() -> String {
+    static SHARED: OnceLock<(MariaDbServer, Child)> = OnceLock::new();
+    let (server, _) = SHARED.get_or_init(|| {
+        let server = MariaDbServer::start_with(&["--max-connections=300"]);
+        let end = end_with_this_process(server.child.as_ref().expect("the server runs"), server.dir.path());
+        (server, end)
+    });
+    server.url()
 }
 
 /// One at a time: an installation runs a server of its own, and several of them get in each other's way.

@@ -29,7 +29,7 @@ pub mod request;
 pub mod six_methods;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub mod sql_proxy;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 pub mod sql_view;
 #[cfg(feature = "sqlite")]
 pub mod sqlite_file;

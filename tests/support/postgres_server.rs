@@ -1,7 +1,7 @@
 //! A PostgreSQL server of a test's own, and a PgBouncer before it.
 use std::{
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +12,9 @@ use std::{
 
 use cloakroom::PostgresCache;
 
-use super::process::{Directory, find, free_port, give, run, signal, spawn, try_run, unprivileged};
+use super::process::{
+    Directory, end_with_this_process, find, free_port, give, run, signal, spawn, try_run, unprivileged,
+};
 
 /// Runs until it is dropped.
 #[derive(Debug)]
@@ -249,20 +251,13 @@ impl Tables {
     }
 }
 
-/// One server for the process, started by the first test that asks for it. What is static is not dropped, so a shell ends
-/// the server and removes its files once the process is gone, in whatever way: it waits for the end of its input.
+/// One server for the process, started by the first test that asks for it.
 fn shared_url() -> String {
     static SHARED: OnceLock<(PostgresServer, Child)> = OnceLock::new();
     let (server, _) = SHARED.get_or_init(|| {
         let server = PostgresServer::start_with(&["max_connections=300"]);
-        let script = r#"trap "" INT TERM; read -r line; kill -QUIT "$0"
-            for try in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$0" || break; sleep 0.2; done
-            kill -KILL "$0"; rm -rf "$1""#;
-        let postmaster = server.child.as_ref().expect("the server runs").id().to_string();
-        let mut shell = Command::new("sh");
-        shell.args(["-c", script, &postmaster]).arg(server.dir.path()).stdin(Stdio::piped());
-        let shell = shell.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program `sh`");
-        (server, shell)
+        let end = end_with_this_process(server.child.as_ref().expect("the server runs"), server.dir.path());
+        (server, end)
     });
     server.url()
 }

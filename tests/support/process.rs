@@ -99,6 +99,17 @@ pub fn signal(child: &Child, signal: &str) {
     assert!(status.success(), "kill {signal} {id}");
 }
 
+/// Ends a server and removes its files once this process is gone, in whatever way: what is static is not dropped, so a shell
+/// waits for the end of its input, which the result holds open.
+pub fn end_with_this_process(server: &Child, dir: &Path) -> Child {
+    let script = r#"trap "" INT TERM; read -r line; kill -QUIT "$0"
+        for try in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$0" || break; sleep 0.2; done
+        kill -KILL "$0"; rm -rf "$1""#;
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, &server.id().to_string()]).arg(dir).stdin(Stdio::piped());
+    shell.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program `sh`")
+}
+
 /// A port for a server, another one each time, below those that the system gives to outgoing connections.
 pub fn free_port() -> u16 {
     static NEXT: OnceLock<AtomicU64> = OnceLock::new();

@@ -1,7 +1,7 @@
 //! The tables of one cache in a SQL database, looked at and changed beside the cache.
 use std::{sync::mpsc, thread, time::Duration};
 
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
 /// A connection of its own, on a thread of its own: to be asked from anywhere, and it answers at once.
 #[derive(Clone, Debug)]
@@ -22,8 +22,9 @@ macro_rules! answer {
             runtime.block_on(async {
                 let mut connection = <$connection>::connect(&url).await.unwrap();
                 while let Ok((text, answer)) = asked.recv() {
-                    let rows = sqlx::query_scalar(AssertSqlSafe(text)).fetch_all(&mut connection).await;
-                    answer.send(rows.unwrap()).unwrap();
+                    // Not prepared: some databases prepare no statement that begins a transaction.
+                    let rows = connection.fetch_all(sqlx::raw_sql(AssertSqlSafe(text))).await.unwrap();
+                    answer.send(rows.iter().map(|row| row.get(0)).collect()).unwrap();
                 }
             });
         });
@@ -36,6 +37,12 @@ impl SqlView {
     pub fn postgres(url: String, table: &str) -> Self {
         let text = |column: &str| format!("encode({column}, 'escape')");
         Self { table: table.to_owned(), text, ask: answer!(sqlx::PgConnection, url) }
+    }
+
+    #[cfg(feature = "mysql")]
+    pub fn mysql(url: String, table: &str) -> Self {
+        let text = |column: &str| format!("CONVERT({column} USING utf8mb4)");
+        Self { table: table.to_owned(), text, ask: answer!(sqlx::MySqlConnection, url) }
     }
 
     #[cfg(feature = "sqlite")]
@@ -62,6 +69,26 @@ impl SqlView {
     pub fn age(&self, time: Duration) {
         let (table, ms) = (&self.table, time.as_millis());
         self.rows(format!("UPDATE {table} SET touched_ms = touched_ms - {ms}, end_ms = end_ms - {ms}"));
+    }
+
+    /// A number in the entry under this key.
+    pub fn number(&self, column: &str, key: &str) -> i64 {
+        let Self { table, text, .. } = self;
+        let rows =
+            self.rows(format!("SELECT CAST({column} AS CHAR(20)) FROM {table} WHERE {} = '{key}'", text("entry_key")));
+        rows.first().expect("a row").trim().parse().unwrap()
+    }
+
+    /// Changes the entry under this key.
+    pub fn set(&self, assignment: &str, key: &str) {
+        let Self { table, text, .. } = self;
+        self.rows(format!("UPDATE {table} SET {assignment} WHERE {} = '{key}'", text("entry_key")));
+    }
+
+    /// Changes what lists have of this member.
+    pub fn set_members(&self, assignment: &str, member: &str) {
+        let Self { table, text, .. } = self;
+        self.rows(format!("UPDATE {table}_lists SET {assignment} WHERE {} = '{member}'", text("member")));
     }
 
     pub fn delete_entries(&self) {

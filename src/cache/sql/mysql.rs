@@ -111,7 +111,15 @@ impl Dialect for MySql {
         let number = error.try_downcast_ref::<MySqlDatabaseError>().map_or(0, MySqlDatabaseError::number);
         let code = number.to_string();
         match number {
-            1205 | 1213 | 3572 => Failure::not_ready(answered(&code, "others were writing the same rows")),
+            // 1020 is how MariaDB 11.6 and later refuse a write over a row that is newer than the statement, 3101 how a group
+            // of MySQL servers refuses one of two writes, and a Galera cluster does so with a deadlock.
+            1020 | 1205 | 1213 | 3101 | 3572 => {
+                Failure::not_ready(answered(&code, "others were writing the same rows"))
+            }
+            // A node of a Galera cluster that is not in step with the others.
+            1047 => Failure::elsewhere(answered(&code, "it takes no statements yet")),
+            // The table was changed since the statement was prepared or began.
+            1412 | 1615 => Failure::elsewhere(answered(&code, "the table was changed meanwhile")),
             1040 | 1203 | 1226 => Failure::elsewhere(answered(&code, "it has as many connections as it allows")),
             1290 | 1792 | 1836 => Failure::elsewhere(answered(&code, "it is read-only, as a replica is")),
             // The server ends, or the connection was killed, and the statement with it or not.

@@ -13,7 +13,7 @@ mod model;
 
 use model::{Data, Fault, Held, KEYS, OWNERS, Op, Said, World};
 
-#[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use crate::support::caches;
 use crate::support::web::{id, layer, send, start};
 
@@ -333,7 +333,7 @@ fn runtime() -> Runtime {
 }
 
 /// All on one cache, each with a prefix of its own.
-#[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres", feature = "mysql"))]
 fn check_on(cases: u32, runtime: &Runtime, cache: impl Cache + Clone) {
     let number = std::cell::Cell::new(0);
     check(cases, |steps| {
@@ -371,5 +371,13 @@ fn on_sqlite() {
 fn on_postgres() {
     let runtime = runtime();
     let (_tables, cache) = runtime.block_on(caches::postgres());
+    check_on(64, &runtime, cache);
+}
+
+#[cfg(feature = "mysql")]
+#[test]
+fn on_mariadb() {
+    let runtime = runtime();
+    let (_tables, cache) = runtime.block_on(caches::mariadb());
     check_on(64, &runtime, cache);
 }

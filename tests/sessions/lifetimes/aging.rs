@@ -5,10 +5,12 @@ use std::{sync::Arc, time::Duration};
 use cloakroom::{Clock, InMemoryCache};
 
 use super::Trial;
-#[cfg(any(feature = "encryption", feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "encryption", feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use crate::support::caches;
+#[cfg(feature = "mysql")]
+use crate::support::mariadb_server;
 #[cfg(feature = "postgres")]
-use crate::support::postgres_server::Tables;
+use crate::support::postgres_server;
 #[cfg(feature = "redis")]
 use crate::support::redis_server::{RedisServer, patient};
 #[cfg(feature = "sqlite")]
@@ -81,8 +83,15 @@ pub(crate) async fn sqlite() -> (SqliteFile, Trial<cloakroom::SqliteCache>) {
 }
 
 #[cfg(feature = "postgres")]
-pub(crate) async fn postgres() -> (Tables, Trial<cloakroom::PostgresCache>) {
+pub(crate) async fn postgres() -> (postgres_server::Tables, Trial<cloakroom::PostgresCache>) {
     let (tables, cache) = caches::postgres().await;
+    let view = tables.view();
+    (tables, Trial::new(cache, Clock::manual(), move |time| view.age(time)))
+}
+
+#[cfg(feature = "mysql")]
+pub(crate) async fn mariadb() -> (mariadb_server::Tables, Trial<cloakroom::MySqlCache>) {
+    let (tables, cache) = caches::mariadb().await;
     let view = tables.view();
     (tables, Trial::new(cache, Clock::manual(), move |time| view.age(time)))
 }

@@ -9,7 +9,7 @@ mod renewals;
 mod revoking;
 mod session_info;
 
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use std::any::Any;
 use std::{
     collections::{BTreeSet, HashSet},
@@ -27,12 +27,18 @@ use cloakroom::{
 use http::{Request, Response, StatusCode, header};
 use tower::{Layer, ServiceExt, service_fn};
 
-#[cfg(any(feature = "encryption", feature = "redis", feature = "sqlite", feature = "postgres"))]
+#[cfg(any(
+    feature = "encryption",
+    feature = "redis",
+    feature = "sqlite",
+    feature = "postgres",
+    feature = "mysql"
+))]
 use crate::support::caches;
 #[cfg(feature = "redis")]
 use crate::support::redis_server::RedisServer;
 use crate::support::six_methods::{SixMethods, Twist};
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use crate::support::sql_view::SqlView;
 
 /// The keys that a cache was asked for.
@@ -51,7 +57,7 @@ enum Stored {
     #[cfg(feature = "redis")]
     Redis(RedisServer),
     /// And what has to live as long.
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     Sql(SqlView, #[allow(dead_code, reason = "dropped at the end")] Box<dyn Any + Send + Sync>),
 }
 
@@ -62,7 +68,7 @@ impl Stored {
             Self::Memory(memory) => memory.len(),
             #[cfg(feature = "redis")]
             Self::Redis(server) => usize::try_from(server.command(&["DBSIZE"]).int()).unwrap(),
-            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
             Self::Sql(view, _) => view.keys().len(),
         }
     }
@@ -71,7 +77,7 @@ impl Stored {
     fn bytes(&self) -> usize {
         match self {
             Self::Memory(memory) => memory.bytes(),
-            #[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres"))]
+            #[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres", feature = "mysql"))]
             _ => self.len(),
         }
     }
@@ -85,13 +91,13 @@ impl Stored {
                 let keys = server.command(&["KEYS", "*"]).text();
                 keys.lines().filter(|key| !key.is_empty()).map(ToOwned::to_owned).collect()
             }
-            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
             Self::Sql(view, _) => view.keys(),
         }
     }
 
     /// All but the lists.
-    #[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres"))]
+    #[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres", feature = "mysql"))]
     fn delete_entries(&self) {
         match self {
             Self::Memory(_) => {}
@@ -101,7 +107,7 @@ impl Stored {
                     server.command(&["DEL", key]);
                 }
             }
-            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
             Self::Sql(view, _) => view.delete_entries(),
         }
     }
@@ -173,6 +179,12 @@ impl World {
         Self::of("PostgreSQL", cache, Stored::Sql(tables.view(), Box::new(tables)))
     }
 
+    #[cfg(feature = "mysql")]
+    async fn mariadb() -> Self {
+        let (tables, cache) = caches::mariadb().await;
+        Self::of("MariaDB", cache, Stored::Sql(tables.view(), Box::new(tables)))
+    }
+
     async fn all() -> Vec<Self> {
         vec![
             Self::memory(),
@@ -189,6 +201,8 @@ impl World {
             Self::sqlite().await,
             #[cfg(feature = "postgres")]
             Self::postgres().await,
+            #[cfg(feature = "mysql")]
+            Self::mariadb().await,
         ]
     }
 

@@ -254,7 +254,7 @@ proptest! {
 }
 
 /// The same on a server, whose clock is not turned.
-#[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres", feature = "mysql"))]
 fn the_list_is_the_set_of_live_sessions_on(world: impl Future<Output = World>) {
     let runtime = runtime();
     let world = runtime.block_on(world);
@@ -291,4 +291,10 @@ fn the_list_is_the_set_of_live_sessions_in_sqlite() {
 #[test]
 fn the_list_is_the_set_of_live_sessions_in_postgres() {
     the_list_is_the_set_of_live_sessions_on(World::postgres());
+}
+
+#[cfg(feature = "mysql")]
+#[test]
+fn the_list_is_the_set_of_live_sessions_in_mariadb() {
+    the_list_is_the_set_of_live_sessions_on(World::mariadb());
 }

@@ -1,0 +1,175 @@
+//! What is in the tables after an operation or a sweep, and what an operation makes of rows that were changed beside it.
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cloakroom::{Cache, Expiry, Replaced};
+
+use crate::{
+    shared::entry,
+    support::{caches, sql_view::SqlView},
+};
+
+/// One test for each function and database. The functions take a cache and a look at its tables.
+macro_rules! on_every_database {
+    ($($name:ident),+ $(,)?) => {
+        #[cfg(feature = "sqlite")]
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $name() {
+                let (file, cache) = super::caches::sqlite().await;
+                super::$name(cache, file.view()).await;
+            })+
+        }
+        #[cfg(feature = "postgres")]
+        mod postgres {
+            $(#[tokio::test]
+            async fn $name() {
+                let (tables, cache) = super::caches::postgres().await;
+                super::$name(cache, tables.view()).await;
+            })+
+        }
+        #[cfg(feature = "mysql")]
+        mod mariadb {
+            $(#[tokio::test]
+            async fn $name() {
+                let (tables, cache) = super::caches::mariadb().await;
+                super::$name(cache, tables.view()).await;
+            })+
+        }
+    };
+}
+
+on_every_database! {
+    a_row_is_due_sooner_after_a_write_and_never_later,
+    the_sweep_removes_what_has_ended_by_either_clock_and_moves_what_lives,
+    the_sweep_of_lists_gives_other_clocks_five_minutes,
+    a_touch_never_goes_back,
+    a_repeated_insert_restarts_nothing,
+    what_ended_while_an_operation_waited_stays_ended,
+}
+
+/// All SQL caches have it, and no trait of the crate names it.
+trait Sweeps: Cache {
+    async fn sweep_all(&self) -> usize;
+}
+
+macro_rules! sweeps {
+    ($($feature:literal $cache:ident),+) => {$(
+        #[cfg(feature = $feature)]
+        impl Sweeps for cloakroom::$cache {
+            async fn sweep_all(&self) -> usize {
+                self.sweep(usize::MAX).await.unwrap()
+            }
+        }
+    )+};
+}
+
+sweeps! { "sqlite" SqliteCache, "postgres" PostgresCache, "mysql" MySqlCache }
+
+const HOUR: i64 = 3_600_000;
+const MINUTE: i64 = 60_000;
+
+fn now() -> i64 {
+    UNIX_EPOCH.elapsed().unwrap().as_millis() as i64
+}
+
+/// Ends so many hours from now, and not by its idle time.
+fn ending_in(hours: u64) -> (Expiry, i64) {
+    let end = now() + hours as i64 * HOUR;
+    let time = UNIX_EPOCH + Duration::from_millis(end.unsigned_abs());
+    (Expiry::new(Duration::from_secs(1_000 * 3600), time), end)
+}
+
+/// The sweep looks at a row after the hour in which it ends.
+fn due(end: i64) -> i64 {
+    (end / HOUR + 1) * HOUR
+}
+
+async fn a_row_is_due_sooner_after_a_write_and_never_later(cache: impl Cache, view: SqlView) {
+    let ((first, first_end), (later, _), (sooner, sooner_end)) = (ending_in(20), ending_in(30), ending_in(5));
+    let mut there = entry("1");
+    assert!(cache.insert("k", there.clone(), first).await.unwrap());
+    for (expiry, expected) in [(later, due(first_end)), (sooner, due(sooner_end))] {
+        let next = entry("2");
+        assert_eq!(cache.replace("k", there.version, next.clone(), expiry).await.unwrap(), Replaced::Done);
+        assert_eq!(view.number("due_ms", "k"), expected);
+        there = next;
+    }
+    // What has ended says nothing of the entry that is written over it.
+    view.set("end_ms = 1", "k");
+    let (last, last_end) = ending_in(50);
+    assert!(cache.insert("k", entry("3"), last).await.unwrap());
+    assert_eq!(view.number("due_ms", "k"), due(last_end));
+}
+
+async fn the_sweep_removes_what_has_ended_by_either_clock_and_moves_what_lives(cache: impl Sweeps, view: SqlView) {
+    let (expiry, end) = ending_in(10);
+    for key in ["lives", "idle", "over", "over for other clocks"] {
+        assert!(cache.insert(key, entry("x"), expiry).await.unwrap());
+        view.set("due_ms = 0", key);
+    }
+    view.set("touched_ms = 1", "idle");
+    view.set(&format!("end_ms = {}", now() - 10 * MINUTE), "over");
+    view.set(&format!("end_ms = {}", now() - MINUTE), "over for other clocks");
+    let begun = now();
+    assert_eq!(cache.sweep_all().await, 2);
+    let mut left = view.keys();
+    left.sort();
+    assert_eq!(left, ["lives", "over for other clocks"]);
+    assert_eq!(view.number("due_ms", "lives"), due(end));
+    let next = view.number("due_ms", "over for other clocks");
+    assert!((due(begun)..=due(now())).contains(&next), "{next}");
+    assert_eq!(cache.sweep_all().await, 0);
+}
+
+async fn the_sweep_of_lists_gives_other_clocks_five_minutes(cache: impl Sweeps, view: SqlView) {
+    for (member, left) in [("lives", HOUR), ("over", -10 * MINUTE), ("over for other clocks", -MINUTE)] {
+        let far = SystemTime::now() + Duration::from_secs(60);
+        cache.list_add(member, member, far).await.unwrap();
+        view.set_members(&format!("end_ms = {}", now() + left), member);
+    }
+    cache.sweep_all().await;
+    let mut left = view.keys();
+    left.sort();
+    assert_eq!(left, ["lives", "over for other clocks"]);
+}
+
+/// The clock of the database may have been turned back, or another one may answer after a failover.
+async fn a_touch_never_goes_back(cache: impl Cache, view: SqlView) {
+    assert!(cache.insert("k", entry("x"), ending_in(10).0).await.unwrap());
+    view.set(&format!("touched_ms = touched_ms + {HOUR}"), "k");
+    let before = view.number("touched_ms", "k");
+    assert!(cache.touch("k").await.unwrap());
+    assert!(cache.get_and_touch("k", Duration::ZERO).await.unwrap().is_some());
+    assert_eq!(view.number("touched_ms", "k"), before);
+}
+
+async fn a_repeated_insert_restarts_nothing(cache: impl Cache, view: SqlView) {
+    let there = entry("x");
+    assert!(cache.insert("k", there.clone(), ending_in(10).0).await.unwrap());
+    view.set(&format!("touched_ms = touched_ms - {HOUR}"), "k");
+    let before = view.number("touched_ms", "k");
+    assert!(cache.insert("k", there, ending_in(10).0).await.unwrap());
+    assert_eq!(view.number("touched_ms", "k"), before);
+}
+
+/// Idle time goes by the moment at which the row is looked at, not by that at which the statement began.
+async fn what_ended_while_an_operation_waited_stays_ended(cache: impl Cache + Clone, view: SqlView) {
+    let idle = Duration::from_millis(600);
+    let there = entry("x");
+    assert!(cache.insert("k", there.clone(), Expiry::new(idle, ending_in(10).0.end)).await.unwrap());
+    view.rows("BEGIN");
+    view.set("end_ms = end_ms + 1", "k");
+    let touched = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.touch("k").await.unwrap() }
+    });
+    let replaced = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.replace("k", there.version, entry("y"), ending_in(10).0).await.unwrap() }
+    });
+    tokio::time::sleep(idle + Duration::from_millis(100)).await;
+    view.rows("COMMIT");
+    assert!(!touched.await.unwrap());
+    assert_eq!(replaced.await.unwrap(), Replaced::Missing);
+    assert_eq!(cache.get("k").await.unwrap(), None);
+}
