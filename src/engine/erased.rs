@@ -1,7 +1,7 @@
 //! The engine as the handles see it: without the type of its cache.
 use std::{future::Future, pin::Pin, time::Duration};
 
-use super::{Action, Commit, Committed, Config, Ending, Engine, Family, Found, Page, Stored};
+use super::{Action, Commit, Committed, Config, Ending, Engine, Family, Found, Page, Revoked, Stored};
 use crate::{
     cache::{Cache, ListMember},
     deadline::{Deadline, at_once},
@@ -29,6 +29,14 @@ pub(crate) trait SessionEngine: Send + Sync {
     fn revoke_all<'a>(&'a self, owner: &'a str, deadline: Deadline) -> Work<'a, usize>;
     /// `keep` is the session of a handler: if it has ended itself, it ends no others.
     fn revoke_others<'a>(&'a self, owner: &'a str, keep: Option<SessionKey>, deadline: Deadline) -> Work<'a, usize>;
+    /// `own` is the session of the handler.
+    fn revoke_one<'a>(
+        &'a self,
+        owner: &'a str,
+        own: Option<SessionKey>,
+        key: SessionKey,
+        deadline: Deadline,
+    ) -> Work<'a, Revoked>;
 }
 
 impl<C: Cache> SessionEngine for Engine<C> {
@@ -78,5 +86,15 @@ impl<C: Cache> SessionEngine for Engine<C> {
 
     fn revoke_others<'a>(&'a self, owner: &'a str, keep: Option<SessionKey>, deadline: Deadline) -> Work<'a, usize> {
         Box::pin(self.revoke_all_but_own(owner, keep, deadline))
+    }
+
+    fn revoke_one<'a>(
+        &'a self,
+        owner: &'a str,
+        own: Option<SessionKey>,
+        key: SessionKey,
+        deadline: Deadline,
+    ) -> Work<'a, Revoked> {
+        Box::pin(Self::revoke_one(self, owner, own, key, deadline))
     }
 }
