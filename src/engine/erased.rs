@@ -17,6 +17,8 @@ pub(crate) trait SessionEngine: Send + Sync {
     /// As [`load`](Self::load), where the cache does not wait; `None` where it does.
     fn load_at_once(&self, ids: &[SessionId], refresh: Option<Duration>) -> Option<Result<Found, SessionError>>;
     fn reload<'a>(&'a self, key: SessionKey, family: &'a Family) -> Work<'a, Option<Stored>>;
+    /// Whether the session that lived under `key` lives on under another one.
+    fn was_renewed(&self, key: SessionKey) -> Work<'_, bool>;
     fn commit<'a>(&'a self, commit: &'a mut Commit, family: &'a Family, deadline: Deadline) -> Work<'a, Committed>;
     /// A first poll of the same future, where the cache does not wait. `None`: it has to wait for something else, and nothing
     /// was done. Only for a [write](Action::Write), which can be begun again wherever it waits.
@@ -54,6 +56,10 @@ impl<C: Cache> SessionEngine for Engine<C> {
 
     fn reload<'a>(&'a self, key: SessionKey, family: &'a Family) -> Work<'a, Option<Stored>> {
         Box::pin(Self::reload(self, key, family))
+    }
+
+    fn was_renewed(&self, key: SessionKey) -> Work<'_, bool> {
+        Box::pin(async move { Ok(self.live_end(key).await?.is_some()) })
     }
 
     fn commit<'a>(&'a self, commit: &'a mut Commit, family: &'a Family, deadline: Deadline) -> Work<'a, Committed> {

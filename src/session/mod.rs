@@ -34,12 +34,13 @@ mod values;
 #[cfg(feature = "device-bound")]
 pub(crate) use self::admission::Admission;
 use self::state::{Next, State, Wish};
-pub(crate) use self::{browser::CookieDue, state::Scope};
 pub use self::{
+    at_once::EndReason,
     lazy::LazySession,
     users::SessionInfo,
     value_key::{IntoKey, Key},
 };
+pub(crate) use self::{browser::CookieDue, state::Scope};
 
 /// A visitor's session: named values that outlive the request.
 ///
