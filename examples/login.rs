@@ -16,7 +16,7 @@ use std::{
 
 use axum::{
     Form, Router,
-    extract::{Query, State},
+    extract::Query,
     http::{HeaderMap, StatusCode, header},
     response::{Html, IntoResponse, Redirect},
     routing::{get, post},
@@ -33,11 +33,8 @@ const DEVICE: Key<String> = Key::new("device");
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-type Store = SessionStore<InMemoryCache>;
-
-/// All of it, with a store that the handlers reach too: they list and end other sessions.
+/// All pages. No handler needs the store: a session lists and ends those of its own user.
 pub fn app() -> Router {
-    let store = SessionStore::new(InMemoryCache::new());
     Router::new()
         .route("/", get(home))
         .route("/login", post(login))
@@ -46,8 +43,7 @@ pub fn app() -> Router {
         .route("/devices/revoke", post(revoke))
         .route("/devices/revoke-others", post(revoke_others))
         .route("/devices/revoke-all", post(revoke_all))
-        .with_state(store.clone())
-        .layer(SessionLayer::new(store))
+        .layer(SessionLayer::new(SessionStore::new(InMemoryCache::new())))
         // Refuses forms that other sites send, the login form included.
         .layer(CsrfLayer::new())
 }
@@ -111,11 +107,14 @@ async fn logout(session: Session) -> Redirect {
     Redirect::to("/")
 }
 
-async fn devices(session: Session, State(store): State<Store>) -> Result<impl IntoResponse, SessionError> {
-    let Some(user) = session.owner() else { return Ok(Redirect::to("/").into_response()) };
+async fn devices(session: Session) -> Result<impl IntoResponse, SessionError> {
+    if session.owner().is_none() {
+        return Ok(Redirect::to("/").into_response());
+    }
     let mut rows = String::new();
-    for info in store.sessions_of(&user).await? {
-        let device = escape(&info.get::<String>(DEVICE.name()).unwrap_or_default());
+    // All of them: 100 is the limit for one user.
+    for info in session.owner_sessions(None, 100).await? {
+        let device = escape(&info.get(DEVICE).unwrap_or_default());
         let since = info.logged_in().map(minutes_ago).unwrap_or_default();
         // The key names the session and cannot be used as a cookie: a page may show it.
         let end = if session.key() == Some(info.key()) {
@@ -144,15 +143,12 @@ struct Revoke {
     key: SessionKey,
 }
 
-async fn revoke(
-    session: Session,
-    State(store): State<Store>,
-    Form(form): Form<Revoke>,
-) -> Result<impl IntoResponse, SessionError> {
-    let Some(user) = session.owner() else { return Ok(Redirect::to("/")) };
-    // The key comes from a form: it must be one of this user's.
-    let own = store.sessions_of(&user).await?.iter().any(|info| info.key() == form.key);
-    let ended = own && store.revoke(&form.key).await?;
+/// The key comes from a form, and can be any: only a session of this user ends.
+async fn revoke(session: Session, Form(form): Form<Revoke>) -> Result<Redirect, SessionError> {
+    if session.owner().is_none() {
+        return Ok(Redirect::to("/"));
+    }
+    let ended = session.revoke(&form.key).await?;
     let message = if ended { "That device is signed out." } else { "That device was not signed in any more." };
     session.set(FLASH, message.into())?;
     Ok(Redirect::to("/devices"))

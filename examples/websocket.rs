@@ -17,13 +17,15 @@ use axum::{
     response::{Html, IntoResponse, Redirect, Response},
     routing::{get, post},
 };
-use cloakroom::{CacheError, RedisCache, Session, SessionError, SessionLayer, SessionStore};
+use cloakroom::{CacheError, EndReason, RedisCache, Session, SessionError, SessionLayer, SessionStore};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tower_http::csrf::CsrfLayer;
 
 /// From 4000 on, codes are the application's (RFC 6455, section 7.4.2).
 pub const SIGNED_OUT: u16 = 4001;
+/// Another request has renewed the session: the browser has a new ID, and connects again with that.
+pub const RENEWED: u16 = 4002;
 
 /// The pages, with the sessions in the Redis at this URL.
 pub async fn app(redis_url: &str) -> Result<Router, CacheError> {
@@ -56,9 +58,9 @@ async fn talk(mut socket: WebSocket, session: Session) {
     // One future for the whole conversation: a new one for each message would look the session up each time.
     let ended = session.ended();
     tokio::pin!(ended);
-    loop {
+    let reason = loop {
         let text = tokio::select! {
-            () = &mut ended => break,
+            reason = &mut ended => break reason,
             message = socket.recv() => match message {
                 Some(Ok(Message::Text(text))) => text,
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
@@ -68,15 +70,19 @@ async fn talk(mut socket: WebSocket, session: Session) {
         // Commits at once, and returns `Gone` if the session ended a moment ago.
         let number = match session.update_now("messages", |n: Option<u64>| n.unwrap_or(0) + 1).await {
             Ok(number) => number,
-            Err(SessionError::Gone) => break,
+            Err(SessionError::Gone) => break ended.await,
             // An outage is no logout: the client may try again.
             Err(_) => 0,
         };
         if socket.send(Message::Text(format!("{number}: {text}").into())).await.is_err() {
             return;
         }
-    }
-    let close = CloseFrame { code: SIGNED_OUT, reason: "signed out".into() };
+    };
+    let (code, reason) = match reason {
+        EndReason::Renewed => (RENEWED, "renewed"),
+        _ => (SIGNED_OUT, "signed out"),
+    };
+    let close = CloseFrame { code, reason: reason.into() };
     let _ = socket.send(Message::Close(Some(close))).await;
 }
 
@@ -116,9 +122,12 @@ const SIGN_IN: &str = "<!doctype html><html lang=en><meta charset=utf-8><title>S
 const SIGNED_IN: &str = "<!doctype html><html lang=en><meta charset=utf-8><title>WebSocket</title>\
     <form id=chat><label>Message <input name=text></label> <button>Send</button></form><p id=log></p>\
     <form method=post action=/sign-out-everywhere><button>Log out everywhere</button></form>\
-    <script>const socket = new WebSocket(`ws://${location.host}/socket`), log = document.querySelector('#log');\
+    <script>const log = document.querySelector('#log'); let socket; connect();\
+    function connect() {\
+    socket = new WebSocket(`ws://${location.host}/socket`);\
     socket.onmessage = event => log.textContent = event.data;\
-    socket.onclose = event => log.textContent = event.code === 4001 ? 'You were signed out.' : 'The connection is lost.';\
+    socket.onclose = event => event.code === 4002 ? connect() :\
+    log.textContent = event.code === 4001 ? 'You were signed out.' : 'The connection is lost.'; }\
     document.querySelector('#chat').onsubmit = event => \
     { event.preventDefault(); socket.send(event.target.elements.text.value); };</script>";
 

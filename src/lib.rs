@@ -119,7 +119,7 @@ pub use self::{
     },
     http::{Refresh, ResponseFuture, SessionLayer, SessionLayerBuilder, SessionService},
     id::{ParseKeyError, SessionId, SessionKey},
-    session::{IntoKey, Key, LazySession, Session, SessionInfo},
+    session::{EndReason, IntoKey, Key, LazySession, Session, SessionInfo},
     store::SessionStore,
 };
 #[cfg(feature = "device-bound")]

@@ -293,25 +293,26 @@ impl<C: Cache> SessionStore<C> {
         engine.bounded(engine.touch_key(id.key())).await
     }
 
-    /// The live sessions of a user, the one with the oldest login first.
+    /// The live sessions of a user, in the order of [`owner_sessions`](Self::owner_sessions).
     ///
     /// Takes one operation for each 256 sessions, one for each session, and one more for each of them that was renewed; a few
     /// are under way at a time. Sessions that ended are taken off the list.
     ///
     /// # Errors
-    /// When the cache fails, or when there are more than can be looked at within the deadline:
-    /// [`owner_sessions`](Self::owner_sessions) gives them in pages.
+    /// When the cache fails, or when there are more than can be looked at within the deadline: `owner_sessions` gives them in
+    /// pages.
     pub async fn sessions_of(&self, owner: &str) -> Result<Vec<SessionInfo>, SessionError> {
         let engine = self.checked()?;
-        let sessions = engine.bounded(engine.owner_sessions(owner)).await?;
+        let sessions = engine.bounded(engine.owner_page(owner, None, usize::MAX)).await?;
         Ok(SessionInfo::of_page(sessions))
     }
 
     /// Up to `limit` live sessions of a user, behind `after` or from the first one on: those of
     /// [`sessions_of`](Self::sessions_of) in pages, however many there are.
     ///
-    /// They come in the order in which their lifetimes end, and each page is read anew: a session that is renewed meanwhile
-    /// may be on two pages. A page with fewer sessions than `limit` is the last one.
+    /// They come in the order in which their lifetimes end: the oldest login first, where all have the same lifetime. Each
+    /// page is read anew, so that a session that is renewed meanwhile may be on two pages. A page with fewer sessions than
+    /// `limit` is the last one.
     ///
     /// # Errors
     /// When the cache fails, or when `limit` is more than can be looked at within the deadline.
@@ -348,6 +349,8 @@ impl<C: Cache> SessionStore<C> {
 
     /// Ends a session by its key, whatever is in flight; follows a renewal, so that a key from a page that was loaded before
     /// it still ends the session. `false` if it had ended already.
+    ///
+    /// It ends the session of any user: where the key comes from a form, use [`Session::revoke`].
     ///
     /// # Errors
     /// As [`destroy`](Self::destroy).

@@ -80,7 +80,6 @@ pub fn app_with(cache: BoxedCache, clock: Clock) -> Router {
         .route("/devices/revoke-others", post(actions::revoke_others))
         .route("/devices/revoke-all", post(actions::revoke_all))
         .fallback(pages::not_found)
-        .with_state(store.clone())
         // Refuses forms that other sites send, the sign-in form included. Inside of the session layer, which answers the requests
         // that a browser makes of itself to bind a session: those are no forms.
         .layer(CsrfLayer::new().with_rejection_response(|_| pages::refused()))

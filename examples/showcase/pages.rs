@@ -2,14 +2,14 @@
 use std::time::{Duration, SystemTime};
 
 use axum::{
-    extract::{Query, State},
+    extract::Query,
     http::{StatusCode, header},
     response::{Html, IntoResponse, Redirect, Response},
 };
 use cloakroom::{Session, SessionError, SessionInfo};
 use serde::Deserialize;
 
-use super::{CART, DEVICE, FLASH, Store, panel::GAP, sessions};
+use super::{CART, DEVICE, FLASH, panel::GAP, sessions};
 
 /// What the shop has.
 pub(super) const ITEMS: [&str; 6] = ["Umbrella", "Hat", "Scarf", "Coat", "Gloves", "Boots"];
@@ -131,9 +131,10 @@ pub(super) async fn not_found(session: Session) -> Page {
     Ok((StatusCode::NOT_FOUND, page(&session, "Page not found", body)?).into_response())
 }
 
-pub(super) async fn devices(session: Session, State(store): State<Store>) -> Page {
+pub(super) async fn devices(session: Session) -> Page {
     let Some(user) = session.owner() else { return Ok(Redirect::to("/sign-in").into_response()) };
-    let sessions = store.sessions_of(&user).await?;
+    // All of them: 100 is the limit for one user.
+    let sessions = session.owner_sessions(None, 100).await?;
     let rows: String = sessions.iter().map(|info| device_row(&session, info)).collect();
     let form =
         |action, button| format!("<form method=post action={action}><button class=quiet>{button}</button></form>");
@@ -150,7 +151,7 @@ pub(super) async fn devices(session: Session, State(store): State<Store>) -> Pag
 }
 
 fn device_row(session: &Session, info: &SessionInfo) -> String {
-    let device = escape(&info.get::<String>(DEVICE.name()).unwrap_or_default());
+    let device = escape(&info.get(DEVICE).unwrap_or_default());
     let since = since(info.logged_in().unwrap_or_else(|| info.created()));
     let days = info.expires().duration_since(SystemTime::now()).unwrap_or_default().as_secs() / 86_400 + 1;
     // The key names the session and cannot be used as a cookie: a page may show it.

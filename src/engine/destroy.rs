@@ -22,7 +22,7 @@ pub(super) struct Ended {
     pub(super) session: Option<Stored>,
     /// An entry was removed that is no record that this process can read.
     pub(super) unreadable: bool,
-    /// A live session was found that was not to be ended.
+    /// An entry was found that was not to be ended.
     pub(super) spared: bool,
     /// The tombstones on the way there.
     pub(super) tombstones: Vec<SessionKey>,
@@ -85,7 +85,7 @@ impl<C: Cache> Engine<C> {
     }
 
     /// Ends the session that lives under `key`, if it is `doomed`, following tombstones; `known` is the entry as far as the
-    /// caller knows.
+    /// caller knows. `doomed` is asked with `None` about an entry that this process cannot read.
     ///
     /// The successor ends first and the tombstones go last, so that an attempt that broke off can be repeated.
     pub(super) async fn end(
@@ -93,7 +93,7 @@ impl<C: Cache> Engine<C> {
         mut key: SessionKey,
         known: Option<Stored>,
         deadline: Deadline,
-        doomed: &(dyn Fn(&Stored) -> bool + Sync),
+        doomed: &(dyn Fn(Option<&Stored>) -> bool + Sync),
     ) -> Result<Ended, SessionError> {
         let mut ended = Ended::default();
         let mut tombstones = Vec::new();
@@ -103,9 +103,11 @@ impl<C: Cache> Engine<C> {
         };
         loop {
             let version = match &found {
-                Lookup::Live(stored) if !doomed(stored) => return Ok(Ended { spared: true, ..Ended::default() }),
-                Lookup::Live(stored) => stored.version,
-                Lookup::Unreadable { version } | Lookup::Expired { version } => *version,
+                Lookup::Live(stored) if doomed(Some(stored)) => stored.version,
+                Lookup::Unreadable { version } | Lookup::Expired { version } if doomed(None) => *version,
+                Lookup::Live(_) | Lookup::Unreadable { .. } | Lookup::Expired { .. } => {
+                    return Ok(Ended { spared: true, ..Ended::default() });
+                }
                 Lookup::Absent => break,
                 Lookup::Tombstone { successor, version, .. } => {
                     tombstones.push((key, *version));

@@ -1,7 +1,7 @@
 //! The engine as the handles see it: without the type of its cache.
 use std::{future::Future, pin::Pin, time::Duration};
 
-use super::{Action, Commit, Committed, Config, Ending, Engine, Family, Found, Page, Stored};
+use super::{Action, Commit, Committed, Config, Ending, Engine, Family, Found, Page, Revoked, Stored};
 use crate::{
     cache::{Cache, ListMember},
     deadline::{Deadline, at_once},
@@ -17,6 +17,8 @@ pub(crate) trait SessionEngine: Send + Sync {
     /// As [`load`](Self::load), where the cache does not wait; `None` where it does.
     fn load_at_once(&self, ids: &[SessionId], refresh: Option<Duration>) -> Option<Result<Found, SessionError>>;
     fn reload<'a>(&'a self, key: SessionKey, family: &'a Family) -> Work<'a, Option<Stored>>;
+    /// Whether the session that lived under `key` lives on under another one.
+    fn was_renewed(&self, key: SessionKey) -> Work<'_, bool>;
     fn commit<'a>(&'a self, commit: &'a mut Commit, family: &'a Family, deadline: Deadline) -> Work<'a, Committed>;
     /// A first poll of the same future, where the cache does not wait. `None`: it has to wait for something else, and nothing
     /// was done. Only for a [write](Action::Write), which can be begun again wherever it waits.
@@ -29,6 +31,14 @@ pub(crate) trait SessionEngine: Send + Sync {
     fn revoke_all<'a>(&'a self, owner: &'a str, deadline: Deadline) -> Work<'a, usize>;
     /// `keep` is the session of a handler: if it has ended itself, it ends no others.
     fn revoke_others<'a>(&'a self, owner: &'a str, keep: Option<SessionKey>, deadline: Deadline) -> Work<'a, usize>;
+    /// `own` is the session of the handler.
+    fn revoke_one<'a>(
+        &'a self,
+        owner: &'a str,
+        own: Option<SessionKey>,
+        key: SessionKey,
+        deadline: Deadline,
+    ) -> Work<'a, Revoked>;
 }
 
 impl<C: Cache> SessionEngine for Engine<C> {
@@ -46,6 +56,10 @@ impl<C: Cache> SessionEngine for Engine<C> {
 
     fn reload<'a>(&'a self, key: SessionKey, family: &'a Family) -> Work<'a, Option<Stored>> {
         Box::pin(Self::reload(self, key, family))
+    }
+
+    fn was_renewed(&self, key: SessionKey) -> Work<'_, bool> {
+        Box::pin(async move { Ok(self.live_end(key).await?.is_some()) })
     }
 
     fn commit<'a>(&'a self, commit: &'a mut Commit, family: &'a Family, deadline: Deadline) -> Work<'a, Committed> {
@@ -78,5 +92,15 @@ impl<C: Cache> SessionEngine for Engine<C> {
 
     fn revoke_others<'a>(&'a self, owner: &'a str, keep: Option<SessionKey>, deadline: Deadline) -> Work<'a, usize> {
         Box::pin(self.revoke_all_but_own(owner, keep, deadline))
+    }
+
+    fn revoke_one<'a>(
+        &'a self,
+        owner: &'a str,
+        own: Option<SessionKey>,
+        key: SessionKey,
+        deadline: Deadline,
+    ) -> Work<'a, Revoked> {
+        Box::pin(Self::revoke_one(self, owner, own, key, deadline))
     }
 }

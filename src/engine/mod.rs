@@ -39,7 +39,7 @@ pub(crate) use self::{
     erased::SessionEngine,
     family::Family,
     load::Found,
-    owners::{Owners, Page},
+    owners::{Owners, Page, Revoked},
     renew::TOMBSTONE_LIFE,
 };
 

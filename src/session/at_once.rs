@@ -14,6 +14,19 @@ use crate::{
     record::{Run, Tag, check_value_key, json},
 };
 
+/// Why [`Session::ended`] resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// The session is over: it was destroyed or revoked, or has expired. Also one that its request did not store.
+    Ended,
+    /// Another request has renewed the session, at a login or after a change of password, and it lives on under its new ID.
+    /// The browser has that ID and may connect again. This handle came with the old one, and changes nothing any more.
+    ///
+    /// An hour after the renewal it is no longer told apart from an end.
+    Renewed,
+}
+
 impl Session {
     /// As [`update`](Self::update), commits all that is pending at once, and returns the value that was stored: what `f` made
     /// of the value that it replaced. For a decision that depends on the value: the last seat, an attempt that counts.
@@ -138,48 +151,52 @@ impl Session {
         .await
     }
 
-    /// Resolves when the session ends: by logout, revocation, expiry, or a renewal by another request. For WebSockets and
-    /// SSE, beside the messages.
+    /// Resolves when the session ends, by logout, revocation or expiry, or when another request renews it, and returns which
+    /// of the two. For WebSockets and SSE, beside the messages.
     ///
     /// A session that ends in this process is noticed at once. For one that ends in another process the session is looked up
     /// every [`ended_interval`](crate::SessionStore::ended_interval), 30 seconds by default: one cache read each, which a near
     /// cache of Redis answers without a command, and which never restarts the idle timeout. While the cache fails it waits. A
     /// renewal by this handle's own request is followed. A session that is never stored ends with its request.
     ///
+    /// Works on a request's own handle and on one from [`detach`](Self::detach), also after the response. A WebSocket or a
+    /// stream that changes the session needs a detached one: the request's own handle takes no changes after the response.
+    ///
     /// Each call looks once before it waits, so await one future for the whole conversation.
     ///
     /// # Example
     /// ```
-    /// # use cloakroom::Session;
+    /// # use cloakroom::{EndReason, Session};
     /// # async fn next_message() {}
-    /// async fn socket(session: Session) {
-    ///     let session = session.detach();
+    /// /// `session` comes from `detach`.
+    /// async fn talk(session: Session) -> &'static str {
     ///     let mut ended = std::pin::pin!(session.ended());
     ///     loop {
     ///         tokio::select! {
-    ///             () = &mut ended => break,
+    ///             reason = &mut ended => {
+    ///                 // The browser has the new ID: with that it may connect again.
+    ///                 return if reason == EndReason::Renewed { "reconnect" } else { "signed out" };
+    ///             }
     ///             () = next_message() => { /* … */ }
     ///         }
     ///     }
     /// }
     /// ```
-    pub async fn ended(&self) {
+    pub async fn ended(&self) -> EndReason {
         let Some(engine) = &self.inner.engine else { return std::future::pending().await };
         let interval = engine.config().ended_interval;
         let far = Deadline::after(std::time::Duration::MAX);
         loop {
-            let key = {
+            let (key, has_ended) = {
                 let state = self.look();
-                if state.has_ended() {
-                    return;
-                }
-                state.key()
+                (state.key(), state.has_ended())
             };
             let key = match key {
                 Some(key) => key,
+                None if has_ended => return EndReason::Ended,
                 None => match self.family().first_key(far).await {
                     Ok(Some(key)) => key,
-                    _ => return,
+                    _ => return EndReason::Ended,
                 },
             };
             let ending = engine.ending(&key);
@@ -187,10 +204,17 @@ impl Session {
             tokio::pin!(told);
             // Registered before the look, so that an end in between is not missed.
             told.as_mut().enable();
-            let deadline = Deadline::after(engine.config().deadline);
-            let found = deadline.bound(engine.reload(key, self.family())).await;
-            if matches!(found, Ok(Ok(None))) {
-                return;
+            let look = async {
+                if engine.reload(key, self.family()).await?.is_some() {
+                    return Ok(None);
+                }
+                let renewed = engine.was_renewed(key).await?;
+                Ok::<_, SessionError>(Some(if renewed { EndReason::Renewed } else { EndReason::Ended }))
+            };
+            match Deadline::after(engine.config().deadline).bound(look).await {
+                Ok(Ok(Some(reason))) => return reason,
+                _ if has_ended => return EndReason::Ended,
+                _ => {}
             }
             let _ = tokio::time::timeout(interval, told).await;
         }

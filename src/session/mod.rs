@@ -37,6 +37,7 @@ mod wish;
 pub(crate) use self::admission::Admission;
 pub(crate) use self::{browser::CookieDue, wish::Scope};
 pub use self::{
+    at_once::EndReason,
     lazy::LazySession,
     users::SessionInfo,
     value_key::{IntoKey, Key},

@@ -8,7 +8,7 @@ use crate::{
     cache::ListMember,
     clock::time_of,
     deadline::Deadline,
-    engine::{Page, Stored, within},
+    engine::{Page, Revoked, Stored, within},
     error::SessionError,
     events,
     id::SessionKey,
@@ -33,7 +33,7 @@ impl SessionInfo {
     }
 
     /// The session's public name. It cannot be used as a cookie, so that a page can print it and post it back to
-    /// [`SessionStore::revoke`](crate::SessionStore::revoke).
+    /// [`Session::revoke`].
     #[must_use]
     pub fn key(&self) -> SessionKey {
         self.stored.key
@@ -102,8 +102,9 @@ impl Session {
     /// Up to `limit` live sessions of this session's owner, this one included, behind `after` or from the first one on.
     /// Without an owner there are none.
     ///
-    /// They come in the order in which their lifetimes end, and each page is read anew: a session that is renewed meanwhile
-    /// may be on two pages. A page with fewer sessions than `limit` is the last one.
+    /// They come in the order in which their lifetimes end: the oldest login first, where all have the same lifetime. Each
+    /// page is read anew, so that a session that is renewed meanwhile may be on two pages. A page with fewer sessions than
+    /// `limit` is the last one.
     ///
     /// # Errors
     /// When the cache fails; [`NoStore`](SessionError::NoStore) for a session made with [`Session::new`].
@@ -118,6 +119,43 @@ impl Session {
         Ok(SessionInfo::of_page(within(Deadline::after(engine.config().deadline), page).await?))
     }
 
+    /// Ends one session of this session's owner by its key, at once: for a page of devices, where the key comes from a form.
+    /// `false` if it is another user's or no user's session, or had ended already; then nothing happens.
+    ///
+    /// Follows a renewal, so that a key from a page that was loaded before it still ends the session. With the key of this
+    /// session it removes the cookie as well, as [`destroy`](Self::destroy) does. Without an owner it ends none. Runs to its
+    /// end, also if this future is dropped. A session whose record this process cannot read is not ended, as its owner is
+    /// unknown; [`revoke_all`](Self::revoke_all) ends it.
+    ///
+    /// # Errors
+    /// [`Cache`](SessionError::Cache) when the cache fails: then the other session may still live.
+    /// [`Gone`](SessionError::Gone) if this session has ended itself: then it ends no other.
+    /// [`Incomplete`](SessionError::Incomplete) if the other one was renewed very often since the page was loaded: repeat it.
+    /// [`NoStore`](SessionError::NoStore) for a session made with [`Session::new`].
+    ///
+    /// # Example
+    /// ```
+    /// # use cloakroom::{Session, SessionError, SessionKey};
+    /// // The key is parsed from the form: it is `Deserialize` and `FromStr`.
+    /// async fn end_device(session: Session, key: SessionKey) -> Result<&'static str, SessionError> {
+    ///     Ok(if session.revoke(&key).await? { "signed out" } else { "was not signed in any more" })
+    /// }
+    /// ```
+    pub async fn revoke(&self, key: &SessionKey) -> Result<bool, SessionError> {
+        let Some(engine) = self.inner.engine.clone() else { return Err(SessionError::NoStore) };
+        let Some(owner) = self.owner() else { return Ok(false) };
+        let (own, key) = (self.key(), *key);
+        let revoked = RunToEnd::new(async move {
+            let deadline = Deadline::after(engine.config().deadline);
+            within(deadline, engine.revoke_one(&owner, own, key, deadline)).await
+        })
+        .await?;
+        if revoked == Revoked::Caller {
+            self.leave();
+        }
+        Ok(revoked != Revoked::Nothing)
+    }
+
     /// Ends all other sessions of this session's owner, at once, and returns how many: "log out all other devices", and
     /// after a change of password. Without an owner there are none. Runs to its end, also if this future is dropped.
     ///
@@ -126,7 +164,7 @@ impl Session {
     /// [`Incomplete`](SessionError::Incomplete) if there were too many for the deadline: some have ended, and the call is to
     /// be repeated; [`NoStore`](SessionError::NoStore) for a session made with [`Session::new`].
     pub async fn revoke_others(&self) -> Result<usize, SessionError> {
-        self.revoke(true).await
+        self.revoke_list(true).await
     }
 
     /// Ends all sessions of this session's owner, at once and this one included, and returns how many: "log out everywhere".
@@ -135,15 +173,21 @@ impl Session {
     /// # Errors
     /// As [`revoke_others`](Self::revoke_others), but for `Gone`.
     pub async fn revoke_all(&self) -> Result<usize, SessionError> {
-        let revoked = self.revoke(false).await?;
-        if !self.lock().is_closed() && self.owner().is_some() {
-            // The browser's cookie goes with the session.
-            self.destroy();
+        let revoked = self.revoke_list(false).await?;
+        if self.owner().is_some() {
+            self.leave();
         }
         Ok(revoked)
     }
 
-    async fn revoke(&self, keep_own: bool) -> Result<usize, SessionError> {
+    /// The session has ended: the browser's cookie goes with it.
+    fn leave(&self) {
+        if !self.lock().is_closed() {
+            self.destroy();
+        }
+    }
+
+    async fn revoke_list(&self, keep_own: bool) -> Result<usize, SessionError> {
         let Some(engine) = self.inner.engine.clone() else { return Err(SessionError::NoStore) };
         let Some(owner) = self.owner() else { return Ok(0) };
         let own = self.key();

@@ -13,6 +13,7 @@ on_every_cache! {
     an_unreadable_session_is_none_and_never_written_over,
     an_unreadable_session_is_ended_by_its_id,
     an_unreadable_session_is_ended_by_its_key,
+    a_handler_does_not_end_an_unreadable_session_by_its_key,
     an_unreadable_session_is_ended_with_its_owners_others,
     an_unreadable_session_is_ended_by_a_logout,
     an_unreadable_tombstone_ends_no_session_that_can_be_read,
@@ -107,6 +108,21 @@ async fn an_unreadable_session_is_ended_by_its_key(inside: impl Cache + Clone) {
     assert!(!new.revoke(&lost.key()).await.unwrap(), "which had ended already");
     assert!(old.load(&lost).await.unwrap().is_none());
     assert_eq!(listed(&old, "alice").await, [other.key()].into());
+}
+
+/// The owner is in the record.
+async fn a_handler_does_not_end_an_unreadable_session_by_its_key(inside: impl Cache + Clone) {
+    let (old, both, new) = (store(&inside, &[1]), store(&inside, &[2, 1]), store(&inside, &[2]));
+    let (alices, bobs, held) = (save(&old, "alice").await, save(&old, "bob").await, save(&new, "alice").await);
+    let session = new.load(&held).await.unwrap().unwrap();
+    for lost in [&alices, &bobs] {
+        assert!(!session.revoke(&lost.key()).await.unwrap());
+        assert!(both.load(lost).await.unwrap().is_some());
+    }
+    // With the key of the record.
+    let session = both.load(&held).await.unwrap().unwrap();
+    assert!(!session.revoke(&bobs.key()).await.unwrap() && session.revoke(&alices.key()).await.unwrap());
+    assert!(both.load(&bobs).await.unwrap().is_some() && both.load(&alices).await.unwrap().is_none());
 }
 
 async fn an_unreadable_session_is_ended_with_its_owners_others(inside: impl Cache + Clone) {

@@ -111,9 +111,9 @@ impl Socket {
     }
 
     /// Waits until the other side closes it.
-    async fn closed(&mut self) {
+    async fn closed(&mut self, code: u16) {
         match self.next().await {
-            Message::Close(Some(frame)) => assert_eq!(frame.code, CloseCode::from(websocket::SIGNED_OUT)),
+            Message::Close(Some(frame)) => assert_eq!(frame.code, CloseCode::from(code)),
             other => panic!("{other:?}"),
         }
     }
@@ -144,7 +144,7 @@ async fn log_out_everywhere_on_one_machine_closes_a_websocket_on_another_within_
 
         there.sign_out_everywhere(&phone).await;
         let start = Instant::now();
-        socket.closed().await;
+        socket.closed(websocket::SIGNED_OUT).await;
         times.push(start.elapsed());
         assert_eq!(of_bob.say("still here").await, "1: still here");
         assert_eq!(here.open(Some(&desk), None).await.err(), Some(StatusCode::UNAUTHORIZED));
@@ -165,8 +165,22 @@ async fn a_message_after_the_logout_does_nothing() {
     assert_eq!(store.revoke_all("alice").await.unwrap(), 1);
     // Whichever is first, the look or the message: there is no answer but the close.
     let _ = socket.0.send(Message::text("too late")).await;
-    socket.closed().await;
+    socket.closed(websocket::SIGNED_OUT).await;
     assert!(store.sessions_of("alice").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_login_on_one_machine_tells_a_websocket_on_another_to_connect_again() {
+    let redis = redis_server::RedisServer::start();
+    let url = redis.url();
+    let (here, there) = tokio::join!(Machine::start(&url), Machine::start(&url));
+    let cookie = here.sign_in("alice").await;
+    let mut socket = here.open(Some(&cookie), None).await.unwrap();
+    let (_, headers) = there.post("/sign-in", Some(&cookie), "name=alice").await;
+    let renewed = headers[header::SET_COOKIE].to_str().unwrap().split(';').next().unwrap();
+    socket.closed(websocket::RENEWED).await;
+    assert_eq!(here.open(Some(&cookie), None).await.err(), Some(StatusCode::UNAUTHORIZED));
+    assert_eq!(here.open(Some(renewed), None).await.unwrap().say("hello").await, "1: hello");
 }
 
 #[tokio::test]

@@ -210,8 +210,11 @@ impl<C: Cache> Engine<C> {
         for part in surplus.rchunks(AT_ONCE) {
             let ending = together(part.iter().map(|stored| async move {
                 let stamp = stored.record.head.stamp();
-                let is_judged =
-                    |found: &Stored| found.record.head.owner() == Some(owner) && found.record.head.stamp() == stamp;
+                let is_judged = |found: Option<&Stored>| {
+                    found.is_none_or(|found| {
+                        found.record.head.owner() == Some(owner) && found.record.head.stamp() == stamp
+                    })
+                };
                 self.end(stored.key, Some(stored.clone()), deadline, &is_judged).await
             }));
             let (mut gone, mut is_own, mut spared, mut failed) = (Vec::new(), false, false, None);

@@ -210,13 +210,6 @@ impl<C: Cache> Engine<C> {
         Ok(sessions)
     }
 
-    /// All live sessions of a user, the oldest login first.
-    pub(crate) async fn owner_sessions(&self, owner: &str) -> Result<Page, SessionError> {
-        let mut sessions = self.owner_page(owner, None, usize::MAX).await?;
-        sessions.sort_by_key(|(_, stored)| (stored.record.head.stamp(), stored.key));
-        Ok(sessions)
-    }
-
     /// Takes an ended session off its owner's list, with the tombstones that led to it and the key that it came from. Where
     /// this fails, the next look at the list does it.
     pub(in crate::engine) async fn unlist_ended(&self, ended: &Ended) {

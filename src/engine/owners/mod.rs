@@ -11,7 +11,7 @@ mod revoke;
 mod standing;
 
 pub(super) use self::list::Listing;
-pub(crate) use self::list::Page;
+pub(crate) use self::{list::Page, revoke::Revoked};
 
 /// How a store deals with owners.
 #[derive(Clone)]

@@ -17,6 +17,15 @@ use crate::{
     record::Stamp,
 };
 
+/// What one call of a handler has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Revoked {
+    Nothing,
+    Other,
+    /// The session that it was called on.
+    Caller,
+}
+
 /// What became of a member of a list.
 #[derive(Default)]
 struct Verdict {
@@ -48,25 +57,52 @@ impl Ended {
     }
 }
 
+/// A renewal changes the key, and keeps the stamp.
+fn is_same(one: &Stored, other: &Stored) -> bool {
+    one.key == other.key || one.record.head.stamp() == other.record.head.stamp()
+}
+
 fn is_successor_of(kept: Option<&Stored>, key: SessionKey) -> bool {
     kept.and_then(|kept| kept.record.head.origin()).is_some_and(|origin| origin.prev == key)
 }
 
 impl<C: Cache> Engine<C> {
-    /// For a handler: a session that has ended itself ends no others.
+    /// For a handler: the session that it is called on, which ends no others if it has ended itself.
+    async fn caller(&self, own: Option<SessionKey>) -> Result<Option<Stored>, SessionError> {
+        let Some(key) = own else { return Ok(None) };
+        self.live_end(key).await?.map(Some).ok_or(SessionError::Gone)
+    }
+
+    /// For a handler.
     pub(in crate::engine) async fn revoke_all_but_own(
         &self,
         owner: &str,
         own: Option<SessionKey>,
         deadline: Deadline,
     ) -> Result<usize, SessionError> {
-        if let Some(key) = own {
-            let live = deadline.bound(self.live_end(key)).await;
-            if live.unwrap_or(Err(SessionError::Incomplete { ended: 0 }))?.is_none() {
-                return Err(SessionError::Gone);
-            }
-        }
+        let caller = deadline.bound(self.caller(own)).await;
+        caller.unwrap_or(Err(SessionError::Incomplete { ended: 0 }))?;
         self.end_sessions(owner, own, deadline).await
+    }
+
+    /// For a handler: ends the session that `key` leads to, if it is this owner's by its record.
+    pub(in crate::engine) async fn revoke_one(
+        &self,
+        owner: &str,
+        own: Option<SessionKey>,
+        key: SessionKey,
+        deadline: Deadline,
+    ) -> Result<Revoked, SessionError> {
+        let caller = self.caller(own).await?;
+        // An entry that cannot be read may be another user's.
+        let is_theirs = |found: Option<&Stored>| found.is_some_and(|found| found.record.head.owner() == Some(owner));
+        let ended = self.end(key, None, deadline, &is_theirs).await?;
+        self.unlist_ended(&ended).await;
+        Ok(match (ended.session, caller) {
+            (None, _) => Revoked::Nothing,
+            (Some(session), Some(caller)) if is_same(&session, &caller) => Revoked::Caller,
+            (Some(_), _) => Revoked::Other,
+        })
     }
 
     /// Ends all sessions of a user, but for the one that `keep` leads to. Returns how many it ended.
@@ -135,15 +171,13 @@ impl<C: Cache> Engine<C> {
         kept: Option<&Stored>,
         deadline: Deadline,
     ) -> Result<Verdict, SessionError> {
-        let is_kept = |stored: &Stored| {
-            kept.is_some_and(|kept| stored.key == kept.key || stored.record.head.stamp() == kept.record.head.stamp())
-        };
+        let is_kept = |stored: &Stored| kept.is_some_and(|kept| is_same(stored, kept));
         let (stored, prev) = match self.judge(owner, key).await? {
             Standing::Foreign => return Ok(Verdict::default()),
             Standing::Gone => return Ok(Verdict { gone: vec![key], ..Verdict::default() }),
             Standing::Far => return Ok(Verdict { gone: vec![key], is_far: true, ..Verdict::default() }),
             Standing::DeadEnd => {
-                self.end(key, None, deadline, &|_| false).await?;
+                self.end(key, None, deadline, &|found| found.is_none()).await?;
                 return Ok(Verdict { gone: vec![key], ..Verdict::default() });
             }
             Standing::Stray(stray) => {
@@ -168,7 +202,9 @@ impl<C: Cache> Engine<C> {
         if is_kept(&stored) || self.is_kept_by_now(&stored, kept).await? {
             return Ok(Verdict::default());
         }
-        let is_doomed = |found: &Stored| found.record.head.owner() == Some(owner) && !is_kept(found);
+        let is_doomed = |found: Option<&Stored>| {
+            found.is_none_or(|found| found.record.head.owner() == Some(owner) && !is_kept(found))
+        };
         let mut gone = vec![key, stored.key];
         // A session that logs in again just now has two stamps, and is one session.
         let stamp = prev.as_ref().unwrap_or(&stored).record.head.stamp();
@@ -196,6 +232,6 @@ impl<C: Cache> Engine<C> {
             return Ok(false);
         };
         let now = self.live_end(kept.key).await?;
-        Ok(now.is_some_and(|now| now.key == stored.key || now.record.head.stamp() == stored.record.head.stamp()))
+        Ok(now.is_some_and(|now| is_same(stored, &now)))
     }
 }

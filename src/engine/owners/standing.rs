@@ -72,7 +72,7 @@ impl<C: Cache> Engine<C> {
     }
 
     /// The live session that `key` leads to by way of tombstones.
-    pub(super) async fn live_end(&self, mut key: SessionKey) -> Result<Option<Stored>, SessionError> {
+    pub(in crate::engine) async fn live_end(&self, mut key: SessionKey) -> Result<Option<Stored>, SessionError> {
         for _ in 0..=MAX_HOPS {
             match self.look_up(key, None).await? {
                 Lookup::Live(stored) => return Ok(Some(stored)),

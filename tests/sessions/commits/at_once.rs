@@ -4,14 +4,14 @@ use std::{
     time::Duration,
 };
 
-use cloakroom::{Cache, CacheErrorKind, Session, SessionError, testing::Operation};
+use cloakroom::{Cache, CacheErrorKind, EndReason, Session, SessionError, testing::Operation};
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     commits::stage::{Stage, add, store},
     support::{
         caches::on_every_cache,
-        web::{id, send},
+        web::{id, send, start},
     },
 };
 
@@ -27,6 +27,7 @@ on_every_cache! {
     ended_resolves_at_once_in_this_process,
     ended_goes_on_through_a_renewal_of_its_own_request,
     ended_resolves_after_a_renewal_by_another_request,
+    ended_tells_a_renewal_from_an_end_also_when_it_is_asked_late,
     ended_waits_through_an_outage_and_never_touches,
     modify_changes_in_place_and_set_ref_takes_no_value,
 }
@@ -186,7 +187,7 @@ async fn ended_resolves_when_another_process_ends_the_session(cache: impl Cache)
         assert!(!waits.is_finished(), "a write does not end it");
         // By a store of its own on the same cache, as another process has.
         store(stage.cache.clone()).destroy(id(&stage.cookie)).await.unwrap();
-        waits.await.unwrap().unwrap();
+        assert_eq!(waits.await.unwrap().unwrap(), EndReason::Ended);
     }
 }
 
@@ -202,19 +203,20 @@ async fn ended_resolves_at_once_in_this_process(cache: impl Cache) {
         } else {
             stage.store.destroy(id(&stage.cookie)).await.unwrap();
         }
-        waits.await.unwrap().unwrap();
+        assert_eq!(waits.await.unwrap().unwrap(), EndReason::Ended);
     }
 }
 
 async fn ended_goes_on_through_a_renewal_of_its_own_request(cache: impl Cache) {
     let stage = Stage::with(cache, |store| store.ended_interval(SOON)).await;
-    for cookie in [Some(&*stage.cookie), None] {
+    for (is_known, detached) in [(true, true), (false, true), (true, false), (false, false)] {
+        let cookie = if is_known { Some(start(&stage.layer, "alice").await) } else { None };
         let waits = Arc::new(Mutex::new(None));
-        let reply = send(&stage.layer, cookie, |session| {
+        let reply = send(&stage.layer, cookie.as_deref(), |session| {
             let waits = waits.clone();
             async move {
                 session.set("n", 7).unwrap();
-                let later = session.detach();
+                let later = if detached { session.detach() } else { session.clone() };
                 *waits.lock().unwrap() = Some(tokio::spawn(async move { timeout(LONG, later.ended()).await }));
                 session.commit().await.unwrap();
                 session.renew();
@@ -229,7 +231,7 @@ async fn ended_goes_on_through_a_renewal_of_its_own_request(cache: impl Cache) {
         tokio::time::sleep(3 * SOON).await;
         assert!(!waits.is_finished());
         store(stage.cache.clone()).destroy(id(&reply.cookie().unwrap())).await.unwrap();
-        waits.await.unwrap().unwrap();
+        assert_eq!(waits.await.unwrap().unwrap(), EndReason::Ended);
     }
 }
 
@@ -239,7 +241,27 @@ async fn ended_resolves_after_a_renewal_by_another_request(cache: impl Cache) {
     let waits = tokio::spawn(async move { timeout(LONG, session.ended()).await });
     tokio::time::sleep(SOON).await;
     stage.elsewhere(Session::renew).await;
-    waits.await.unwrap().unwrap();
+    assert_eq!(waits.await.unwrap().unwrap(), EndReason::Renewed);
+}
+
+async fn ended_tells_a_renewal_from_an_end_also_when_it_is_asked_late(cache: impl Cache) {
+    let stage = Stage::new(cache).await;
+    let session = stage.stored().await;
+    let reply = send(&stage.other, Some(&stage.cookie), |session| async move {
+        session.renew();
+        200
+    })
+    .await;
+    let renewed = reply.cookie().unwrap();
+    session.set("late", true).unwrap();
+    assert!(matches!(session.commit().await, Err(SessionError::Gone)));
+    assert_eq!(timeout(LONG, session.ended()).await.unwrap(), EndReason::Renewed);
+    // The renewed session ends under its new key.
+    store(stage.cache.clone()).destroy(id(&renewed)).await.unwrap();
+    assert_eq!(timeout(LONG, session.ended()).await.unwrap(), EndReason::Ended);
+    // What is known needs no cache.
+    stage.cache.fail_all(CacheErrorKind::Unavailable);
+    assert_eq!(timeout(LONG, session.ended()).await.unwrap(), EndReason::Ended);
 }
 
 async fn ended_waits_through_an_outage_and_never_touches(cache: impl Cache) {

@@ -1,4 +1,5 @@
 //! The sessions of a user: listed, ended one by one or all at once, limited, and never alive unseen.
+mod from_a_form;
 mod limit;
 mod lists;
 mod long_chains;
