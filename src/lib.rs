@@ -46,7 +46,8 @@
 //! - [`InMemoryCache`], `SqliteCache`, `PostgresCache`, `MySqlCache`, `RedisCache`: where the data is kept; `EncryptedCache`
 //!   around any of them, [`Cache`] for one of your own
 //! - [`guide`]: [`quick_start`](guide::quick_start), [`login`](guide::login), [`websockets`](guide::websockets),
-//!   [`testing`](guide::testing), [`troubleshooting`](guide::troubleshooting) and more
+//!   [`testing`](guide::testing), [`troubleshooting`](guide::troubleshooting), complete programs
+//!   ([`examples`](guide::examples)) and more
 //!
 //! # Features
 //!
@@ -139,12 +140,23 @@ pub use serde_json::Value;
 /// - **Users**: [`users`](guide::users) and "log out everywhere", [`permissions`](guide::permissions),
 ///   [`one_time_values`](guide::one_time_values) for OAuth
 /// - **Requests that overlap, and work after them**: [`concurrency`](guide::concurrency), [`websockets`](guide::websockets)
-/// - **Where the data is kept**: `redis`, `sql` and `encryption` with their features, [`caches`](guide::caches) of your own,
-///   [`schema_evolution`](guide::schema_evolution)
-/// - **In production**: [`security`](guide::security), [`defaults`](guide::defaults), [`events`](guide::events),
-///   [`performance`](guide::performance)
+/// - **Where the data is kept**: `redis`, `redis_servers`, `sql` and `encryption` with their features,
+///   [`caches`](guide::caches) of your own, [`schema_evolution`](guide::schema_evolution)
+/// - **In production**: [`security`](guide::security), `device_bound` with its feature, [`floods`](guide::floods),
+///   [`defaults`](guide::defaults), [`events`](guide::events), [`performance`](guide::performance)
 /// - **From another library**: [`migrating`](guide::migrating)
+/// - **Complete programs**: [`examples`](guide::examples)
 pub mod guide {
+    /// A page for each program of `examples/`, with its text.
+    macro_rules! examples {
+        ($($name:ident: $what:literal)+) => { $(
+            #[doc = concat!(
+                $what, "\n\n```ignore\n", include_str!(concat!("../examples/", stringify!($name), ".rs")), "```",
+            )]
+            pub mod $name {}
+        )+ };
+    }
+
     #[doc = include_str!("docs/quick_start.md")]
     pub mod quick_start {}
     #[doc = include_str!("docs/login.md")]
@@ -198,6 +210,23 @@ pub mod guide {
     pub mod performance {}
     #[doc = include_str!("docs/migrating.md")]
     pub mod migrating {}
+    /// Complete programs, to be read here and to be run in a checkout: `cargo run --example counter`.
+    ///
+    /// One more is in the chapter `permissions`. The largest is in the checkout alone: `cargo run --example showcase` is a shop
+    /// in which every page tells what its session cost.
+    pub mod examples {
+        examples! {
+            counter: "A visit counter that remembers you."
+            login: "Login, logout, \"remember me\" and a page of devices."
+            websocket: "A WebSocket that closes on \"log out everywhere\", on whichever machine that was clicked."
+            store: "Sessions without HTTP."
+            hyper: "The counter without axum, on HTTP/1.1 and HTTP/2."
+            sqlite: "The counter on an SQLite file."
+            postgres: "The counter on PostgreSQL."
+            redis: "The counter on Redis, by several processes."
+            encrypted: "The counter on a Redis that cannot read the data."
+        }
+    }
 }
 
 #[cfg(all(doctest, feature = "axum", feature = "redis"))]
