@@ -17,6 +17,7 @@ use axum::{
     routing::{get, post},
 };
 use cloakroom::{BoxedCache, Clock, DeviceBound, InMemoryCache, Session, SessionError, SessionLayer, SessionStore};
+use cookie::{Cookie, SameSite};
 use http::{StatusCode, header};
 use serde_json::Value;
 use tower::ServiceExt;
@@ -182,9 +183,8 @@ impl Site {
     }
 
     /// Another client with these cookies.
-    fn thief(&self, cookies: &[Value]) -> Thief<'_> {
-        let cookie = |cookie: &Value| Some(format!("{}={}", cookie["name"].as_str()?, cookie["value"].as_str()?));
-        let cookies: Vec<_> = cookies.iter().filter_map(cookie).collect();
+    fn thief(&self, cookies: &[Cookie<'_>]) -> Thief<'_> {
+        let cookies: Vec<_> = cookies.iter().map(|cookie| cookie.stripped().to_string()).collect();
         assert_eq!(cookies.len(), 2, "{cookies:?}");
         Thief { site: self, cookies: cookies.join("; ") }
     }
@@ -233,8 +233,8 @@ fn the_browser_registers_refreshes_by_itself_and_holds_its_requests_meanwhile() 
     browser.goto(&site.url(HOST, "/page"));
     assert_eq!(browser.text("p"), "alice bound 0");
     let cookies = browser.cookies();
-    let bound = cookies.iter().find(|cookie| cookie["name"] == BOUND).expect("a bound cookie");
-    assert_eq!((&bound["secure"], &bound["httpOnly"], &bound["sameSite"]), (&true.into(), &true.into(), &"Lax".into()));
+    let bound = cookies.iter().find(|cookie| cookie.name() == BOUND).expect("a bound cookie");
+    assert_eq!((bound.secure(), bound.http_only(), bound.same_site()), (Some(true), Some(true), Some(SameSite::Lax)));
     assert_eq!(browser.run("return document.cookie"), "");
 
     browser.delete_cookie(BOUND);
@@ -269,7 +269,7 @@ fn copied_cookies_are_of_no_use_once_the_bound_one_has_ended() {
     assert!(thief.page().contains("alice bound"), "{}", thief.page());
 
     let start = Instant::now();
-    while browser.cookies().iter().any(|cookie| cookie["name"] == BOUND) || thief.page().contains("alice") {
+    while browser.cookies().iter().any(|cookie| cookie.name() == BOUND) || thief.page().contains("alice") {
         assert!(start.elapsed() < PATIENCE, "the bound cookie does not end");
         thread::sleep(Duration::from_millis(100));
     }
@@ -328,7 +328,7 @@ fn the_showcase_binds_its_sessions() {
     assert_eq!(browser.text("header .who"), "alice");
     assert!(site.log().iter().all(|seen| seen.path != "/cart" || seen.bound), "{:?}", site.log());
     browser.follow("header form button");
-    assert_eq!(browser.cookies(), [] as [Value; 0]);
+    assert_eq!(browser.cookies(), [] as [Cookie<'_>; 0]);
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn the_browser_forgets_its_key_once_the_session_has_ended() {
     site.bind(&browser);
     browser.goto(&site.url(HOST, "/log-out"));
     assert_eq!(browser.text("p"), "logged out");
-    assert_eq!(browser.cookies(), [] as [Value; 0]);
+    assert_eq!(browser.cookies(), [] as [Cookie<'_>; 0]);
     site.take_log();
     for _ in 0..3 {
         browser.goto(&site.url(HOST, "/page"));

@@ -1,10 +1,15 @@
 //! The showcase in a real browser.
 //!
 //! What a person should look at is in `target/screenshots/` afterwards.
-use std::{net::TcpListener, path::Path, thread};
+use std::{
+    net::TcpListener,
+    path::Path,
+    thread,
+    time::{Duration, SystemTime},
+};
 
 use cloakroom::{BoxedCache, InMemoryCache};
-use serde_json::Value;
+use cookie::{Cookie, SameSite};
 
 use crate::{programs::showcase, support::browser::Browser};
 
@@ -35,8 +40,8 @@ impl Browser {
         self.run("source.close()");
     }
 
-    fn session_cookie(&self) -> Option<Value> {
-        self.cookies().into_iter().find(|cookie| cookie["name"] == "__Host-id")
+    fn session_cookie(&self) -> Option<Cookie<'static>> {
+        self.cookies().into_iter().find(|cookie| cookie.name() == "__Host-id")
     }
 
     fn source(&self) -> String {
@@ -52,23 +57,23 @@ fn the_cookie_is_accepted_hidden_from_scripts_and_gone_after_the_sign_out() {
     let shop = shop();
     for path in ["", "/sign-in", "/devices", "/cart"] {
         browser.goto(&format!("{shop}{path}"));
-        assert_eq!(browser.cookies(), [] as [Value; 0], "a visitor who only looks gets no cookie");
+        assert_eq!(browser.cookies(), [] as [Cookie<'_>; 0], "a visitor who only looks gets no cookie");
     }
     browser.follow("button[value=Umbrella]");
     let cookie = browser.session_cookie().expect("accepted, with its prefix, on http://localhost");
-    assert_eq!((&cookie["secure"], &cookie["httpOnly"]), (&Value::Bool(true), &Value::Bool(true)));
-    assert_eq!((&cookie["path"], &cookie["sameSite"]), (&"/".into(), &"Lax".into()));
-    assert!(cookie["domain"] == "localhost" && cookie["expiry"].is_null(), "{cookie}");
+    assert_eq!((cookie.secure(), cookie.http_only()), (Some(true), Some(true)));
+    assert_eq!((cookie.path(), cookie.same_site()), (Some("/"), Some(SameSite::Lax)));
+    assert_eq!((cookie.domain(), cookie.expires_datetime()), (Some("localhost"), None));
     assert_eq!(browser.run("return document.cookie"), "");
 
     browser.sign_in(&shop, "alice");
     let renewed = browser.session_cookie().expect("still there");
-    assert_ne!(renewed["value"], cookie["value"]);
+    assert_ne!(renewed.value(), cookie.value());
     assert_eq!(browser.text("#total"), "1", "what was in the cart stays");
     assert_eq!(browser.run("return document.cookie"), "");
 
     browser.follow(SIGN_OUT);
-    assert_eq!(browser.cookies(), [] as [Value; 0]);
+    assert_eq!(browser.cookies(), [] as [Cookie<'_>; 0]);
     browser.goto(&format!("{shop}/devices"));
     assert!(browser.url().contains("/sign-in"));
 }
@@ -81,9 +86,9 @@ fn who_asks_to_be_remembered_has_a_cookie_that_outlives_the_browser() {
     browser.fill("input[name=name]", "alice");
     browser.click("input[name=remember]");
     browser.follow("main form button");
-    let expiry = browser.session_cookie().unwrap()["expiry"].as_u64().expect("an end");
-    let days = |days: u64| std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() + days * 86_400;
-    assert!((days(179)..=days(180)).contains(&expiry), "{expiry}");
+    let expiry = browser.session_cookie().unwrap().expires_datetime().expect("an end");
+    let days = |days: u64| SystemTime::now() + Duration::from_secs(days * 86_400);
+    assert!(expiry > days(179) && expiry <= days(180), "{expiry}");
 }
 
 #[test]

@@ -118,8 +118,7 @@ mod in_a_browser {
             let url = serve(app(clear));
             browser.goto(&format!("{url}/in"));
             let names = |browser: &Browser| {
-                let mut names: Vec<_> =
-                    browser.cookies().iter().map(|cookie| cookie["name"].as_str().unwrap().to_owned()).collect();
+                let mut names: Vec<_> = browser.cookies().iter().map(|cookie| cookie.name().to_owned()).collect();
                 names.sort();
                 names
             };

@@ -1,8 +1,8 @@
-//! A headless Chromium of a test's own, driven over WebDriver (<https://www.w3.org/TR/webdriver2/>).
+//! A headless Chromium of a test's own: `fantoccini` drives it over WebDriver, and waits here, so that tests need no runtime.
 use std::{
     env, fs,
-    io::{self, BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    future::Future,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
@@ -11,21 +11,31 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use fantoccini::{
+    Client, ClientBuilder, Locator,
+    cookies::Cookie,
+    elements::Element,
+    error::CmdError,
+    wd::{WebDriverCompatibleCommand, WindowHandle},
+};
+use http::Method;
+use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
+use tokio::{runtime::Runtime, time::timeout};
+use url::{ParseError, Url};
 
-/// How WebDriver names an element.
-const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 /// Starting a browser takes a while where little else runs at the same speed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs until it is dropped, and leaves nothing behind.
 #[derive(Debug)]
 pub struct Browser {
-    driver: Driver,
-    /// The path of the session, as in `/session/0123`.
-    session: String,
+    runtime: Runtime,
+    client: Client,
     /// Of the browser itself, which the driver started.
     process: Option<u64>,
+    /// Ends after the browser.
+    _driver: Driver,
 }
 
 #[derive(Debug)]
@@ -35,6 +45,24 @@ struct Driver {
     profile: PathBuf,
     /// Kept open, so that the driver can go on writing.
     _stdout: BufReader<ChildStdout>,
+}
+
+/// A command that `fantoccini` has no method for, or whose failure it does not report: its path below the session's.
+#[derive(Debug)]
+struct Other {
+    method: Method,
+    path: &'static str,
+    body: Option<Value>,
+}
+
+impl WebDriverCompatibleCommand for Other {
+    fn endpoint(&self, base: &Url, session: Option<&str>) -> Result<Url, ParseError> {
+        base.join(&format!("session/{}{}", session.unwrap_or_default(), self.path))
+    }
+
+    fn method_and_body(&self, _: &Url) -> (Method, Option<String>) {
+        (self.method.clone(), self.body.as_ref().map(Value::to_string))
+    }
 }
 
 impl Browser {
@@ -74,92 +102,87 @@ impl Browser {
         ];
         let args: Vec<_> = args.into_iter().chain(more.iter().map(String::as_str)).collect();
         let options = json!({ "binary": chromium, "args": args });
-        let capabilities = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": options } } });
-        let started = driver.send("POST", "/session", &capabilities).expect("the driver answers");
-        let id = started["sessionId"].as_str().unwrap_or_else(|| panic!("no session: {started}"));
-        let process = started["capabilities"]["goog:processID"].as_u64();
-        Some(Self { session: format!("/session/{id}"), process, driver })
+        let capabilities = [("goog:chromeOptions".to_owned(), options)].into_iter().collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let client = runtime.block_on(async {
+            let mut builder = ClientBuilder::new(HttpConnector::new());
+            let url = format!("http://127.0.0.1:{}", driver.port);
+            timeout(PATIENCE, builder.capabilities(capabilities).connect(&url))
+                .await
+                .expect("the driver answers in time")
+                .expect("a browser")
+        });
+        let process = client.capabilities().and_then(|capabilities| capabilities.get("goog:processID")?.as_u64());
+        Some(Self { runtime, client, process, _driver: driver })
     }
 
-    fn try_command(&self, method: &str, path: &str, body: &Value) -> Value {
-        self.driver.send(method, &format!("{}{path}", self.session), body).expect("the driver answers")
+    fn attempt<T>(&self, command: impl Future<Output = Result<T, CmdError>>) -> Result<T, CmdError> {
+        self.runtime.block_on(async { timeout(PATIENCE, command).await.expect("the driver answers in time") })
     }
 
-    fn command(&self, method: &str, path: &str, body: &Value) -> Value {
-        let answer = self.try_command(method, path, body);
-        assert!(answer["error"].is_null(), "{method} {path}: {} {}", answer["error"], answer["message"]);
-        answer
-    }
-
-    fn get(&self, path: &str) -> Value {
-        self.command("GET", path, &Value::Null)
-    }
-
-    fn post(&self, path: &str, body: &Value) -> Value {
-        self.command("POST", path, body)
+    #[track_caller]
+    fn wait<T>(&self, command: impl Future<Output = Result<T, CmdError>>) -> T {
+        self.attempt(command).unwrap_or_else(|error| panic!("{error}"))
     }
 
     pub fn goto(&self, url: &str) {
-        self.post("/url", &json!({ "url": url }));
+        self.wait(self.client.goto(url));
     }
 
     pub fn back(&self) {
-        self.turning_the_page(|| self.post("/back", &json!({})));
+        self.turning_the_page(|| self.wait(self.client.back()));
     }
 
     /// Does what leads to another page, and waits until that is there: a click returns before.
-    fn turning_the_page(&self, turn: impl FnOnce() -> Value) {
+    fn turning_the_page(&self, turn: impl FnOnce()) {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let mark = COUNT.fetch_add(1, Ordering::Relaxed);
         self.run(&format!("window.mark = {mark}"));
         turn();
         let script = format!("return window.mark !== {mark} && document.readyState === 'complete'");
-        let script = json!({ "script": script, "args": [] });
         let start = Instant::now();
         // Between two pages there is nothing to ask: that is an error, and not the last word.
-        while self.try_command("POST", "/execute/sync", &script) != true {
+        while !self.attempt(self.client.execute(&script, vec![])).is_ok_and(|turned| turned == true) {
             assert!(start.elapsed() < PATIENCE, "still on {}", self.url());
             sleep(Duration::from_millis(5));
         }
     }
 
     pub fn reload(&self) {
-        self.post("/refresh", &json!({}));
+        self.wait(self.client.refresh());
     }
 
     pub fn url(&self) -> String {
-        text_of(&self.get("/url"))
+        self.wait(self.client.current_url()).into()
     }
 
-    fn element(&self, selector: &str) -> String {
-        let found = self.post("/element", &json!({ "using": "css selector", "value": selector }));
-        format!("/element/{}", found[ELEMENT].as_str().expect("an element"))
+    fn element(&self, selector: &str) -> Element {
+        self.wait(self.client.find(Locator::Css(selector)))
     }
 
     pub fn click(&self, selector: &str) {
-        let element = self.element(selector);
-        self.post(&format!("{element}/click"), &json!({}));
+        self.wait(self.element(selector).click());
     }
 
     /// Clicks on what leads to another page.
     pub fn follow(&self, selector: &str) {
         let element = self.element(selector);
-        self.turning_the_page(|| self.post(&format!("{element}/click"), &json!({})));
+        self.turning_the_page(|| self.wait(element.click()));
     }
 
     pub fn fill(&self, selector: &str, text: &str) {
         let element = self.element(selector);
-        self.post(&format!("{element}/clear"), &json!({}));
-        self.post(&format!("{element}/value"), &json!({ "text": text }));
+        self.wait(element.clear());
+        self.wait(element.send_keys(text));
     }
 
     /// What a person reads there.
     pub fn text(&self, selector: &str) -> String {
-        text_of(&self.get(&format!("{}/text", self.element(selector))))
+        self.wait(self.element(selector).text())
     }
 
     pub fn run(&self, script: &str) -> Value {
-        self.post("/execute/sync", &json!({ "script": script, "args": [] }))
+        self.wait(self.client.execute(script, vec![]))
     }
 
     /// Waits until `selector` reads as `wanted` says. In one step, as a script may replace the element meanwhile.
@@ -177,37 +200,38 @@ impl Browser {
     }
 
     /// The cookies of the page, with their attributes.
-    pub fn cookies(&self) -> Vec<Value> {
-        self.get("/cookie").as_array().cloned().expect("a list of cookies")
+    pub fn cookies(&self) -> Vec<Cookie<'static>> {
+        self.wait(self.client.get_all_cookies())
     }
 
     pub fn delete_cookie(&self, name: &str) {
-        self.command("DELETE", &format!("/cookie/{name}"), &Value::Null);
+        self.wait(self.client.delete_cookie(name));
     }
 
     /// The version of the browser, as in `156.0.8078.79`.
     pub fn version(&self) -> String {
-        text_of(&self.cdp("Browser.getVersion", &json!({}))["product"])
+        text_of(&self.client.capabilities().expect("what the driver started")["browserVersion"])
     }
 
     /// The tab that is in front.
-    pub fn tab(&self) -> String {
-        text_of(&self.get("/window"))
+    pub fn tab(&self) -> WindowHandle {
+        self.wait(self.client.window())
     }
 
     /// Opens a tab, and brings it to the front.
-    pub fn new_tab(&self) -> String {
-        let tab = text_of(&self.post("/window/new", &json!({ "type": "tab" }))["handle"]);
+    pub fn new_tab(&self) -> WindowHandle {
+        let tab = self.wait(self.client.new_window(true)).handle;
         self.switch_to(&tab);
         tab
     }
 
-    pub fn switch_to(&self, tab: &str) {
-        self.post("/window", &json!({ "handle": tab }));
+    pub fn switch_to(&self, tab: &WindowHandle) {
+        self.wait(self.client.switch_to_window(tab.clone()));
     }
 
     fn cdp(&self, command: &str, params: &Value) -> Value {
-        self.post("/goog/cdp/execute", &json!({ "cmd": command, "params": params }))
+        let body = Some(json!({ "cmd": command, "params": params }));
+        self.wait(self.client.issue_cmd(Other { method: Method::POST, path: "/goog/cdp/execute", body }))
     }
 
     /// The whole page, at this width, as a PNG; returns how far it has to be scrolled sideways.
@@ -235,8 +259,9 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         // The driver ends the browser; where it does not answer, its process is ended here.
-        let ended = self.driver.send("DELETE", &self.session, &Value::Null);
-        if let (Err(_), Some(process)) = (ended, self.process) {
+        let close = self.client.issue_cmd(Other { method: Method::DELETE, path: "", body: None });
+        let ended = self.runtime.block_on(async { timeout(PATIENCE, close).await });
+        if let (Err(_) | Ok(Err(_)), Some(process)) = (ended, self.process) {
             let _ = Command::new("kill").args(["-9", &process.to_string()]).status();
         }
     }
@@ -266,39 +291,6 @@ impl Driver {
             }
         };
         Self { child, port, profile, _stdout: stdout }
-    }
-
-    /// One request on a connection of its own; returns the `value` of the answer.
-    fn send(&self, method: &str, path: &str, body: &Value) -> io::Result<Value> {
-        let body = if method == "POST" { body.to_string() } else { String::new() };
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            self.port,
-            body.len()
-        )?;
-        let mut stream = BufReader::new(stream);
-        let mut length = 0;
-        loop {
-            let mut line = String::new();
-            if stream.read_line(&mut line)? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let line = line.trim_end().to_ascii_lowercase();
-            if line.is_empty() {
-                break;
-            }
-            if let Some(number) = line.strip_prefix("content-length:") {
-                length = number.trim().parse().map_err(|_| io::ErrorKind::InvalidData)?;
-            }
-        }
-        let mut answer = vec![0; length];
-        stream.read_exact(&mut answer)?;
-        let mut answer: Value = serde_json::from_slice(&answer)?;
-        Ok(answer["value"].take())
     }
 }
 
