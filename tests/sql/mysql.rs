@@ -140,7 +140,23 @@ async fn a_write_whose_answer_was_lost_is_recognised() {
     let third = Entry::new(Bytes::from_static(b"value-three"), Version::unique());
     proxy.set(Mode::CutAnswer(b"value-three"));
     assert_eq!(kind(cache.insert("b", third.clone(), expiry()).await), CacheErrorKind::Timeout);
-    assert_eq!(cache.get("b").await.unwrap(), Some(third));
+    assert_eq!(cache.get("b").await.unwrap(), Some(third.clone()));
+    assert!(cache.insert("b", third, expiry()).await.unwrap(), "the same insert again is recognised");
+
+    let there = Entry::new(Bytes::from_static(b"value-four"), Version::unique());
+    assert!(cache.insert("key-four", there.clone(), expiry()).await.unwrap());
+    proxy.set(Mode::CutAnswer(b"key-four"));
+    assert_eq!(cache.delete("key-four", there.version).await.unwrap(), Deleted::Done);
+    assert_eq!(cache.get("key-four").await.unwrap(), None);
+    assert_eq!(proxy.cuts(), 3);
+
+    // What the second try finds is by another writer: nothing tells whether the first one wrote before.
+    server.sql("USE app; CREATE TRIGGER t BEFORE UPDATE ON cloakroom_sessions FOR EACH ROW SET NEW.version = 7");
+    let there = cache.get("a").await.unwrap().unwrap();
+    let fifth = Entry::new(Bytes::from_static(b"value-five"), Version::unique());
+    proxy.set(Mode::CutAnswer(b"value-five"));
+    assert_eq!(kind(cache.replace("a", there.version, fifth, expiry()).await), CacheErrorKind::Timeout);
+    assert_eq!(proxy.cuts(), 4);
 }
 
 #[tokio::test]
@@ -195,6 +211,7 @@ async fn failures_of_a_statement_are_told_apart() {
         (1205, CacheErrorKind::Unavailable),
         (1020, CacheErrorKind::Unavailable),
         (1047, CacheErrorKind::Unavailable),
+        (1927, CacheErrorKind::Timeout),
         (3101, CacheErrorKind::Unavailable),
         (1114, CacheErrorKind::Full),
         (1021, CacheErrorKind::Full),

@@ -1,7 +1,7 @@
 //! PostgreSQL when something is wrong: the kind of each error, and that nothing is lost or done twice.
 use std::time::{Duration, Instant};
 
-use cloakroom::{Cache, CacheErrorKind, Deleted, PostgresCache, Replaced, SessionLayer, SessionStore};
+use cloakroom::{Cache, CacheErrorKind, Deleted, PostgresCache, Replaced, SessionLayer, SessionStore, Version};
 
 use crate::{
     shared::{self, entry, expiry, kind, shown},
@@ -116,6 +116,33 @@ async fn a_write_whose_answer_was_lost_is_recognised() {
     assert_eq!(proxy.cuts(), 3);
 }
 
+/// The answer is lost, and what the second try finds is by another writer: nothing tells whether the first one wrote before.
+#[tokio::test]
+async fn a_write_whose_answer_was_lost_and_that_was_overtaken_is_of_unknown_outcome() {
+    let server = PostgresServer::start();
+    let proxy = Proxy::before(server.port()).await;
+    patient(&server).await;
+    server.sql(
+        "CREATE FUNCTION changed() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN NEW.version = 7; RETURN NEW; END $$;
+         CREATE FUNCTION made() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN OLD.version = 8; INSERT INTO cloakroom_sessions SELECT OLD.*; RETURN NULL; END $$;
+         CREATE TRIGGER changed BEFORE UPDATE ON cloakroom_sessions FOR EACH ROW EXECUTE FUNCTION changed();
+         CREATE TRIGGER made AFTER DELETE ON cloakroom_sessions FOR EACH ROW EXECUTE FUNCTION made()",
+    );
+    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port());
+    let cache =
+        PostgresCache::builder(&url).timeout(Duration::from_secs(20)).transaction_pooler().build().await.unwrap();
+    let first = entry("1");
+    assert!(cache.insert("a", first.clone(), expiry()).await.unwrap());
+    proxy.set(Mode::CutAnswer(b"UPDATE"));
+    assert_eq!(kind(cache.replace("a", first.version, entry("2"), expiry()).await), CacheErrorKind::Timeout);
+    proxy.set(Mode::CutAnswer(b"DELETE"));
+    assert_eq!(kind(cache.delete("a", Version::from(7)).await), CacheErrorKind::Timeout);
+    assert_eq!(proxy.cuts(), 2);
+    assert_eq!(cache.get("a").await.unwrap().map(|entry| entry.version), Some(Version::from(8)));
+}
+
 #[tokio::test]
 async fn waiting_for_a_connection_of_the_pool_is_bounded() {
     let server = PostgresServer::start();
@@ -136,7 +163,9 @@ async fn waiting_for_a_connection_of_the_pool_is_bounded() {
 #[tokio::test]
 async fn a_dropped_call_leaves_no_transaction_and_no_lock() {
     let server = PostgresServer::start();
-    let cache = patient(&server).await;
+    patient(&server).await;
+    let cache = PostgresCache::builder(server.url()).timeout(Duration::from_secs(20)).max_connections(1);
+    let cache = cache.build().await.unwrap();
     let there = entry("1");
     assert!(cache.insert("a", there.clone(), expiry()).await.unwrap());
     // Something else holds the row, so that the call waits for it.
@@ -145,6 +174,8 @@ async fn a_dropped_call_leaves_no_transaction_and_no_lock() {
     sqlx::query("SELECT 1 FROM cloakroom_sessions FOR UPDATE").execute(&mut *other).await.unwrap();
     let replace = cache.replace("a", there.version, entry("2"), expiry());
     assert!(tokio::time::timeout(Duration::from_millis(200), replace).await.is_err());
+    // Its connection is closed: what comes next does not wait for it.
+    assert_eq!(tokio::time::timeout(Duration::from_secs(10), cache.get("a")).await.unwrap().unwrap(), Some(there));
     other.rollback().await.unwrap();
     let open = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'";
     assert_eq!(server.sql(open), "0");

@@ -1,7 +1,7 @@
 //! What is in the tables after an operation or a sweep, and what an operation makes of rows that were changed beside it.
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cloakroom::{Cache, Expiry, Replaced};
+use cloakroom::{Cache, Deleted, Expiry, ListMember, Replaced};
 
 use crate::{
     shared::entry,
@@ -42,8 +42,11 @@ on_every_database! {
     a_row_is_due_sooner_after_a_write_and_never_later,
     the_sweep_removes_what_has_ended_by_either_clock_and_moves_what_lives,
     the_sweep_of_lists_gives_other_clocks_five_minutes,
+    a_list_is_in_the_order_of_ends_and_names_and_ends_move_later_only,
     a_touch_never_goes_back,
     a_repeated_insert_restarts_nothing,
+    what_has_ended_by_either_clock_is_absent_for_every_operation,
+    a_write_sets_idle_time_and_end_anew,
     what_ended_while_an_operation_waited_stays_ended,
 }
 
@@ -133,6 +136,35 @@ async fn the_sweep_of_lists_gives_other_clocks_five_minutes(cache: impl Sweeps, 
     assert_eq!(left, ["lives", "over for other clocks"]);
 }
 
+async fn a_list_is_in_the_order_of_ends_and_names_and_ends_move_later_only(cache: impl Cache, view: SqlView) {
+    let base = UNIX_EPOCH + Duration::from_millis((now() + HOUR).unsigned_abs());
+    let ms = Duration::from_millis;
+    let page = async |list: &str, after: Option<&ListMember>| {
+        let page = cache.list_page(list, after, 10).await.unwrap();
+        page.into_iter().map(|member| (member.name, member.end)).collect::<Vec<_>>()
+    };
+    let member = |name: &str, end| (name.to_owned(), end);
+    for (name, end) in [("b", base), ("a", base + ms(1)), ("c", base)] {
+        cache.list_add("list", name, end).await.unwrap();
+    }
+    assert_eq!(cache.list_add("other list", "d", base).await.unwrap(), 1);
+    let [a, b, c] = [member("a", base + ms(1)), member("b", base), member("c", base)];
+    assert_eq!(page("list", None).await, [b.clone(), c.clone(), a.clone()]);
+    assert_eq!(page("list", Some(&ListMember::new("b", base))).await, [c.clone(), a.clone()]);
+    assert_eq!(page("list", Some(&ListMember::new("c", base))).await, [a.clone()]);
+    assert_eq!(cache.list_page("list", None, 1).await.unwrap().len(), 1);
+    assert_eq!(cache.list_add("list", "c", base - ms(5)).await.unwrap(), 3);
+    assert_eq!(page("list", None).await, [b, c.clone(), a.clone()]);
+    assert_eq!(cache.list_add("list", "b", base + ms(2)).await.unwrap(), 3);
+    assert_eq!(page("list", None).await, [c, a.clone(), member("b", base + ms(2))]);
+    view.set_members(&format!("end_ms = {}", now() - 1), "c");
+    assert_eq!(page("list", None).await, [a, member("b", base + ms(2))]);
+    assert_eq!(cache.list_add("list", "a", base).await.unwrap(), 2);
+    cache.list_remove("list", &["a".to_owned(), "d".to_owned()]).await.unwrap();
+    assert_eq!(page("list", None).await, [member("b", base + ms(2))]);
+    assert_eq!(page("other list", None).await, [member("d", base)]);
+}
+
 /// The clock of the database may have been turned back, or another one may answer after a failover.
 async fn a_touch_never_goes_back(cache: impl Cache, view: SqlView) {
     assert!(cache.insert("k", entry("x"), ending_in(10).0).await.unwrap());
@@ -150,6 +182,45 @@ async fn a_repeated_insert_restarts_nothing(cache: impl Cache, view: SqlView) {
     let before = view.number("touched_ms", "k");
     assert!(cache.insert("k", there, ending_in(10).0).await.unwrap());
     assert_eq!(view.number("touched_ms", "k"), before);
+}
+
+async fn what_has_ended_by_either_clock_is_absent_for_every_operation(cache: impl Cache, view: SqlView) {
+    let expiry = ending_in(10).0;
+    for ended in ["touched_ms = 1".to_owned(), format!("end_ms = {}", now() - 1)] {
+        let there = entry("x");
+        assert!(cache.insert("k", there.clone(), expiry).await.unwrap(), "over what has ended");
+        assert_eq!(cache.get("k").await.unwrap(), Some(there.clone()));
+        assert!(!cache.insert("k", entry("y"), expiry).await.unwrap(), "over what lives");
+        view.set(&ended, "k");
+        assert_eq!(cache.get("k").await.unwrap(), None, "{ended}");
+        assert_eq!(cache.get_and_touch("k", Duration::ZERO).await.unwrap(), None, "{ended}");
+        assert!(!cache.touch("k").await.unwrap(), "{ended}");
+        let replaced = cache.replace("k", there.version, entry("y"), expiry).await.unwrap();
+        assert_eq!(replaced, Replaced::Missing, "{ended}");
+        assert_eq!(cache.delete("k", there.version).await.unwrap(), Deleted::Missing, "{ended}");
+        assert_eq!(cache.get("k").await.unwrap(), None, "{ended}");
+    }
+}
+
+async fn a_write_sets_idle_time_and_end_anew(cache: impl Cache, view: SqlView) {
+    let ((first, _), (second, end)) = (ending_in(10), ending_in(9));
+    let second = Expiry::new(Duration::from_secs(7 * 3600), second.end);
+    let there = entry("x");
+    assert!(cache.insert("k", there.clone(), first).await.unwrap());
+    let started = view.number("touched_ms", "k");
+    view.set(&format!("touched_ms = touched_ms - {HOUR}"), "k");
+    assert!(cache.get("k").await.unwrap().is_some());
+    assert!(cache.get_and_touch("k", Duration::from_secs(2 * 3600)).await.unwrap().is_some());
+    assert_eq!(view.number("touched_ms", "k"), started - HOUR, "no restart was due");
+    assert!(cache.get_and_touch("k", Duration::from_secs(1800)).await.unwrap().is_some());
+    assert!(view.number("touched_ms", "k") >= started);
+    view.set(&format!("touched_ms = touched_ms - {HOUR}"), "k");
+    assert!(cache.touch("k").await.unwrap());
+    assert!(view.number("touched_ms", "k") >= started);
+    view.set(&format!("touched_ms = touched_ms - {HOUR}"), "k");
+    assert_eq!(cache.replace("k", there.version, entry("y"), second).await.unwrap(), Replaced::Done);
+    assert!(view.number("touched_ms", "k") >= started);
+    assert_eq!((view.number("idle_ms", "k"), view.number("end_ms", "k")), (7 * HOUR, end));
 }
 
 /// Idle time goes by the moment at which the row is looked at, not by that at which the statement began.
