@@ -115,24 +115,33 @@ impl Visitor {
     }
 }
 
-/// Sends this many additions of one visitor at once, and returns how many are in the cart then.
-async fn fill_at_once(visitor: &mut Visitor, shops: &[Router], requests: usize) -> usize {
-    visitor.post("/sign-in", "name=alice").await;
+/// Sends this many additions of one visitor at once. Returns how many were accepted, and how many are in the cart then. On a
+/// busy machine a request may be over its deadline.
+async fn fill_at_once(visitor: &mut Visitor, shops: &[Router], requests: usize) -> (usize, usize) {
+    let busy = |page: &Page| page.status == StatusCode::SERVICE_UNAVAILABLE;
+    while busy(&visitor.post_only("/sign-in", "name=alice").await) {}
     let mut running = JoinSet::new();
     for number in 0..requests {
         let mut tab = Visitor { shop: shops[number % shops.len()].clone(), ..visitor.clone() };
         let item = ["Umbrella", "Hat", "Scarf"][number % 3];
         running.spawn(async move { tab.post_only("/cart/tab", &format!("item={item}")).await.status });
     }
-    assert!(running.join_all().await.iter().all(|status| *status == StatusCode::OK));
-    visitor.get("/cart/count").await.text.parse().unwrap()
+    let statuses = running.join_all().await;
+    assert!(statuses.iter().all(|status| [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE].contains(status)));
+    let accepted = statuses.iter().filter(|status| **status == StatusCode::OK).count();
+    loop {
+        let page = visitor.get("/cart/count").await;
+        if !busy(&page) {
+            return (accepted, page.text.parse().unwrap());
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cart_that_32_requests_fill_at_once_has_32_items() {
     let shop = shop();
     let mut visitor = Visitor::new(&shop);
-    assert_eq!(fill_at_once(&mut visitor, &[shop], 32).await, 32);
+    assert_eq!(fill_at_once(&mut visitor, &[shop], 32).await, (32, 32));
 }
 
 #[cfg(feature = "redis")]
@@ -145,7 +154,9 @@ async fn nor_is_an_item_lost_between_two_processes_on_redis() {
         shops.push(showcase::app(BoxedCache::new(cache)));
     }
     let mut visitor = Visitor::new(&shops[0]);
-    assert_eq!(fill_at_once(&mut visitor, &shops, 32).await, 32);
+    let (accepted, arrived) = fill_at_once(&mut visitor, &shops, 32).await;
+    // What was over its deadline may have arrived all the same.
+    assert!(accepted > 0 && (accepted..=32).contains(&arrived), "{accepted} accepted, {arrived} arrived");
 }
 
 #[tokio::test]
