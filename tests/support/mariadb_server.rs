@@ -2,12 +2,13 @@
 use std::{
     path::PathBuf,
     process::{Child, Command},
-    sync::{Mutex, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use super::process::{Directory, find, free_port, signal, spawn, try_run, unprivileged};
+use super::process::{Directory, copy_of, find, free_port, signal, spawn, try_run, unprivileged};
+
+const SERVER: &[&str] = &["mariadbd", "mysqld"];
 
 /// Runs until it is dropped.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ impl MariaDbServer {
 
     fn try_start(&mut self) -> Result<(), String> {
         let (dir, log) = (self.dir.path(), self.dir.path().join("log"));
-        let mut command = unprivileged(&program(&["mariadbd", "mysqld"]));
+        let mut command = unprivileged(&program(SERVER));
         command
             .arg("--no-defaults")
             .arg(format!("--datadir={}", dir.join("data").display()))
@@ -121,15 +122,15 @@ impl Drop for MariaDbServer {
     }
 }
 
-/// One at a time: an installation runs a server of its own, and several of them get in each other's way.
-fn install(dir: &Directory) -> Result<String, String> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    try_run(
-        unprivileged(&program(&["mariadb-install-db", "mysql_install_db"]))
-            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
-            .arg(format!("--datadir={}", dir.path().join("data").display())),
-    )
+fn install(dir: &Directory) -> Result<(), String> {
+    let install = program(&["mariadb-install-db", "mysql_install_db"]);
+    copy_of(&program(SERVER), &dir.path().join("data"), |data| {
+        try_run(
+            unprivileged(&install)
+                .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+                .arg(format!("--datadir={}", data.display())),
+        )
+    })
 }
 
 fn program(names: &[&str]) -> PathBuf {
