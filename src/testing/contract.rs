@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::Poll,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -29,10 +29,11 @@ mod writes;
 ///
 /// `make` gives a cache for each of the checks. They use keys of their own, so that it may be the same one again.
 /// Give the `clock` that the cache was built with if it is a manual one; without one the checks wait for real, some
-/// seconds in all. Needs a Tokio runtime with its timer.
+/// seconds in all: what an operation finds is judged only if it was answered in time, and else the check begins again with
+/// longer times. So a busy machine makes no sentence fail. Needs a Tokio runtime with its timer.
 ///
 /// # Panics
-/// At the first sentence that does not hold, or when a method returns an error.
+/// At the first sentence that does not hold, when a method returns an error, or when operations take seconds.
 ///
 /// # Example
 /// ```
@@ -53,7 +54,9 @@ where
             $({
                 let trial = Trial::new(make().await, clock.clone());
                 let check: Check = Box::pin(async move {
-                    $module::$check(&trial).await;
+                    while !$module::$check(&trial).await.judged() {
+                        trial.slow_down();
+                    }
                     trial.rewind();
                 });
                 if manual { check.await } else { waiting.push(check) }
@@ -118,19 +121,77 @@ async fn all(mut checks: Vec<Check>) {
     .await;
 }
 
+/// An operation was answered so late that the entry may have ended before: what it found says nothing about the cache.
+struct Late;
+
+/// What a check returns: checks without a time limit return nothing.
+trait Verdict {
+    fn judged(self) -> bool;
+}
+
+impl Verdict for () {
+    fn judged(self) -> bool {
+        true
+    }
+}
+
+impl Verdict for Result<(), Late> {
+    fn judged(self) -> bool {
+        self.is_ok()
+    }
+}
+
 /// What a check needs: the cache, keys of its own, and a way to let time pass.
 struct Trial<C> {
     cache: Arc<C>,
     clock: Option<Clock>,
     turned: AtomicU64,
+    /// The idle time in milliseconds of the entries that are to end.
+    idle: AtomicU64,
 }
 
-/// The idle time of the entries that are to end. The waits leave a good part of it to slow machines.
-const IDLE: Duration = Duration::from_millis(300);
+/// The first idle time of entries that are to end; each repetition of a check doubles it.
+const SHORTEST_IDLE: u64 = 300;
+const LONGEST_IDLE: u64 = 64 * SHORTEST_IDLE;
+/// Caches count whole milliseconds, and their clock is not the one here.
+const ROUNDING: Duration = Duration::from_millis(10);
 
 impl<C: Cache> Trial<C> {
     fn new(cache: C, clock: Option<Clock>) -> Self {
-        Self { cache: Arc::new(cache), clock, turned: AtomicU64::new(0) }
+        Self { cache: Arc::new(cache), clock, turned: AtomicU64::new(0), idle: AtomicU64::new(SHORTEST_IDLE) }
+    }
+
+    fn idle(&self) -> Duration {
+        Duration::from_millis(self.idle.load(Ordering::Relaxed))
+    }
+
+    fn slow_down(&self) {
+        let idle = 2 * self.idle.load(Ordering::Relaxed);
+        holds("operations are answered within seconds", idle <= LONGEST_IDLE);
+        self.idle.store(idle, Ordering::Relaxed);
+    }
+
+    /// More than half of the idle time, so that twice as long is over.
+    fn most_of_idle(&self) -> Duration {
+        self.idle() * 3 / 5
+    }
+
+    fn past_idle(&self) -> Duration {
+        self.idle() + ROUNDING
+    }
+
+    /// Whether less than `time` has passed since `start`; a manual clock passes by itself only.
+    fn within(&self, time: Duration, start: Instant) -> Result<(), Late> {
+        if self.clock.is_some() || start.elapsed() + ROUNDING < time { Ok(()) } else { Err(Late) }
+    }
+
+    /// Of what began at `start` and lasts for the idle time: `is` has to be true unless that is over.
+    fn live(&self, sentence: &str, is: bool, start: Instant) -> Result<(), Late> {
+        if !is {
+            self.within(self.idle(), start)?;
+        }
+        holds(sentence, is);
+        Ok(())
     }
 
     fn key(&self) -> String {
@@ -166,14 +227,14 @@ impl<C: Cache> Trial<C> {
         Expiry { idle: Duration::from_secs(3600), end: self.now() + Duration::from_secs(7200) }
     }
 
-    /// Ends when it is idle for [`IDLE`].
+    /// Ends when it is idle.
     fn short(&self) -> Expiry {
-        Expiry { idle: IDLE, end: self.now() + Duration::from_secs(7200) }
+        Expiry { idle: self.idle(), end: self.now() + Duration::from_secs(7200) }
     }
 
-    /// Ends after [`IDLE`], touched or not.
+    /// Ends after the idle time, touched or not.
     fn ending(&self) -> Expiry {
-        Expiry { idle: Duration::from_secs(3600), end: self.now() + IDLE }
+        Expiry { idle: Duration::from_secs(3600), end: self.now() + self.idle() }
     }
 
     /// A new entry under a new key.
@@ -181,6 +242,14 @@ impl<C: Cache> Trial<C> {
         let key = self.key();
         let version = self.insert(&key, Bytes::from_static(value), expiry).await;
         (key, must(version, "`insert` writes an entry where there is none"))
+    }
+
+    /// A new entry that ends soon, and the time before it was written.
+    async fn soon(&self, expiry: fn(&Self) -> Expiry) -> Result<(String, Version, Instant), Late> {
+        let (key, start) = (self.key(), Instant::now());
+        let version = self.insert(&key, Bytes::from_static(b"value"), expiry(self)).await;
+        self.live("`insert` writes an entry where there is none", version.is_some(), start)?;
+        version.map(|version| (key, version, start)).ok_or(Late)
     }
 
     /// Inserts under a new version, and returns that if it was written.

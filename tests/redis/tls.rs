@@ -105,7 +105,7 @@ async fn a_plain_port_is_told_nothing() {
     let error = RedisCache::builder(url).timeout(SHORT).build().await.unwrap_err();
     assert!(matches!(error.kind(), CacheErrorKind::Refused | CacheErrorKind::Unavailable), "{error:?}");
 
-    // What is sent to somebody who speaks no TLS is a greeting in TLS, and no more.
+    // A server that speaks no TLS is sent a greeting in TLS, and no more.
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("rediss://user:pa55-canary@{}", listener.local_addr().unwrap());
     let cache = RedisCache::builder(url).timeout(Duration::from_secs(1)).build_lazy().unwrap();

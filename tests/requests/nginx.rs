@@ -17,7 +17,7 @@ use hyper::body::Frame;
 
 use crate::support::nginx::{CACHES, Nginx};
 
-/// What a handler may set, all of which would let one of the caches store the response for everybody.
+/// What a handler may set, all of which would let one of the caches store the response for all users.
 const FIELDS: [&[(&str, &str)]; 13] = [
     &[],
     &[("cache-control", "public, max-age=600")],

@@ -1,4 +1,6 @@
 //! What `cloakroom::testing` gives to the tests of users.
+use std::time::Duration;
+
 use cloakroom::{InMemoryCache, Session, SessionId, SessionLayer, SessionStore, testing};
 use http::{Request, Response, header};
 
@@ -56,4 +58,17 @@ async fn the_cookie_of_a_layer_that_signs_is_signed_by_its_first_key() {
     assert_eq!(user(&signed(&[&one]), &both, &id).await.as_deref(), Some("alice"));
     assert_eq!(user(&signed(&[&other]), &both, &id).await, None);
     assert_eq!(user(&both, &SessionLayer::new(store.clone()), &id).await, None, "without a signature");
+}
+
+/// As on a busy machine, every operation and every wait takes longer than the first idle time leaves room for.
+#[tokio::test]
+async fn a_busy_machine_breaks_no_sentence_of_the_cache_contract() {
+    let busy = tokio::spawn(async {
+        for _ in 0..10 {
+            std::thread::sleep(Duration::from_millis(200));
+            tokio::task::yield_now().await;
+        }
+    });
+    testing::cache_contract(|| async { InMemoryCache::new() }, None).await;
+    busy.await.unwrap();
 }

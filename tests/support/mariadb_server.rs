@@ -3,7 +3,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command},
     sync::{
-        Mutex, OnceLock, PoisonError,
+        OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     thread::sleep,
@@ -12,7 +12,11 @@ use std::{
 
 use cloakroom::MySqlCache;
 
-use super::process::{Directory, end_with_this_process, find, free_port, signal, spawn, try_run, unprivileged};
+use super::process::{
+    Directory, copy_of, end_with_this_process, find, free_port, signal, spawn, try_run, unprivileged,
+};
+
+const SERVER: &[&str] = &["mariadbd", "mysqld"];
 
 /// Runs until it is dropped.
 #[derive(Debug)]
@@ -65,7 +69,7 @@ impl MariaDbServer {
 
     fn try_start(&mut self) -> Result<(), String> {
         let (dir, log) = (self.dir.path(), self.dir.path().join("log"));
-        let mut command = unprivileged(&program(&["mariadbd", "mysqld"]));
+        let mut command = unprivileged(&program(SERVER));
         command
             .arg("--no-defaults")
             .arg(format!("--datadir={}", dir.join("data").display()))
@@ -181,15 +185,15 @@ fn shared_url() -> String {
     server.url()
 }
 
-/// One at a time: an installation runs a server of its own, and several of them get in each other's way.
-fn install(dir: &Directory) -> Result<String, String> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    try_run(
-        unprivileged(&program(&["mariadb-install-db", "mysql_install_db"]))
-            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
-            .arg(format!("--datadir={}", dir.path().join("data").display())),
-    )
+fn install(dir: &Directory) -> Result<(), String> {
+    let install = program(&["mariadb-install-db", "mysql_install_db"]);
+    copy_of(&program(SERVER), &dir.path().join("data"), |data| {
+        try_run(
+            unprivileged(&install)
+                .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+                .arg(format!("--datadir={}", data.display())),
+        )
+    })
 }
 
 fn program(names: &[&str]) -> PathBuf {

@@ -13,7 +13,7 @@ use std::{
 use cloakroom::PostgresCache;
 
 use super::process::{
-    Directory, end_with_this_process, find, free_port, give, run, signal, spawn, try_run, unprivileged,
+    Directory, copy_of, end_with_this_process, find, free_port, give, run, signal, spawn, try_run, unprivileged,
 };
 
 /// Runs until it is dropped.
@@ -33,10 +33,16 @@ impl PostgresServer {
     /// With more settings: `&["max_connections=10"]`.
     pub fn start_with(settings: &[&str]) -> Self {
         Self::start_in(settings, |data| {
-            run(unprivileged(&program("initdb"))
-                .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"])
-                .args(["--no-sync", "-D"])
-                .arg(data));
+            let initdb = program("initdb");
+            let set_up = copy_of(&initdb, data, |data| {
+                try_run(
+                    unprivileged(&initdb)
+                        .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"])
+                        .args(["--no-sync", "-D"])
+                        .arg(data),
+                )
+            });
+            set_up.unwrap_or_else(|why| panic!("{why}"));
         })
     }
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        OnceLock,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -38,6 +38,28 @@ impl Drop for Directory {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Copies to `to` what `fill` puts into a directory, which is done once for all runs of tests: setting up a database takes
+/// seconds. `program` is the one that does it; another version of it does it again.
+pub fn copy_of(program: &Path, to: &Path, fill: impl FnOnce(&Path) -> Result<String, String>) -> Result<(), String> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let version = try_run(Command::new(program).arg("--version"))?;
+    let name: String = version.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let kept = option_env!("CARGO_TARGET_TMPDIR").map_or_else(std::env::temp_dir, PathBuf::from).join(name);
+    let copy = |from: &Path, to: &Path| try_run(Command::new("cp").arg("-a").arg(from).arg(to));
+    if !kept.exists() {
+        let made = Directory::new("set-up");
+        fill(&made.path().join("data"))?;
+        let own = kept.with_extension(std::process::id().to_string());
+        copy(&made.path().join("data"), &own)?;
+        if std::fs::rename(&own, &kept).is_err() {
+            // Another process was first.
+            let _ = std::fs::remove_dir_all(&own);
+        }
+    }
+    copy(&kept, to).map(drop)
 }
 
 /// Leaves it to the unprivileged user, if there is a need.

@@ -43,7 +43,6 @@ impl RedisCluster {
             starts.into_iter().map(|start| start.join().expect("a node that starts")).collect()
         });
         let cluster = Self { servers, _turn: turn };
-        let first = &cluster.servers[0];
         for (index, server) in cluster.servers.iter().enumerate() {
             ok(server.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]));
             if let Some((from, to)) = SLOTS.get(index) {
@@ -51,8 +50,9 @@ impl RedisCluster {
                 let add = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str));
                 ok(server.command(&add.collect::<Vec<_>>()));
             }
-            if index > 0 {
-                ok(server.command(&["CLUSTER", "MEET", "127.0.0.1", &first.port().to_string()]));
+            // All are told of all, so that none has to wait until another one has heard of it.
+            for other in &cluster.servers[..index] {
+                ok(server.command(&["CLUSTER", "MEET", "127.0.0.1", &other.port().to_string()]));
             }
         }
         until("all nodes know each other", || {
@@ -134,6 +134,9 @@ fn start() -> RedisServer {
         "no",
         "--repl-diskless-sync-delay",
         "0",
+        // A replica is named among the slots from the first byte of its primary on, and by default a ping comes after 10 s.
+        "--repl-ping-replica-period",
+        "1",
         "--appendonly",
         "yes",
     ])

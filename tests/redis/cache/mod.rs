@@ -10,6 +10,7 @@ use cloakroom::{Cache, CacheErrorKind, Deleted, Expiry, RedisCache, Replaced, Ve
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
+    redis_app::unhurried,
     redis_proxy::{Mode, Proxy},
     redis_server::{RedisServer, Reply},
     six_methods::SixMethods,
@@ -30,7 +31,7 @@ fn bytes(text: &'static str) -> Bytes {
 
 async fn start() -> (RedisServer, RedisCache) {
     let server = RedisServer::start();
-    let cache = RedisCache::connect(server.url()).await.unwrap();
+    let cache = unhurried(server.url()).await;
     (server, cache)
 }
 
@@ -63,7 +64,7 @@ async fn the_contract_holds_over_a_connection_of_the_application() {
 async fn the_contract_holds_where_the_locale_sorts_names_by_the_alphabet() {
     let server = RedisServer::start_in_locale("en_US");
     assert_eq!(server.command(&["EVAL", "return 'a' < 'B' and 'B' < 'c' and 1 or 0", "0"]), Reply::Int(1));
-    let cache = RedisCache::connect(server.url()).await.unwrap();
+    let cache = unhurried(server.url()).await;
     cache_contract(|| async { cache.clone() }, None).await;
 }
 
@@ -77,7 +78,7 @@ async fn the_contract_holds_for_a_user_with_the_fewest_permissions() {
     let user = "ACL SETUSER sessions on >pw ~cloakroom:* resetchannels -@all";
     let rule: Vec<_> = user.split(' ').chain(PERMITTED.split_whitespace()).collect();
     assert_eq!(server.command(&rule), Reply::Simple("OK".to_owned()));
-    let cache = RedisCache::connect(format!("redis://sessions:pw@127.0.0.1:{}", server.port())).await.unwrap();
+    let cache = unhurried(format!("redis://sessions:pw@127.0.0.1:{}", server.port())).await;
     cache_contract(|| async { cache.clone() }, None).await;
     let error = cache.put("another:key", bytes("v"), hour()).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Refused, "{error:?}");
@@ -387,7 +388,8 @@ async fn a_lost_reply_that_cannot_be_told_is_a_timeout() {
 
 #[tokio::test]
 async fn a_server_that_hangs_is_a_timeout_and_comes_back() {
-    let (server, cache) = start().await;
+    let server = RedisServer::start();
+    let cache = RedisCache::connect(server.url()).await.unwrap();
     cache.put("k", bytes("v"), hour()).await.unwrap();
     server.pause();
     // The second one has to connect first, and knows that nothing was sent.

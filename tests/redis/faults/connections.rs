@@ -123,7 +123,7 @@ async fn the_answer_to_another_request() {
     let bob = App::new(connected(proxy.url()).await).logged_in().await;
     let counted = alice.counter().await;
     assert_eq!(alice.user().await, "alice");
-    // From now on everybody is given the last record seen, which is that of the first one.
+    // From now on every request is given the last record seen, which is that of the first one.
     proxy.set(Mode::Replay);
     let answer = bob.get("/read").await;
     assert!(answer.status == 503 || answer.body == "none", "another's session: {answer:?}");
