@@ -163,7 +163,6 @@ impl Session {
     pub async fn ended(&self) {
         let Some(engine) = &self.inner.engine else { return std::future::pending().await };
         let interval = engine.config().ended_interval;
-        let far = Deadline::after(std::time::Duration::MAX);
         loop {
             let key = {
                 let state = self.look();
@@ -174,7 +173,7 @@ impl Session {
             };
             let key = match key {
                 Some(key) => key,
-                None => match self.family().first_key(far).await {
+                None => match self.family().first_key(Deadline::NEVER).await {
                     Ok(Some(key)) => key,
                     _ => return,
                 },
