@@ -11,7 +11,8 @@ use tokio::time::Instant;
 /// The time at which waiting ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
-    at: Instant,
+    /// `None`: never.
+    at: Option<Instant>,
 }
 
 /// The deadline passed.
@@ -19,14 +20,14 @@ pub(crate) struct Deadline {
 pub(crate) struct Elapsed;
 
 impl Deadline {
+    pub(crate) const NEVER: Self = Self { at: None };
+
     pub(crate) fn after(limit: Duration) -> Self {
-        let now = Instant::now();
-        // Thirty years are as good as for ever.
-        Self { at: now.checked_add(limit).unwrap_or(now + Duration::from_secs(946_080_000)) }
+        Self { at: Instant::now().checked_add(limit) }
     }
 
     pub(crate) fn left(&self) -> Duration {
-        self.at.saturating_duration_since(Instant::now())
+        self.at.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Runs `future` until the deadline.
@@ -36,7 +37,10 @@ impl Deadline {
         if let Poll::Ready(output) = once(future.as_mut()).await {
             return Ok(output);
         }
-        tokio::time::timeout_at(self.at, future).await.map_err(|_| Elapsed)
+        match self.at {
+            Some(at) => tokio::time::timeout_at(at, future).await.map_err(|_| Elapsed),
+            None => Ok(future.await),
+        }
     }
 }
 

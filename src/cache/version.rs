@@ -34,7 +34,7 @@ impl Version {
 }
 
 /// The finalizer of splitmix64: one to one, so that different counts stay different.
-pub(super) const fn mix(mut x: u64) -> u64 {
+const fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)

@@ -70,7 +70,8 @@ impl<C: Cache> SessionEngine for Engine<C> {
         if !C::IMMEDIATE || commit.action != Action::Write || commit.tried.is_some() {
             return None;
         }
-        at_once(Self::commit(self, commit, family, Deadline::after(self.config.deadline)))
+        // What has to wait is begun again, with a deadline.
+        at_once(Self::commit(self, commit, family, Deadline::NEVER))
     }
 
     fn ending(&self, key: &SessionKey) -> Ending {

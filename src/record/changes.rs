@@ -56,11 +56,12 @@ impl Discarded {
 }
 
 /// The changes of a session in their order, of which only those are kept that still matter.
+#[derive(Default)]
 pub(crate) struct Changes {
     /// What the list was computed on: on any other record it is replayed before it counts.
     pub(crate) on: Identity,
     /// What comes of the list on that record. Shared with the readers of a commit under way.
-    effect: Arc<Effect>,
+    effect: Option<Arc<Effect>>,
     /// How a value comes about that depends on the record.
     steps: BTreeMap<Box<str>, Vec<Step>>,
     /// All that the record has goes first.
@@ -99,24 +100,23 @@ enum Change {
     Update(Mutex<Run>, Tag),
 }
 
-impl Default for Changes {
-    fn default() -> Self {
-        static NOTHING: LazyLock<Arc<Effect>> = LazyLock::new(Arc::default);
-        Self { on: None, effect: Arc::clone(&NOTHING), steps: BTreeMap::new(), clear: false, login: None, updates: 0 }
-    }
-}
-
 impl Changes {
     pub(crate) fn is_empty(&self) -> bool {
-        self.effect.is_empty()
+        self.effect().is_empty()
     }
 
-    pub(crate) fn effect(&self) -> &Arc<Effect> {
-        &self.effect
+    pub(crate) fn effect(&self) -> &Effect {
+        static NOTHING: LazyLock<Effect> = LazyLock::new(Effect::default);
+        self.effect.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// The effect as it is now, for readers.
+    pub(crate) fn share(&mut self) -> Arc<Effect> {
+        Arc::clone(self.effect.get_or_insert_default())
     }
 
     fn edit(&mut self) -> &mut Effect {
-        Arc::make_mut(&mut self.effect)
+        Arc::make_mut(self.effect.get_or_insert_default())
     }
 
     pub(crate) fn set(&mut self, key: &str, json: Bytes) -> Discarded {
@@ -144,7 +144,7 @@ impl Changes {
         tag: Tag,
     ) -> Result<Discarded, SessionError> {
         // This list has decided the present value, so that the closure need not run again.
-        let is_certain = self.clear || self.effect.values.contains_key(key);
+        let is_certain = self.clear || self.effect().values.contains_key(key);
         if is_certain && !self.steps.contains_key(key) {
             let mut discarded = self.put(key, json);
             discarded.0.push(Step { change: Change::Update(Mutex::new(run), tag), before_login: false });
@@ -162,7 +162,7 @@ impl Changes {
         if self.updates >= MAX_UPDATES {
             return Err(SessionError::TooManyUpdates { limit: MAX_UPDATES });
         }
-        let present = self.effect.values.get(key).cloned();
+        let present = self.effect().values.get(key).cloned();
         self.push(key, Step { change: Change::Update(Mutex::new(run), tag), before_login: false }, present.flatten());
         self.on = unknown();
         Ok(Discarded::default())
@@ -177,7 +177,7 @@ impl Changes {
         match self.steps.get_mut(key) {
             Some(steps) => steps.push(step),
             None => {
-                let before = self.effect.values.get(key).map(certain);
+                let before = self.effect().values.get(key).map(certain);
                 self.steps.insert(key.into(), before.into_iter().chain([step]).collect());
             }
         }
@@ -200,7 +200,7 @@ impl Changes {
 
     /// The time of a new owner is that of the commit: until then the session is not on the owner's list.
     pub(crate) fn stamp(&mut self, now: u64) {
-        if matches!(self.effect.head.owner, Some(Some(_)))
+        if matches!(self.effect().head.owner, Some(Some(_)))
             && let Some(Some(owner)) = &mut self.edit().head.owner
         {
             owner.stamp.at = now;
@@ -212,7 +212,7 @@ impl Changes {
     pub(crate) fn log_in(&mut self, owner: Owner, present: Option<&str>) -> Discarded {
         let of_another = |present: Option<&str>| present.is_some_and(|present| present != &*owner.name);
         let mut discarded = Discarded::default();
-        let head = &self.effect.head;
+        let head = &self.effect().head;
         let set = head.owner.as_ref().map(|owner| owner.as_ref().map(|owner| owner.name.clone()));
         match set {
             // This list has decided the owner, so that no replay can find another one.
@@ -271,11 +271,11 @@ impl Changes {
             before.is_some_and(|before| before != &*login.owner.name)
         });
         let cleared = self.clear || of_another;
-        if self.steps.is_empty() && self.effect.cleared == cleared {
+        if self.steps.is_empty() && self.effect().cleared == cleared {
             self.on = identity;
             return Ok(());
         }
-        let effect = Arc::make_mut(&mut self.effect);
+        let effect = Arc::make_mut(self.effect.get_or_insert_default());
         effect.cleared = cleared;
         for (key, steps) in &mut self.steps {
             let mut json = if cleared { None } else { record.values.get(key) };
@@ -309,7 +309,7 @@ impl Changes {
             return later.discard();
         }
         let mut discarded = Discarded::default();
-        let later_effect = std::mem::take(&mut later.effect);
+        let later_effect = later.share();
         if later.clear {
             discarded = self.clear();
         }
@@ -470,6 +470,6 @@ impl Effect {
 
 impl fmt::Debug for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Changes").field("values", &self.effect.values.len()).finish_non_exhaustive()
+        f.debug_struct("Changes").field("values", &self.effect().values.len()).finish_non_exhaustive()
     }
 }

@@ -41,6 +41,7 @@ pub(crate) use self::{
 };
 
 const FORMAT: u64 = 2;
+const START: &[u8] = b"{\"v\":2,\"k\":\"";
 
 /// The bytes that a head takes at most, beside the values: the limit of a session's size does not count them.
 const HEAD_BYTES: usize = if cfg!(feature = "device-bound") { 5120 } else { 2560 };
@@ -109,7 +110,7 @@ pub(crate) fn decode(bytes: &Bytes, key: &SessionKey, limit: usize) -> Result<De
 /// `None` for any other form.
 fn head_of(bytes: &[u8], key: &SessionKey) -> Option<(Head, usize)> {
     const VALUES: &[u8] = b",\"d\":";
-    let rest = bytes.strip_prefix(b"{\"v\":2,\"k\":\"")?.strip_prefix(key.as_bytes())?.strip_prefix(b"\"")?;
+    let rest = bytes.strip_prefix(START)?.strip_prefix(key.as_bytes())?.strip_prefix(b"\"")?;
     let (created, rest) = digits(rest.strip_prefix(b",\"c\":")?)?;
     let (end, rest) = digits(rest.strip_prefix(b",\"e\":")?)?;
     bytes.ends_with(b"}").then_some(())?;
@@ -227,8 +228,7 @@ pub(crate) fn encode_tombstone(key: &SessionKey, tombstone: &Tombstone) -> Bytes
 }
 
 fn start(text: &mut Vec<u8>, key: &SessionKey) {
-    number(text, "{\"v\":", FORMAT);
-    text.extend_from_slice(b",\"k\":\"");
+    text.extend_from_slice(START);
     text.extend_from_slice(key.as_bytes());
     text.push(b'"');
 }

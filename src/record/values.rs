@@ -1,5 +1,5 @@
 //! The values of a stored session: one text, and where in it each value stands.
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, sync::OnceLock};
 
 use bytes::Bytes;
 use serde::{
@@ -16,7 +16,8 @@ pub(crate) struct Values {
     text: Bytes,
     /// Where in the text the object stands.
     object: Range<usize>,
-    places: Places,
+    /// Of a record that was written they are found when a handle asks for a value, which most requests do not do any more.
+    places: OnceLock<Places>,
 }
 
 /// Where the fields stand, in the order of their keys, each key once.
@@ -123,23 +124,33 @@ impl Values {
 
     /// The values of the object that stands in `text` from `start` to `end`, in the form that this crate writes.
     pub(crate) fn of_object(text: &Bytes, start: usize, end: usize) -> Option<Self> {
-        let places = Places::of_object(text, start, end)?;
+        let places = Places::of_object(text, start, end)?.into();
         Some(Self { text: text.clone(), object: start..end, places })
     }
 
     /// The values of `object`, which was borrowed from `text`, in any form that JSON has.
     pub(crate) fn of_raw(text: &Bytes, object: &str) -> Option<Self> {
         let start = (object.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
-        let places = Places::of_fields(text, serde_json::from_str(object).ok()?)?;
+        let places = Places::of_fields(text, serde_json::from_str(object).ok()?)?.into();
         Some(Self { text: text.clone(), object: start..start.checked_add(object.len())?, places })
     }
 
+    fn places(&self) -> &Places {
+        self.places.get_or_init(|| {
+            let (text, Range { start, end }) = (&self.text, self.object.clone());
+            let slowly = || Places::of_fields(text, serde_json::from_slice(text.get(start..end)?).ok()?);
+            let found = if start == end { None } else { Places::of_object(text, start, end).or_else(slowly) };
+            debug_assert!(found.is_some() || start == end, "what was written cannot be read");
+            found.unwrap_or_default()
+        })
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.places.fields.len()
+        self.places().fields.len()
     }
 
     fn place(&self, key: &[u8]) -> Option<Range<usize>> {
-        let Places { fields, escaped } = &self.places;
+        let Places { fields, escaped } = self.places();
         let at = fields.binary_search_by(|field| field.key(&self.text, escaped).cmp(key)).ok()?;
         fields.get(at).map(|field| field.value.clone())
     }
@@ -159,7 +170,7 @@ impl Values {
         match &field.key {
             FieldName::InText(key) => Pair::within(&self.text, key.clone(), field.value.clone()),
             FieldName::Escaped(at) => {
-                let (key, json) = (self.places.escaped.get(*at)?, self.text.get(field.value.clone())?);
+                let (key, json) = (self.places().escaped.get(*at)?, self.text.get(field.value.clone())?);
                 Some((key.as_bytes(), json).into())
             }
         }
@@ -167,7 +178,7 @@ impl Values {
 
     /// Keys and the JSON of their values, in the order of the keys.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Pair<'_>> {
-        self.places.fields.iter().map_while(|field| self.pair(field))
+        self.places().fields.iter().map_while(|field| self.pair(field))
     }
 
     /// The record that the values were read from or written to.
@@ -191,56 +202,47 @@ impl fmt::Debug for Values {
 pub(crate) struct Writer {
     text: Vec<u8>,
     start: usize,
-    places: Places,
 }
 
 impl Writer {
     pub(crate) fn new(text: Vec<u8>) -> Self {
-        Self { start: text.len(), text, places: Places::default() }
+        Self { start: text.len(), text }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.text.len() == self.start
     }
 
     /// Keys have to come in their order.
-    pub(crate) fn field(&mut self, pair: Pair<'_>) {
-        let Pair { key, json, written } = pair;
+    pub(crate) fn field(&mut self, Pair { key, json, written }: Pair<'_>) {
         self.text.reserve(key.len() + json.len() + 4);
-        self.text.push(if self.places.fields.is_empty() { b'{' } else { b',' });
-        let start = self.text.len() + 1;
-        let name = if written.is_empty() {
-            self.name(key)
+        self.text.push(if self.is_empty() { b'{' } else { b',' });
+        if written.is_empty() {
+            self.name(key);
+            self.text.extend_from_slice(json);
         } else {
             self.text.extend_from_slice(written);
-            FieldName::InText(start..start + key.len())
-        };
-        if written.is_empty() {
-            self.text.extend_from_slice(b"\":");
-            self.text.extend_from_slice(json);
         }
-        let end = self.text.len();
-        self.places.fields.push(Field { key: name, value: end - json.len()..end });
     }
 
-    /// Writes the key but for the quotation mark behind it.
-    fn name(&mut self, key: &[u8]) -> FieldName {
+    fn name(&mut self, key: &[u8]) {
         self.text.push(b'"');
-        let start = self.text.len();
         if key.iter().all(|byte| *byte >= 0x20 && !matches!(byte, b'"' | b'\\')) {
             self.text.extend_from_slice(key);
-            return FieldName::InText(start..self.text.len());
+        } else {
+            let quoted = serde_json::Value::from(String::from_utf8_lossy(key)).to_string();
+            let escaped = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default();
+            self.text.extend_from_slice(escaped.as_bytes());
         }
-        let key = String::from_utf8_lossy(key);
-        let quoted = serde_json::Value::from(&*key).to_string();
-        let escaped = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default();
-        self.text.extend_from_slice(escaped.as_bytes());
-        self.places.escaped.push(key.into());
-        FieldName::Escaped(self.places.escaped.len() - 1)
+        self.text.extend_from_slice(b"\":");
     }
 
     /// Closes the object, and writes `rest` behind it.
     pub(crate) fn finish(mut self, rest: &str) -> Values {
-        self.text.extend_from_slice(if self.places.fields.is_empty() { b"{}" } else { b"}" });
+        self.text.extend_from_slice(if self.is_empty() { b"{}" } else { b"}" });
         let object = self.start..self.text.len();
         self.text.extend_from_slice(rest.as_bytes());
-        Values { text: self.text.into(), object, places: self.places }
+        Values { text: self.text.into(), object, places: OnceLock::new() }
     }
 }
 

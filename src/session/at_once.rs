@@ -185,7 +185,6 @@ impl Session {
     pub async fn ended(&self) -> EndReason {
         let Some(engine) = &self.inner.engine else { return std::future::pending().await };
         let interval = engine.config().ended_interval;
-        let far = Deadline::after(std::time::Duration::MAX);
         loop {
             let (key, has_ended) = {
                 let state = self.look();
@@ -194,7 +193,7 @@ impl Session {
             let key = match key {
                 Some(key) => key,
                 None if has_ended => return EndReason::Ended,
-                None => match self.family().first_key(far).await {
+                None => match self.family().first_key(Deadline::NEVER).await {
                     Ok(Some(key)) => key,
                     _ => return EndReason::Ended,
                 },

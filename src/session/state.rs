@@ -362,18 +362,14 @@ impl State {
     /// Takes the next thing to do out of the state.
     pub(super) fn begin(&mut self, scope: Scope, look_first: bool, config: &Config) -> Next {
         let now = config.clock.now_ms();
-        let unknown = match self.under_way.take() {
-            Some(UnderWay::Unknown(commit)) => Some(commit),
-            _ => None,
-        };
-        if let Some(commit) = unknown {
+        if let Some(UnderWay::Unknown(mut commit)) = self.under_way.take() {
             if self.wish == Wish::Destroy {
                 let tried = commit.tried;
                 self.discard(commit.changes.discard());
                 return Next::Commit(Commit { tried, ..self.commit(Action::Destroy, false, now) });
             }
             if scope == Scope::All || commit.action == Action::Renew {
-                self.under_way = Some(UnderWay::Running(Arc::clone(commit.changes.effect())));
+                self.under_way = Some(UnderWay::Running(commit.changes.share()));
                 return Next::Commit(*commit);
             }
             self.discard(commit.changes.discard());
@@ -405,7 +401,7 @@ impl State {
         if matches!(action, Action::Write | Action::Renew) {
             commit.changes = std::mem::take(&mut self.pending);
             commit.changes.stamp(now);
-            self.under_way = Some(UnderWay::Running(Arc::clone(commit.changes.effect())));
+            self.under_way = Some(UnderWay::Running(commit.changes.share()));
             self.touch = false;
         }
         match action {

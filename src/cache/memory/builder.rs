@@ -28,7 +28,7 @@ impl InMemoryCacheBuilder {
 
     /// The most memory that entries and lists take, in bytes. Default: 268,435,456 (256 MiB).
     ///
-    /// An entry counts with its key, its value and 224 bytes; a list and each of its members with its name and 224 bytes.
+    /// An entry counts with its key, its value and 192 bytes; a list and each of its members with its name and 224 bytes.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self

@@ -1,10 +1,10 @@
 //! When which slots are to be looked at.
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 /// What [`Deadlines::first`] says where there are none: later than any time.
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// A heap of times, each with the key of the slot to look at.
+/// A heap of times, each with the hash of the key whose slot is to be looked at.
 ///
 /// A slot has one item that counts: the one at the time that it remembers as `queued`. Its deadline may move later without
 /// a change of that item; the sweep that pops the item puts it in again. Other items are left over and find no slot.
@@ -13,10 +13,10 @@ pub(super) struct Deadlines {
     first: u64,
 }
 
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Due {
     pub(super) at: u64,
-    pub(super) key: Arc<str>,
+    pub(super) hash: u64,
 }
 
 impl Deadlines {

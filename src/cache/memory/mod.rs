@@ -14,6 +14,7 @@ mod deadlines;
 mod lists;
 mod shard;
 mod shards;
+mod slot;
 mod table;
 #[cfg(test)]
 mod tests;

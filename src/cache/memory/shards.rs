@@ -1,14 +1,20 @@
 //! All shards: which one has a key, whether there is room, and which call sweeps.
-use std::{iter, time::Duration};
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
+    iter,
+    time::Duration,
+};
 
 use super::{
     lists,
     shard::{Contents, Shard},
-    table::{self, Inserted, Write, cost},
+    slot::Slot,
+    table::{self, At, Inserted},
     usage::Usage,
 };
 use crate::{
-    cache::{Deleted, Entry, Expiry, ListMember, Replaced, Version, version::mix},
+    cache::{Deleted, Entry, Expiry, ListMember, Replaced, Version},
     clock::{Clock, millis, millis_since_epoch, time_of},
     error::{CacheError, CacheErrorKind},
 };
@@ -28,6 +34,8 @@ const MOST: usize = 8192;
 
 pub(super) struct Shards {
     shards: Box<[Shard]>,
+    /// With keys drawn at random: an attacker cannot choose keys that collide.
+    hasher: RandomState,
     pub(super) clock: Clock,
     pub(super) usage: Usage,
 }
@@ -36,43 +44,41 @@ impl Shards {
     pub(super) fn new(max_entries: usize, max_bytes: usize, clock: Clock) -> Self {
         let count = (max_entries / ENTRIES_A_SHARD).clamp(FEWEST, MOST);
         let shards = iter::repeat_with(Shard::new).take(count).collect();
-        Self { shards, clock, usage: Usage::new(max_entries, max_bytes) }
+        Self { shards, hasher: RandomState::new(), clock, usage: Usage::new(max_entries, max_bytes) }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Entry> {
-        let now = self.clock.now_ms();
-        self.with(key, now, |shard| shard.table.get(key, now, &self.usage))
+        let at = self.at(key);
+        self.with(at, |shard| shard.table.get(at, &self.usage))
     }
 
     pub(super) fn get_and_touch(&self, key: &str, after: Duration) -> Option<Entry> {
-        let now = self.clock.now_ms();
-        self.with(key, now, |shard| shard.table.get_and_touch(key, now, millis(after), &self.usage))
+        let at = self.at(key);
+        self.with(at, |shard| shard.table.get_and_touch(at, millis(after), &self.usage))
     }
 
     pub(super) fn touch(&self, key: &str) -> bool {
-        let now = self.clock.now_ms();
-        self.with(key, now, |shard| shard.table.touch(key, now, &self.usage))
+        let at = self.at(key);
+        self.with(at, |shard| shard.table.touch(at, &self.usage))
     }
 
     pub(super) fn insert(&self, key: &str, entry: &Entry, expiry: Expiry) -> Result<bool, CacheError> {
-        let now = self.clock.now_ms();
-        let mut write = Write::new(entry, expiry);
-        let bytes = cost(key, &write.value);
-        let mut insert =
-            |reserved| self.with(key, now, |shard| shard.table.insert(key, now, &mut write, reserved, &self.usage));
-        let mut inserted = insert(false);
-        if inserted == Inserted::Full {
-            self.make_room(1, bytes, now)?;
-            inserted = insert(true);
-            if inserted != Inserted::Written {
-                self.usage.release(1, bytes);
+        let at = self.at(key);
+        let slot = Slot::new(key, entry, expiry, at.now);
+        let insert = |slot, reserved| self.with(at, |shard| shard.table.insert(at, slot, reserved, &self.usage));
+        let inserted = match insert(slot, false) {
+            Ok(inserted) => inserted,
+            Err(slot) => {
+                let bytes = slot.cost();
+                self.make_room(1, bytes, at.now)?;
+                let inserted = insert(slot, true).map_err(|_| full())?;
+                if inserted != Inserted::Written {
+                    self.usage.release(1, bytes);
+                }
+                inserted
             }
-        }
-        match inserted {
-            Inserted::Written | Inserted::Unneeded => Ok(true),
-            Inserted::Taken => Ok(false),
-            Inserted::Full => Err(full()),
-        }
+        };
+        Ok(inserted != Inserted::Taken)
     }
 
     pub(super) fn replace(
@@ -82,15 +88,14 @@ impl Shards {
         entry: &Entry,
         expiry: Expiry,
     ) -> Result<Replaced, CacheError> {
-        let now = self.clock.now_ms();
-        let mut write = Write::new(entry, expiry);
-        let mut replace = |reserved| {
-            self.with(key, now, |shard| shard.table.replace(key, now, expected, &mut write, reserved, &self.usage))
-        };
+        let at = self.at(key);
+        let mut slot = Slot::new(key, entry, expiry, at.now);
+        let mut replace =
+            |reserved| self.with(at, |shard| shard.table.replace(at, expected, &mut slot, reserved, &self.usage));
         match replace(0) {
             Ok(replaced) => Ok(replaced),
             Err(table::Lacking(more)) => {
-                self.make_room(0, more, now)?;
+                self.make_room(0, more, at.now)?;
                 // If it is still the version that was too small, it still lacks just as much.
                 let replaced = replace(more);
                 if !matches!(replaced, Ok(Replaced::Done)) {
@@ -102,21 +107,21 @@ impl Shards {
     }
 
     pub(super) fn delete(&self, key: &str, expected: Version) -> Deleted {
-        let now = self.clock.now_ms();
-        self.with(key, now, |shard| shard.table.delete(key, now, expected, &self.usage))
+        let at = self.at(key);
+        self.with(at, |shard| shard.table.delete(at, expected, &self.usage))
     }
 
     pub(super) fn list_add(&self, list: &str, member: &str, end: u64) -> Result<usize, CacheError> {
-        let now = self.clock.now_ms();
-        self.drop_ended(list, now);
-        if end <= now {
-            return Ok(self.with(list, now, |shard| shard.lists.len(list)));
+        let at = self.at(list);
+        self.drop_ended(at);
+        if end <= at.now {
+            return Ok(self.with(at, |shard| shard.lists.len(list)));
         }
-        let add = |reserved| self.with(list, now, |shard| shard.lists.add(list, member, end, reserved, &self.usage));
+        let add = |reserved| self.with(at, |shard| shard.lists.add(list, member, end, reserved, &self.usage));
         match add(0) {
             Ok(count) => Ok(count),
             Err(lists::Lacking(bytes)) => {
-                self.make_room(0, bytes, now)?;
+                self.make_room(0, bytes, at.now)?;
                 add(bytes).map_err(|_| {
                     self.usage.release(0, bytes);
                     full()
@@ -126,21 +131,20 @@ impl Shards {
     }
 
     pub(super) fn list_remove(&self, list: &str, members: &[String]) {
-        let now = self.clock.now_ms();
-        self.with(list, now, |shard| shard.lists.remove(list, members, &self.usage));
+        self.with(self.at(list), |shard| shard.lists.remove(list, members, &self.usage));
     }
 
     pub(super) fn list_page(&self, list: &str, after: Option<&ListMember>, limit: usize) -> Vec<ListMember> {
-        let now = self.clock.now_ms();
-        self.drop_ended(list, now);
+        let at = self.at(list);
+        self.drop_ended(at);
         let after = after.map(|after| (millis_since_epoch(after.end), after.name.as_str()));
-        let page = self.with(list, now, |shard| shard.lists.page(list, after, now, limit));
+        let page = self.with(at, |shard| shard.lists.page(list, after, at.now, limit));
         page.into_iter().map(|(end, name)| ListMember::new(&*name, time_of(end))).collect()
     }
 
-    /// Drops all members that have ended, in steps between which others have the lock.
-    fn drop_ended(&self, list: &str, now: u64) {
-        while self.with(list, now, |shard| shard.lists.drop_ended(list, now, STEP, &self.usage)) == STEP {}
+    /// Drops all members of a list that have ended, in steps between which others have the lock.
+    fn drop_ended(&self, at: At<'_>) {
+        while self.with(at, |shard| shard.lists.drop_ended(at.key, at.now, STEP, &self.usage)) == STEP {}
     }
 
     /// Drops everything whose time is over.
@@ -151,8 +155,17 @@ impl Shards {
         }
     }
 
-    fn with<T>(&self, key: &str, now: u64, f: impl FnOnce(&mut Contents) -> T) -> T {
-        let index = self.index(key);
+    fn at<'a>(&self, key: &'a str) -> At<'a> {
+        let mut hasher = self.hasher.build_hasher();
+        // In one piece, which takes less than `str` does with a mark at its end.
+        hasher.write(key.as_bytes());
+        At { key, hash: hasher.finish(), now: self.clock.now_ms() }
+    }
+
+    fn with<T>(&self, at: At<'_>, f: impl FnOnce(&mut Contents) -> T) -> T {
+        let At { hash, now, .. } = at;
+        // By the lower half of the hash, from above: its tables look at the first and the last bits of the whole.
+        let index = ((u64::from(hash as u32) * self.shards.len() as u64) >> 32) as usize;
         let (answer, turn) = self.shard(index).with(now, &self.usage, f);
         if let Some(turn) = turn {
             // Shards whose keys no call asks for are swept by calls for other keys.
@@ -180,17 +193,6 @@ impl Shards {
         if self.usage.reserve(entries, bytes) { Ok(()) } else { Err(full()) }
     }
 
-    /// By the end of the key alone, which is the end of a digest in a session's key, and cheap. Keys that are chosen to
-    /// end alike meet at one lock, and nothing else: the tables hash with keys drawn at random.
-    fn index(&self, key: &str) -> usize {
-        let mut end = [0; 8];
-        for (to, from) in end.iter_mut().zip(key.bytes().rev()) {
-            *to = from;
-        }
-        let high = mix(u64::from_le_bytes(end)) >> 32;
-        ((high * self.shards.len() as u64) >> 32) as usize
-    }
-
     #[expect(clippy::indexing_slicing, reason = "every index is below the number of shards")]
     fn shard(&self, index: usize) -> &Shard {
         &self.shards[index]
@@ -204,4 +206,16 @@ impl Shards {
 
 fn full() -> CacheError {
     CacheError::new(CacheErrorKind::Full, "the cache in memory is full of live entries")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cache_hashes_with_a_key_of_its_own() {
+        let hash = || Shards::new(1, 1, Clock::system()).at("cloakroom:key").hash;
+        let first = hash();
+        assert!((0..8).all(|_| hash() != first));
+    }
 }

@@ -1,84 +1,46 @@
 //! The entries of one shard, and the order in which they end. Every caller holds the shard's lock.
 use std::{
-    collections::{
-        HashMap,
-        hash_map::{Entry as Place, RandomState},
-    },
-    sync::Arc,
+    collections::{HashMap, hash_map::Entry as Place},
+    hash::{BuildHasherDefault, Hasher},
 };
-
-use bytes::Bytes;
 
 use super::{
     deadlines::{Deadlines, Due},
+    slot::Slot,
     usage::Usage,
 };
-use crate::{
-    cache::{Deleted, Entry, Expiry, Replaced, Version},
-    clock::{millis, millis_since_epoch},
-};
+use crate::cache::{Deleted, Entry, Replaced, Version};
 
-/// What an entry takes beside its key and its value: its slot and its share of the empty ones, its item among the
-/// deadlines, the counts of the two allocations and the allocator's share.
-pub(super) const OVERHEAD: usize = 224;
+/// Where an operation looks, and when.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a> {
+    pub(super) key: &'a str,
+    pub(super) hash: u64,
+    pub(super) now: u64,
+}
 
 pub(super) struct Table {
-    /// Hashed with a key drawn at random: an attacker cannot choose keys that collide.
-    slots: HashMap<Arc<str>, Slot, RandomState>,
+    /// By the hash of the key, so that a table that grows reads no keys. Two keys of one hash, for which the chance of each
+    /// pair is 2⁻⁶⁴, are never there at the same time: the second is refused like one that is taken.
+    slots: HashMap<u64, Slot, BuildHasherDefault<Hashed>>,
     deadlines: Deadlines,
 }
 
-struct Slot {
-    value: Bytes,
-    version: Version,
-    lifetime: Lifetime,
-    /// When its idle time started last.
-    started: u64,
-    /// When the item among the deadlines comes up that stands for it: no later than its deadline.
-    queued: u64,
-}
+/// The hasher of what is a hash already.
+#[derive(Default)]
+struct Hashed(u64);
 
-/// How long an entry lives, in milliseconds.
-#[derive(Clone, Copy)]
-struct Lifetime {
-    idle: u64,
-    end: u64,
-}
-
-impl Lifetime {
-    fn deadline(self, started: u64) -> u64 {
-        started.saturating_add(self.idle).min(self.end)
-    }
-}
-
-impl From<Expiry> for Lifetime {
-    fn from(expiry: Expiry) -> Self {
-        Self { idle: millis(expiry.idle), end: millis_since_epoch(expiry.end) }
-    }
-}
-
-impl Slot {
-    fn deadline(&self) -> u64 {
-        self.lifetime.deadline(self.started)
+impl Hasher for Hashed {
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
     }
 
-    fn entry(&self) -> Entry {
-        Entry { value: self.value.clone(), version: self.version }
+    fn write(&mut self, bytes: &[u8]) {
+        debug_assert!(false, "{bytes:?} are no hash");
     }
-}
 
-/// An entry to be written.
-pub(super) struct Write {
-    /// A copy: the bytes that came in may be a small part of a large buffer, which nothing here could account for.
-    pub(super) value: Bytes,
-    version: Version,
-    lifetime: Lifetime,
-}
-
-impl Write {
-    pub(super) fn new(entry: &Entry, expiry: Expiry) -> Self {
-        let value = Bytes::copy_from_slice(&entry.value);
-        Self { value, version: entry.version, lifetime: expiry.into() }
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
@@ -89,8 +51,6 @@ pub(super) enum Inserted {
     /// Nothing was written: an earlier try of the same write is there, or its time is over already.
     Unneeded,
     Taken,
-    /// Nothing was written: there is no room.
-    Full,
 }
 
 /// What came of a replacement that did not end with an answer: so many more bytes were needed.
@@ -106,66 +66,59 @@ impl Table {
         self.deadlines.first()
     }
 
-    pub(super) fn get(&mut self, key: &str, now: u64, usage: &Usage) -> Option<Entry> {
-        self.live(key, now, usage, |slot, _| slot.entry())
+    pub(super) fn get(&mut self, at: At<'_>, usage: &Usage) -> Option<Entry> {
+        self.live(at, usage, |slot| slot.entry())
     }
 
     /// The entry, with its idle time restarted if that started `after` milliseconds ago or earlier.
-    pub(super) fn get_and_touch(&mut self, key: &str, now: u64, after: u64, usage: &Usage) -> Option<Entry> {
-        self.live(key, now, usage, |slot, deadlines| {
-            if now.saturating_sub(slot.started) >= after {
-                restart(key, slot, now, deadlines);
-            }
+    pub(super) fn get_and_touch(&mut self, at: At<'_>, after: u64, usage: &Usage) -> Option<Entry> {
+        self.live(at, usage, |slot| {
+            slot.touch(at.now, after);
             slot.entry()
         })
     }
 
-    pub(super) fn touch(&mut self, key: &str, now: u64, usage: &Usage) -> bool {
-        self.live(key, now, usage, |slot, deadlines| restart(key, slot, now, deadlines)).is_some()
+    pub(super) fn touch(&mut self, at: At<'_>, usage: &Usage) -> bool {
+        self.live(at, usage, |slot| slot.touch(at.now, 0)).is_some()
     }
 
-    /// Takes the bytes out of `write` if they are written. `reserved`: the room is taken already.
-    pub(super) fn insert(&mut self, key: &str, now: u64, write: &mut Write, reserved: bool, usage: &Usage) -> Inserted {
-        let name: Arc<str> = key.into();
-        let place = match self.slots.entry(Arc::clone(&name)) {
+    /// `Err` gives the slot back: there is no room. `reserved`: the room is taken already.
+    pub(super) fn insert(&mut self, at: At<'_>, new: Slot, reserved: bool, usage: &Usage) -> Result<Inserted, Slot> {
+        let place = match self.slots.entry(at.hash) {
             Place::Vacant(place) => place,
-            Place::Occupied(slot) if slot.get().deadline() > now => {
-                let is_same = slot.get().version == write.version;
-                return if is_same { Inserted::Unneeded } else { Inserted::Taken };
+            Place::Occupied(slot) if slot.get().deadline() > at.now => {
+                let is_same = slot.get().version == new.version;
+                return Ok(if is_same { Inserted::Unneeded } else { Inserted::Taken });
             }
             Place::Occupied(_) => {
-                self.remove(key, usage);
-                return self.insert(key, now, write, reserved, usage);
+                self.remove(at.hash, usage);
+                return self.insert(at, new, reserved, usage);
             }
         };
-        let queued = write.lifetime.deadline(now);
-        if queued <= now {
-            return Inserted::Unneeded;
+        if new.queued <= at.now {
+            return Ok(Inserted::Unneeded);
         }
-        if !reserved && !usage.reserve(1, cost(key, &write.value)) {
-            return Inserted::Full;
+        if !reserved && !usage.reserve(1, new.cost()) {
+            return Err(new);
         }
-        let (version, lifetime) = (write.version, write.lifetime);
-        place.insert(Slot { value: std::mem::take(&mut write.value), version, lifetime, started: now, queued });
-        self.deadlines.push(Due { at: queued, key: name });
+        self.deadlines.push(Due { at: new.queued, hash: at.hash });
+        place.insert(new);
         self.tidy();
-        Inserted::Written
+        Ok(Inserted::Written)
     }
 
-    /// Up to `reserved` bytes are taken already. The bytes that were there are left in `write`, to be freed outside of the
-    /// lock.
+    /// Up to `reserved` bytes are taken already. The bytes that were there are left in `new`, to be freed outside of the lock.
     pub(super) fn replace(
         &mut self,
-        key: &str,
-        now: u64,
+        at: At<'_>,
         expected: Version,
-        write: &mut Write,
+        new: &mut Slot,
         reserved: usize,
         usage: &Usage,
     ) -> Result<Replaced, Lacking> {
-        let ended = write.lifetime.deadline(now) <= now;
-        let replaced = self.live(key, now, usage, |slot, deadlines| {
-            if slot.version == write.version {
+        let ended = new.queued <= at.now;
+        let replaced = self.live(at, usage, |slot| {
+            if slot.version == new.version {
                 return Ok(Replaced::Done);
             }
             if slot.version != expected {
@@ -174,33 +127,28 @@ impl Table {
             if ended {
                 return Ok(Replaced::Done);
             }
-            let (old, new) = (slot.value.len(), write.value.len());
-            let more = new.saturating_sub(old);
+            let (old, bytes) = (slot.cost(), new.cost());
+            let more = bytes.saturating_sub(old);
             if more > reserved && !usage.reserve(0, more) {
                 return Err(Lacking(more));
             }
-            std::mem::swap(&mut slot.value, &mut write.value);
-            (slot.version, slot.lifetime) = (write.version, write.lifetime);
-            restart(key, slot, now, deadlines);
-            usage.release(0, old.saturating_sub(new));
+            slot.swap(new);
+            usage.release(0, old.saturating_sub(bytes));
             Ok(Replaced::Done)
         });
         let replaced = replaced.unwrap_or(Ok(Replaced::Missing))?;
         if ended && replaced == Replaced::Done {
-            self.remove(key, usage);
+            self.remove(at.hash, usage);
         }
-        self.tidy();
         Ok(replaced)
     }
 
-    pub(super) fn delete(&mut self, key: &str, now: u64, expected: Version, usage: &Usage) -> Deleted {
-        let conflict = |slot: &mut Slot, _: &mut Deadlines| (slot.version != expected).then(|| slot.entry());
-        match self.live(key, now, usage, conflict) {
+    pub(super) fn delete(&mut self, at: At<'_>, expected: Version, usage: &Usage) -> Deleted {
+        match self.live(at, usage, |slot| (slot.version != expected).then(|| slot.entry())) {
             None => Deleted::Missing,
             Some(Some(other)) => Deleted::Conflict(other),
             Some(None) => {
-                self.remove(key, usage);
-                self.tidy();
+                self.remove(at.hash, usage);
                 Deleted::Done
             }
         }
@@ -213,10 +161,10 @@ impl Table {
             && let Some(due) = self.deadlines.pop(now)
         {
             seen += 1;
-            let Some(slot) = self.slots.get_mut(&due.key).filter(|slot| slot.queued == due.at) else { continue };
+            let Some(slot) = self.slots.get_mut(&due.hash).filter(|slot| slot.queued == due.at) else { continue };
             let deadline = slot.deadline();
             if deadline <= now {
-                self.remove(&due.key, usage);
+                self.remove(due.hash, usage);
             } else {
                 slot.queued = deadline;
                 self.deadlines.push(Due { at: deadline, ..due });
@@ -227,35 +175,29 @@ impl Table {
     }
 
     /// Calls `f` with the live slot. One whose time is over is removed as it is seen: no change of the clock revives it.
-    fn live<T>(
-        &mut self,
-        key: &str,
-        now: u64,
-        usage: &Usage,
-        f: impl FnOnce(&mut Slot, &mut Deadlines) -> T,
-    ) -> Option<T> {
-        match self.slots.get_mut(key) {
-            Some(slot) if slot.deadline() > now => {
-                let answer = f(slot, &mut self.deadlines);
-                if self.deadlines.len() > 2 * self.slots.len() + 64 {
-                    self.tidy();
-                }
-                Some(answer)
-            }
-            Some(_) => {
-                self.remove(key, usage);
-                self.tidy();
-                None
-            }
-            None => None,
+    fn live<T>(&mut self, at: At<'_>, usage: &Usage, f: impl FnOnce(&mut Slot) -> T) -> Option<T> {
+        let slot = self.slots.get_mut(&at.hash).filter(|slot| slot.is_of(at.key))?;
+        if slot.deadline() <= at.now {
+            self.remove(at.hash, usage);
+            return None;
         }
+        let answer = f(slot);
+        // The slot is looked at no later than at its deadline, which may be sooner now.
+        let deadline = slot.deadline();
+        if deadline < slot.queued {
+            slot.queued = deadline;
+            self.deadlines.push(Due { at: deadline, hash: at.hash });
+            self.tidy();
+        }
+        Some(answer)
     }
 
-    fn remove(&mut self, key: &str, usage: &Usage) {
-        if let Some(slot) = self.slots.remove(key) {
-            let bytes = cost(key, &slot.value);
+    fn remove(&mut self, hash: u64, usage: &Usage) {
+        if let Some(slot) = self.slots.remove(&hash) {
+            let bytes = slot.cost();
             drop(slot);
             usage.release(1, bytes);
+            self.tidy();
         }
     }
 
@@ -263,8 +205,7 @@ impl Table {
     fn tidy(&mut self) {
         let slots = self.slots.len();
         if self.deadlines.len() > 2 * slots + 64 {
-            let due = |(key, slot): (&Arc<str>, &Slot)| Due { at: slot.queued, key: Arc::clone(key) };
-            self.deadlines.refill(self.slots.iter().map(due));
+            self.deadlines.refill(self.slots.iter().map(|(hash, slot)| Due { at: slot.queued, hash: *hash }));
         }
         // Late, and then by much: each time asks for memory, while the allocator still sorts what it got back.
         if self.slots.capacity() > 32 * slots + 64 {
@@ -284,31 +225,30 @@ impl Table {
     }
 }
 
-/// What an entry counts for against the bound on bytes.
-pub(super) fn cost(key: &str, value: &Bytes) -> usize {
-    key.len().saturating_add(value.len()).saturating_add(OVERHEAD)
-}
-
-/// Restarts the idle time. The slot is looked at no later than at its deadline.
-fn restart(key: &str, slot: &mut Slot, now: u64, deadlines: &mut Deadlines) {
-    slot.started = now;
-    let deadline = slot.deadline();
-    if deadline < slot.queued {
-        slot.queued = deadline;
-        deadlines.push(Due { at: deadline, key: key.into() });
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::hash::BuildHasher;
+    use std::time::Duration;
 
     use super::*;
+    use crate::{cache::Expiry, clock::time_of};
 
     #[test]
-    fn every_table_hashes_with_a_key_of_its_own() {
-        let hash = |table: &Table| table.slots.hasher().hash_one("cloakroom:key");
-        let first = hash(&Table::new());
-        assert!((0..8).all(|_| hash(&Table::new()) != first));
+    fn of_two_keys_with_one_hash_the_second_is_taken_and_finds_nothing() {
+        let (mut table, usage) = (Table::new(), Usage::new(10, usize::MAX));
+        let [first, second] = ["first", "second"].map(|key| At { key, hash: 7, now: 1000 });
+        let slot = |at: At<'_>| {
+            let expiry = Expiry::new(Duration::from_secs(1), time_of(5000));
+            Slot::new(at.key, &Entry::new("value".into(), Version::unique()), expiry, at.now)
+        };
+        assert!(matches!(table.insert(first, slot(first), false, &usage), Ok(Inserted::Written)));
+        assert!(matches!(table.insert(second, slot(second), false, &usage), Ok(Inserted::Taken)));
+        let version = table.get(first, &usage).unwrap().version;
+        assert_eq!(table.get(second, &usage), None);
+        assert_eq!(table.replace(second, version, &mut slot(second), 0, &usage).ok(), Some(Replaced::Missing));
+        assert_eq!(table.delete(second, version, &usage), Deleted::Missing);
+        let second = At { now: 2000, ..second };
+        assert!(matches!(table.insert(second, slot(second), false, &usage), Ok(Inserted::Written)));
+        assert_eq!(table.get(At { now: 2000, ..first }, &usage), None);
+        assert_eq!(usage.entries(), 1);
     }
 }

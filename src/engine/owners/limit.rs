@@ -132,7 +132,7 @@ impl<C: Cache> Engine<C> {
             return true;
         };
         // Half of the time that is left: the commit needs the other half to say that it is done.
-        let deadline = Deadline::after(deadline.left() / 2);
+        let deadline = Deadline::after(deadline.left().min(self.config.deadline) / 2);
         match deadline.bound(self.end_oldest(owner, own, limit, deadline)).await.unwrap_or_else(|_| Err(timed_out())) {
             Ok(()) => true,
             Err(SessionError::Gone) => false,
