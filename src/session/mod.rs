@@ -32,7 +32,7 @@ mod value_key;
 mod values;
 
 #[cfg(feature = "device-bound")]
-pub(crate) use self::admission::Admission;
+pub(crate) use self::admission::DeviceAdmission;
 use self::state::{Next, State, Wish};
 pub(crate) use self::{browser::CookieDue, state::Scope};
 pub use self::{
