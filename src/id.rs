@@ -20,7 +20,7 @@ const DOMAIN: [u8; 23] = *b"cloakroom session key 1";
 ///
 /// A client that holds it is the session's visitor, so it is never shown: `Debug` is redacted, and there is neither `Display`
 /// nor `Serialize`. `as_ref()` gives the text to those who have to carry it themselves, in a test's `Cookie` header or
-/// in a ticket outside of HTTP. In logs, lists and databases use the [`SessionKey`].
+/// in a token outside of HTTP. In logs, lists and databases use the [`SessionKey`].
 ///
 /// An ID comes from [`SessionStore::save`](crate::SessionStore::save); it cannot be built from a string:
 ///
@@ -98,7 +98,7 @@ impl fmt::Debug for SessionId {
 /// What a session is known by everywhere but in the cookie: the SHA-256 of its ID, in base64url.
 ///
 /// It is the cache key (after a prefix), the name in a list of devices, and it can be printed, posted back and stored.
-/// A key is no ticket: sent as a cookie it opens nothing.
+/// It is not a credential: a cookie with a key in it leads to no session.
 ///
 /// # Example
 /// ```

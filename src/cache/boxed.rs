@@ -9,7 +9,7 @@ use std::{
 use super::{Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version};
 use crate::error::CacheError;
 
-type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, CacheError>> + Send + 'a>>;
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, CacheError>> + Send + 'a>>;
 
 /// Any cache, chosen at run time.
 ///
@@ -48,46 +48,46 @@ impl fmt::Debug for BoxedCache {
 
 /// The object-safe twin of [`Cache`].
 trait DynCache: Send + Sync {
-    fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Entry>>;
-    fn get_and_touch<'a>(&'a self, key: &'a str, after: Duration) -> Answer<'a, Option<Entry>>;
-    fn insert<'a>(&'a self, key: &'a str, entry: Entry, expiry: Expiry) -> Answer<'a, bool>;
-    fn replace<'a>(&'a self, key: &'a str, expected: Version, entry: Entry, expiry: Expiry) -> Answer<'a, Replaced>;
-    fn touch<'a>(&'a self, key: &'a str) -> Answer<'a, bool>;
-    fn delete<'a>(&'a self, key: &'a str, expected: Version) -> Answer<'a, Deleted>;
-    fn list_add<'a>(&'a self, list: &'a str, member: &'a str, end: SystemTime) -> Answer<'a, usize>;
-    fn list_remove<'a>(&'a self, list: &'a str, members: &'a [String]) -> Answer<'a, ()>;
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Option<Entry>>;
+    fn get_and_touch<'a>(&'a self, key: &'a str, after: Duration) -> BoxFuture<'a, Option<Entry>>;
+    fn insert<'a>(&'a self, key: &'a str, entry: Entry, expiry: Expiry) -> BoxFuture<'a, bool>;
+    fn replace<'a>(&'a self, key: &'a str, expected: Version, entry: Entry, expiry: Expiry) -> BoxFuture<'a, Replaced>;
+    fn touch<'a>(&'a self, key: &'a str) -> BoxFuture<'a, bool>;
+    fn delete<'a>(&'a self, key: &'a str, expected: Version) -> BoxFuture<'a, Deleted>;
+    fn list_add<'a>(&'a self, list: &'a str, member: &'a str, end: SystemTime) -> BoxFuture<'a, usize>;
+    fn list_remove<'a>(&'a self, list: &'a str, members: &'a [String]) -> BoxFuture<'a, ()>;
     fn list_page<'a>(
         &'a self,
         list: &'a str,
         after: Option<&'a ListMember>,
         limit: usize,
-    ) -> Answer<'a, Vec<ListMember>>;
-    fn ping(&self) -> Answer<'_, ()>;
+    ) -> BoxFuture<'a, Vec<ListMember>>;
+    fn ping(&self) -> BoxFuture<'_, ()>;
 }
 
 impl<C: Cache> DynCache for C {
-    fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Entry>> {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Option<Entry>> {
         Box::pin(Cache::get(self, key))
     }
-    fn get_and_touch<'a>(&'a self, key: &'a str, after: Duration) -> Answer<'a, Option<Entry>> {
+    fn get_and_touch<'a>(&'a self, key: &'a str, after: Duration) -> BoxFuture<'a, Option<Entry>> {
         Box::pin(Cache::get_and_touch(self, key, after))
     }
-    fn insert<'a>(&'a self, key: &'a str, entry: Entry, expiry: Expiry) -> Answer<'a, bool> {
+    fn insert<'a>(&'a self, key: &'a str, entry: Entry, expiry: Expiry) -> BoxFuture<'a, bool> {
         Box::pin(Cache::insert(self, key, entry, expiry))
     }
-    fn replace<'a>(&'a self, key: &'a str, expected: Version, entry: Entry, expiry: Expiry) -> Answer<'a, Replaced> {
+    fn replace<'a>(&'a self, key: &'a str, expected: Version, entry: Entry, expiry: Expiry) -> BoxFuture<'a, Replaced> {
         Box::pin(Cache::replace(self, key, expected, entry, expiry))
     }
-    fn touch<'a>(&'a self, key: &'a str) -> Answer<'a, bool> {
+    fn touch<'a>(&'a self, key: &'a str) -> BoxFuture<'a, bool> {
         Box::pin(Cache::touch(self, key))
     }
-    fn delete<'a>(&'a self, key: &'a str, expected: Version) -> Answer<'a, Deleted> {
+    fn delete<'a>(&'a self, key: &'a str, expected: Version) -> BoxFuture<'a, Deleted> {
         Box::pin(Cache::delete(self, key, expected))
     }
-    fn list_add<'a>(&'a self, list: &'a str, member: &'a str, end: SystemTime) -> Answer<'a, usize> {
+    fn list_add<'a>(&'a self, list: &'a str, member: &'a str, end: SystemTime) -> BoxFuture<'a, usize> {
         Box::pin(Cache::list_add(self, list, member, end))
     }
-    fn list_remove<'a>(&'a self, list: &'a str, members: &'a [String]) -> Answer<'a, ()> {
+    fn list_remove<'a>(&'a self, list: &'a str, members: &'a [String]) -> BoxFuture<'a, ()> {
         Box::pin(Cache::list_remove(self, list, members))
     }
     fn list_page<'a>(
@@ -95,10 +95,10 @@ impl<C: Cache> DynCache for C {
         list: &'a str,
         after: Option<&'a ListMember>,
         limit: usize,
-    ) -> Answer<'a, Vec<ListMember>> {
+    ) -> BoxFuture<'a, Vec<ListMember>> {
         Box::pin(Cache::list_page(self, list, after, limit))
     }
-    fn ping(&self) -> Answer<'_, ()> {
+    fn ping(&self) -> BoxFuture<'_, ()> {
         Box::pin(Cache::ping(self))
     }
 }

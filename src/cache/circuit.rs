@@ -18,7 +18,7 @@ pub(super) enum Admission {
 /// What is to be reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(super) enum Change {
+pub(super) enum Transition {
     None,
     Opened,
     Closed,
@@ -60,11 +60,11 @@ impl CircuitBreaker {
     }
 
     /// The server answered, whatever it said.
-    pub(super) fn answered(&mut self, now: Instant) -> Change {
+    pub(super) fn answered(&mut self, now: Instant) -> Transition {
         self.failures = 0;
         self.last_answer = Some(now);
         self.next = None;
-        if std::mem::take(&mut self.open) { Change::Closed } else { Change::None }
+        if std::mem::take(&mut self.open) { Transition::Closed } else { Transition::None }
     }
 
     /// Whether the last answer is this long ago.
@@ -79,23 +79,23 @@ impl CircuitBreaker {
     }
 
     /// The end of a probe: whether the server answered, or `None` when it was broken off.
-    pub(super) fn probed(&mut self, answered: Option<bool>, now: Instant) -> Change {
+    pub(super) fn probed(&mut self, answered: Option<bool>, now: Instant) -> Transition {
         self.probing = false;
         match answered {
             Some(true) => self.answered(now),
             // An answer to another operation may have come in meanwhile.
             Some(false) if self.failures >= SUSPICIOUS => {
                 self.next = Some(now + PAUSE);
-                if std::mem::replace(&mut self.open, true) { Change::None } else { Change::Opened }
+                if std::mem::replace(&mut self.open, true) { Transition::None } else { Transition::Opened }
             }
-            Some(false) | None => Change::None,
+            Some(false) | None => Transition::None,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Admission::*, Change::*, *};
+    use super::{Admission::*, Transition::*, *};
 
     fn suspicious() -> CircuitBreaker {
         let mut breaker = CircuitBreaker::default();

@@ -1,5 +1,4 @@
 //! The session cookie: its settings are checked once, then one policy reads, issues and removes it.
-mod candidates;
 mod domain;
 mod insecure_origin;
 mod policy;
@@ -17,5 +16,5 @@ pub use self::settings::SameSite;
 #[cfg(feature = "signed")]
 pub use self::signing_key::SigningKey;
 pub(crate) use self::{
-    candidates::Candidates, insecure_origin::is_likely_lost, policy::CookiePolicy, settings::CookieSettings,
+    insecure_origin::is_likely_lost, policy::CookiePolicy, request::Candidates, settings::CookieSettings,
 };

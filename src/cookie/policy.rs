@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderValue};
 #[cfg(feature = "signed")]
 use super::signature::{self, Signer};
 use super::{
-    candidates::{Candidate, Candidates, Rejection},
     request,
+    request::{Candidate, Candidates, Rejection},
     set_cookie::{self, Template},
     settings::CookieSettings,
 };

@@ -6,7 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use super::{
-    candidates::{Candidate, Rejection},
+    request::{Candidate, Rejection},
     signing_key::SigningKey,
 };
 use crate::id::{ID_CHARS, SessionId};

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::{
     fields,
-    proof::{Proof, Refused},
+    proof::{Proof, ProofError},
     settings::CheckedDeviceBound,
 };
 use crate::{
@@ -49,7 +49,7 @@ struct Name {
 
 /// What the browser is told.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct EndpointResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) body: String,
@@ -95,7 +95,7 @@ impl Ask {
 enum Refreshed {
     Done,
     Stale,
-    Refused(Refused),
+    Refused(ProofError),
     /// It is another session by now, or none.
     Ended,
 }
@@ -111,7 +111,7 @@ impl Call {
         Self { engine, settings, ids, ask: Ask::read(method, headers) }
     }
 
-    pub(crate) async fn answer(self) -> Result<Answer, SessionError> {
+    pub(crate) async fn answer(self) -> Result<EndpointResponse, SessionError> {
         let deadline = Deadline::after(self.engine.config().deadline);
         let answer = async {
             match &self.ask {
@@ -124,7 +124,7 @@ impl Call {
         deadline.bound(answer).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
-    async fn register(&self, jwt: &[u8], deadline: Deadline) -> Result<Answer, SessionError> {
+    async fn register(&self, jwt: &[u8], deadline: Deadline) -> Result<EndpointResponse, SessionError> {
         let proof = Proof::parse(jwt).and_then(|proof| proof.verify_own().cloned().map(|key| (proof, key)));
         let (proof, key) = match proof {
             Ok(verified) => verified,
@@ -159,7 +159,12 @@ impl Call {
         head.binding()?.registered(challenge, handle.as_ref(), key.clone(), self.cookie(value), self.now())
     }
 
-    async fn refresh(&self, name: &Name, jwt: Option<&[u8]>, deadline: Deadline) -> Result<Answer, SessionError> {
+    async fn refresh(
+        &self,
+        name: &Name,
+        jwt: Option<&[u8]>,
+        deadline: Deadline,
+    ) -> Result<EndpointResponse, SessionError> {
         let proof = match jwt.map(Proof::parse).transpose() {
             Ok(proof) => proof,
             Err(refused) => return Ok(refuse(StatusCode::BAD_REQUEST, refused.reason())),
@@ -209,7 +214,7 @@ impl Call {
             Refreshed::Stale if found => {
                 let field = fields::challenge(challenge.as_ref(), &name.text);
                 let headers = field.map(|field| (fields::CHALLENGE, field)).into_iter().collect();
-                Answer::new(StatusCode::FORBIDDEN, headers, String::new())
+                EndpointResponse::new(StatusCode::FORBIDDEN, headers, String::new())
             }
             Refreshed::Refused(refused) if found => refuse(StatusCode::BAD_REQUEST, refused.reason()),
             _ => ended(),
@@ -226,12 +231,12 @@ impl Call {
         }
     }
 
-    fn granted(&self, name: &Name, value: &SessionId) -> Answer {
+    fn granted(&self, name: &Name, value: &SessionId) -> EndpointResponse {
         let headers = vec![
             (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
             (header::SET_COOKIE, self.settings.issue(value)),
         ];
-        Answer::new(StatusCode::OK, headers, self.settings.instructions(&name.text))
+        EndpointResponse::new(StatusCode::OK, headers, self.settings.instructions(&name.text))
     }
 
     fn cookie(&self, value: &SessionId) -> BoundCookie {
@@ -249,7 +254,7 @@ impl Call {
     }
 }
 
-impl Answer {
+impl EndpointResponse {
     /// As the draft recommends it, no page can embed the answer (DBSC, "Server considerations").
     fn new(status: StatusCode, mut headers: Vec<(HeaderName, HeaderValue)>, body: String) -> Self {
         headers.extend([
@@ -268,15 +273,15 @@ impl Answer {
 }
 
 /// The browser forgets its key.
-fn ended() -> Answer {
+fn ended() -> EndpointResponse {
     let json = HeaderValue::from_static("application/json");
-    Answer::new(StatusCode::OK, vec![(header::CONTENT_TYPE, json)], "{\"continue\":false}".to_owned())
+    EndpointResponse::new(StatusCode::OK, vec![(header::CONTENT_TYPE, json)], "{\"continue\":false}".to_owned())
 }
 
-fn refuse(status: StatusCode, reason: &'static str) -> Answer {
+fn refuse(status: StatusCode, reason: &'static str) -> EndpointResponse {
     events::device_refused(reason);
     let allow = (status == StatusCode::METHOD_NOT_ALLOWED).then(|| (header::ALLOW, HeaderValue::from_static("POST")));
-    Answer::new(status, allow.into_iter().collect(), String::new())
+    EndpointResponse::new(status, allow.into_iter().collect(), String::new())
 }
 
 /// A name that is read is the one that was written.

@@ -9,11 +9,11 @@ use http::{HeaderMap, HeaderValue, Method, Uri};
 
 pub use self::settings::{DeviceBound, DeviceBoundPolicy};
 pub(crate) use self::{
-    endpoint::{Answer, Call},
+    endpoint::{Call, EndpointResponse},
     fields::REGISTRATION,
     settings::CheckedDeviceBound,
 };
-use crate::session::Admission;
+use crate::session::DeviceAdmission;
 
 #[cfg(feature = "testing")]
 pub(crate) fn verifies_registration(jwt: &[u8]) -> bool {
@@ -57,14 +57,14 @@ pub(crate) fn fuzz(input: &[u8]) {
 
 impl CheckedDeviceBound {
     /// What a request shows beside its session cookie, if it has one.
-    pub(crate) fn admission(&self, path: &str, headers: &HeaderMap, has_session: bool) -> Admission {
+    pub(crate) fn admission(&self, path: &str, headers: &HeaderMap, has_session: bool) -> DeviceAdmission {
         if !has_session {
-            return Admission::default();
+            return DeviceAdmission::default();
         }
         let field = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
         let opens_page = field("sec-fetch-mode") == Some(b"navigate") && field("sec-purpose").is_none();
         let skipped: Vec<_> = headers.get_all(fields::SKIPPED).iter().map(HeaderValue::as_bytes).collect();
-        Admission {
+        DeviceAdmission {
             require: self.require,
             cookies: self.cookie.read(headers).iter().map(|candidate| candidate.id.key()).collect(),
             skipped: (!skipped.is_empty()).then(|| skipped.concat().into()),
@@ -78,7 +78,7 @@ impl CheckedDeviceBound {
     }
 
     /// For a request that only reads, and came with a bound cookie that does not count.
-    pub(crate) fn again(&self, method: &Method, uri: &Uri) -> Option<Answer> {
+    pub(crate) fn again(&self, method: &Method, uri: &Uri) -> Option<EndpointResponse> {
         if !matches!(*method, Method::GET | Method::HEAD) {
             return None;
         }
@@ -86,6 +86,6 @@ impl CheckedDeviceBound {
         let segment = uri.path().rsplit('/').next().unwrap_or_default();
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         let location = HeaderValue::try_from(format!("./{segment}{query}")).ok()?;
-        Some(Answer::again(location, self.cookie.removal()))
+        Some(EndpointResponse::again(location, self.cookie.removal()))
     }
 }

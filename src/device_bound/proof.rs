@@ -33,7 +33,7 @@ pub(crate) struct Proof<'a> {
 
 /// Why something is no proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum ProofError {
     TooLong,
     Malformed,
     Type,
@@ -42,7 +42,7 @@ pub(crate) enum Refused {
     Signature,
 }
 
-impl Refused {
+impl ProofError {
     pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::TooLong => "the proof is too long",
@@ -83,53 +83,53 @@ struct Claims {
 }
 
 impl<'a> Proof<'a> {
-    pub(crate) fn parse(jwt: &'a [u8]) -> Result<Self, Refused> {
+    pub(crate) fn parse(jwt: &'a [u8]) -> Result<Self, ProofError> {
         if jwt.len() > MAX_BYTES {
-            return Err(Refused::TooLong);
+            return Err(ProofError::TooLong);
         }
         let mut parts = jwt.split(|byte| *byte == b'.');
         let (Some(header), Some(claims), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(Refused::Malformed);
+            return Err(ProofError::Malformed);
         };
-        let signed = jwt.get(..header.len() + 1 + claims.len()).ok_or(Refused::Malformed)?;
+        let signed = jwt.get(..header.len() + 1 + claims.len()).ok_or(ProofError::Malformed)?;
         let (header, claims, signature) = (decode(header)?, decode(claims)?, decode(signature)?);
-        let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| Refused::Malformed)?;
+        let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| ProofError::Malformed)?;
         if header.typ != "dbsc+jwt" {
-            return Err(Refused::Type);
+            return Err(ProofError::Type);
         }
         if header.crit.is_some() {
-            return Err(Refused::Malformed);
+            return Err(ProofError::Malformed);
         }
         let algorithm = match header.alg {
             "ES256" => Algorithm::Es256,
             "RS256" => Algorithm::Rs256,
-            _ => return Err(Refused::Algorithm),
+            _ => return Err(ProofError::Algorithm),
         };
         let key = header.jwk.map(|jwk| jwk.read(algorithm)).transpose()?;
-        let Claims { jti: challenge } = serde_json::from_slice(&claims).map_err(|_| Refused::Malformed)?;
+        let Claims { jti: challenge } = serde_json::from_slice(&claims).map_err(|_| ProofError::Malformed)?;
         Ok(Self { algorithm, key, challenge, signed, signature })
     }
 
     /// The key that a registration brings, which has signed it.
-    pub(crate) fn verify_own(&self) -> Result<&PublicKey, Refused> {
-        let key = self.key.as_ref().ok_or(Refused::Key)?;
+    pub(crate) fn verify_own(&self) -> Result<&PublicKey, ProofError> {
+        let key = self.key.as_ref().ok_or(ProofError::Key)?;
         self.verify_with(key)?;
         Ok(key)
     }
 
     /// Whether the device with this key has signed a refresh, which brings no key (DBSC, "DBSC Proof JWT Syntax").
-    pub(crate) fn verify(&self, key: &PublicKey) -> Result<(), Refused> {
+    pub(crate) fn verify(&self, key: &PublicKey) -> Result<(), ProofError> {
         if self.key.is_some() {
-            return Err(Refused::Key);
+            return Err(ProofError::Key);
         }
         self.verify_with(key)
     }
 
-    fn verify_with(&self, key: &PublicKey) -> Result<(), Refused> {
+    fn verify_with(&self, key: &PublicKey) -> Result<(), ProofError> {
         if key.algorithm != self.algorithm {
-            return Err(Refused::Algorithm);
+            return Err(ProofError::Algorithm);
         }
         let bytes = decode(key.text.as_bytes())?;
         let verified = match key.algorithm {
@@ -143,17 +143,17 @@ impl<'a> Proof<'a> {
                 &self.signature,
             ),
         };
-        verified.map_err(|_| Refused::Signature)
+        verified.map_err(|_| ProofError::Signature)
     }
 }
 
 impl Jwk<'_> {
-    fn read(&self, algorithm: Algorithm) -> Result<PublicKey, Refused> {
+    fn read(&self, algorithm: Algorithm) -> Result<PublicKey, ProofError> {
         let text = match (algorithm, self) {
             (Algorithm::Es256, Jwk { kty: "EC", crv: Some("P-256"), x: Some(x), y: Some(y), .. }) => {
                 let (x, y) = (decode(x.as_bytes())?, decode(y.as_bytes())?);
                 if x.len() != COORDINATE_BYTES || y.len() != COORDINATE_BYTES {
-                    return Err(Refused::Key);
+                    return Err(ProofError::Key);
                 }
                 URL_SAFE_NO_PAD.encode([x, y].concat())
             }
@@ -161,19 +161,19 @@ impl Jwk<'_> {
                 let modulus = decode(n.as_bytes())?;
                 // The first byte is not zero: an integer has one form (RFC 7518, 2).
                 if !MODULUS_BYTES.contains(&modulus.len()) || modulus.first().is_none_or(|first| *first < 0x80) {
-                    return Err(Refused::Key);
+                    return Err(ProofError::Key);
                 }
                 (*n).to_owned()
             }
-            _ => return Err(Refused::Key),
+            _ => return Err(ProofError::Key),
         };
         Ok(PublicKey { algorithm, text: text.into() })
     }
 }
 
 /// Exactly one text stands for each run of bytes: no padding, no spare bits.
-fn decode(text: &[u8]) -> Result<Vec<u8>, Refused> {
-    URL_SAFE_NO_PAD.decode(text).map_err(|_| Refused::Malformed)
+fn decode(text: &[u8]) -> Result<Vec<u8>, ProofError> {
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| ProofError::Malformed)
 }
 
 #[cfg(test)]
@@ -245,11 +245,11 @@ mod tests {
         }
     }
 
-    fn registered(jwt: &str) -> Result<PublicKey, Refused> {
+    fn registered(jwt: &str) -> Result<PublicKey, ProofError> {
         Proof::parse(jwt.as_bytes())?.verify_own().cloned()
     }
 
-    fn refreshed(jwt: &str, key: &PublicKey) -> Result<String, Refused> {
+    fn refreshed(jwt: &str, key: &PublicKey) -> Result<String, ProofError> {
         let proof = Proof::parse(jwt.as_bytes())?;
         proof.verify(key).map(|()| proof.challenge)
     }
@@ -262,8 +262,8 @@ mod tests {
         {
             let key = registered(&registration).unwrap();
             assert_eq!(refreshed(&refresh, &key).as_deref(), Ok("challenge"));
-            assert_eq!(refreshed(&registration, &key), Err(Refused::Key), "a refresh brings no key");
-            assert_eq!(registered(&refresh), Err(Refused::Key));
+            assert_eq!(refreshed(&registration, &key), Err(ProofError::Key), "a refresh brings no key");
+            assert_eq!(registered(&refresh), Err(ProofError::Key));
         }
     }
 
@@ -271,18 +271,18 @@ mod tests {
     fn a_proof_of_another_key_or_of_another_algorithm_is_refused() {
         let (one, other) = (Signer::new(), Signer::new());
         let (key, rsa) = (registered(&one.registration()).unwrap(), registered(RSA_REGISTRATION).unwrap());
-        assert_eq!(refreshed(&other.refresh(), &key), Err(Refused::Signature));
-        assert_eq!(refreshed(RSA_REFRESH, &key), Err(Refused::Algorithm));
-        assert_eq!(refreshed(&one.refresh(), &rsa), Err(Refused::Algorithm));
+        assert_eq!(refreshed(&other.refresh(), &key), Err(ProofError::Signature));
+        assert_eq!(refreshed(RSA_REFRESH, &key), Err(ProofError::Algorithm));
+        assert_eq!(refreshed(&one.refresh(), &rsa), Err(ProofError::Algorithm));
         let foreign =
             other.sign(&format!(r#"{{"alg":"ES256","jwk":{},"typ":"dbsc+jwt"}}"#, one.jwk), r#"{"jti":"challenge"}"#);
-        assert_eq!(registered(&foreign), Err(Refused::Signature));
-        assert_eq!(registered(SMALL_RSA), Err(Refused::Key));
+        assert_eq!(registered(&foreign), Err(ProofError::Signature));
+        assert_eq!(registered(SMALL_RSA), Err(ProofError::Key));
         // An RSA key whose text stands for an elliptic one, and the other way round.
         for (key, jwt) in [(&rsa, one.refresh()), (&key, RSA_REFRESH.to_owned())] {
             let algorithm = if key.algorithm == Algorithm::Es256 { Algorithm::Rs256 } else { Algorithm::Es256 };
             let confused = PublicKey { algorithm, text: key.text.clone() };
-            assert_eq!(refreshed(&jwt, &confused), Err(Refused::Signature));
+            assert_eq!(refreshed(&jwt, &confused), Err(ProofError::Signature));
         }
     }
 
@@ -319,32 +319,32 @@ mod tests {
         let claims = r#"{"jti":"challenge"}"#;
         let key = |jwk: &str| format!(r#"{{"alg":"ES256","jwk":{jwk},"typ":"dbsc+jwt"}}"#);
         for (header, refused) in [
-            (r#"{"alg":"ES256","typ":"jwt"}"#.to_owned(), Refused::Type),
-            (r#"{"alg":"ES256","typ":"DBSC+JWT"}"#.to_owned(), Refused::Type),
-            (r#"{"alg":"ES256"}"#.to_owned(), Refused::Malformed),
-            (r#"{"typ":"dbsc+jwt"}"#.to_owned(), Refused::Malformed),
-            (r#"{"alg":"none","typ":"dbsc+jwt"}"#.to_owned(), Refused::Algorithm),
-            (r#"{"alg":"HS256","typ":"dbsc+jwt"}"#.to_owned(), Refused::Algorithm),
-            (r#"{"alg":"es256","typ":"dbsc+jwt"}"#.to_owned(), Refused::Algorithm),
-            (r#"{"alg":"ES256","typ":"dbsc+jwt","crit":["exp"]}"#.to_owned(), Refused::Malformed),
-            (r#"{"alg":"ES256","alg":"ES256","typ":"dbsc+jwt"}"#.to_owned(), Refused::Malformed),
-            (r#"{"alg":"ES256","typ":"dbsc+jwt"} x"#.to_owned(), Refused::Malformed),
-            (r#"["ES256","dbsc+jwt"]"#.to_owned(), Refused::Malformed),
-            (key("{}"), Refused::Malformed),
-            (key(r#"{"kty":"oct","k":"AAAA"}"#), Refused::Key),
-            (key(&jwk.replace("P-256", "P-384")), Refused::Key),
-            (key(&jwk.replace("\"EC\"", "\"RSA\"")), Refused::Key),
-            (key(r#"{"crv":"P-256","kty":"EC","x":"AAAA","y":"AAAA"}"#), Refused::Key),
-            (format!(r#"{{"alg":"RS256","jwk":{jwk},"typ":"dbsc+jwt"}}"#), Refused::Key),
+            (r#"{"alg":"ES256","typ":"jwt"}"#.to_owned(), ProofError::Type),
+            (r#"{"alg":"ES256","typ":"DBSC+JWT"}"#.to_owned(), ProofError::Type),
+            (r#"{"alg":"ES256"}"#.to_owned(), ProofError::Malformed),
+            (r#"{"typ":"dbsc+jwt"}"#.to_owned(), ProofError::Malformed),
+            (r#"{"alg":"none","typ":"dbsc+jwt"}"#.to_owned(), ProofError::Algorithm),
+            (r#"{"alg":"HS256","typ":"dbsc+jwt"}"#.to_owned(), ProofError::Algorithm),
+            (r#"{"alg":"es256","typ":"dbsc+jwt"}"#.to_owned(), ProofError::Algorithm),
+            (r#"{"alg":"ES256","typ":"dbsc+jwt","crit":["exp"]}"#.to_owned(), ProofError::Malformed),
+            (r#"{"alg":"ES256","alg":"ES256","typ":"dbsc+jwt"}"#.to_owned(), ProofError::Malformed),
+            (r#"{"alg":"ES256","typ":"dbsc+jwt"} x"#.to_owned(), ProofError::Malformed),
+            (r#"["ES256","dbsc+jwt"]"#.to_owned(), ProofError::Malformed),
+            (key("{}"), ProofError::Malformed),
+            (key(r#"{"kty":"oct","k":"AAAA"}"#), ProofError::Key),
+            (key(&jwk.replace("P-256", "P-384")), ProofError::Key),
+            (key(&jwk.replace("\"EC\"", "\"RSA\"")), ProofError::Key),
+            (key(r#"{"crv":"P-256","kty":"EC","x":"AAAA","y":"AAAA"}"#), ProofError::Key),
+            (format!(r#"{{"alg":"RS256","jwk":{jwk},"typ":"dbsc+jwt"}}"#), ProofError::Key),
         ] {
             assert_eq!(registered(&signer.sign(&header, claims)), Err(refused), "{header}");
         }
         for claims in ["{}", r#"{"jti":1}"#, r#"{"jti":"a","jti":"a"}"#, "", "null", "[\"a\"]x", &"[".repeat(500)] {
-            assert_eq!(registered(&signer.sign(&key(jwk), claims)), Err(Refused::Malformed), "{claims}");
+            assert_eq!(registered(&signer.sign(&key(jwk), claims)), Err(ProofError::Malformed), "{claims}");
         }
-        assert_eq!(registered(&"a".repeat(MAX_BYTES + 1)), Err(Refused::TooLong));
+        assert_eq!(registered(&"a".repeat(MAX_BYTES + 1)), Err(ProofError::TooLong));
         for text in ["", ".", "..", "...", "a.b.c", "=.=.=", &format!("{}.a", signer.refresh())] {
-            assert_eq!(registered(text), Err(Refused::Malformed), "{text}");
+            assert_eq!(registered(text), Err(ProofError::Malformed), "{text}");
         }
     }
 }

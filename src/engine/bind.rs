@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::{
     Engine, Lookup,
     queue::Turn,
-    write::{Attempt, back_off},
+    write::{CasOutcome, back_off},
 };
 use crate::{
     cache::Cache,
@@ -56,13 +56,13 @@ impl<C: Cache> Engine<C> {
             let now = self.now();
             let record = self.encode(&newest.key, &head, &Changes::default(), &newest.record.values, now)?;
             found = match self.attempt(&newest, record, now, &mut None).await? {
-                Attempt::Done(stored) => {
+                CasOutcome::Done(stored) => {
                     if let Some(turn) = &mut turn {
                         turn.leave_behind(&stored);
                     }
                     return Ok(true);
                 }
-                Attempt::Lost(found) => found,
+                CasOutcome::Lost(found) => found,
             };
             if turn.is_some() {
                 back_off(round, deadline).await;

@@ -1,7 +1,7 @@
 //! A commit: what a handle wants done, and what came of it.
-use super::{Engine, Family, Stored, renew::Renewal, write::Write};
+use super::{Engine, Family, Stored};
 use crate::{
-    cache::Cache,
+    cache::{Cache, Expiry, Version},
     deadline::Deadline,
     error::SessionError,
     id::{SessionId, SessionKey},
@@ -55,9 +55,25 @@ impl Commit {
     }
 }
 
+/// What may be written or not.
 pub(crate) enum Tried {
     Write(Write),
     Renewal(Box<Renewal>),
+}
+
+/// One compare-and-set, so that it can be sent again as it was.
+pub(crate) struct Write {
+    pub(super) expected: Version,
+    pub(super) expiry: Expiry,
+    /// The session once it is done.
+    pub(super) becomes: Stored,
+}
+
+/// A renewal, whose tombstone may be written or not.
+pub(crate) struct Renewal {
+    pub(super) id: SessionId,
+    pub(super) successor: Stored,
+    pub(super) old: Stored,
 }
 
 /// What came of a commit.

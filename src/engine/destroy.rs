@@ -59,7 +59,7 @@ impl<C: Cache> Engine<C> {
         };
         // A renewal whose tombstone may have been written, or may still be.
         if let Some(Tried::Renewal(renewal)) = &commit.tried {
-            let successor = renewal.successor().clone();
+            let successor = renewal.successor.clone();
             self.end_by_id(successor.key, Some(successor), deadline).await?;
             commit.tried = None;
             return Ok(Committed::Destroyed);

@@ -3,11 +3,12 @@ use std::time::Duration;
 
 use super::{Commit, Committed, Engine, Family, Lookup, Stored};
 use crate::{
-    cache::Cache,
+    cache::{Cache, Entry},
     deadline::Deadline,
     error::SessionError,
     events,
     id::{SessionId, SessionKey},
+    record::{self, Decoded},
 };
 
 /// What the IDs of a request led to.
@@ -46,6 +47,36 @@ impl<C: Cache> Engine<C> {
             found.former = None;
         }
         Ok(found)
+    }
+
+    /// What an entry under `key` is.
+    pub(super) fn read(&self, key: SessionKey, entry: Entry) -> Lookup {
+        match record::decode(&entry.value, &key, self.config.max_bytes) {
+            Ok(Decoded::Live(record)) => {
+                let at = self.now();
+                if record.head.end <= at {
+                    return Lookup::Expired { version: entry.version };
+                }
+                Lookup::Live(Stored::new(key, entry.version, record, at))
+            }
+            Ok(Decoded::Tombstone(tombstone)) => {
+                Lookup::Tombstone { successor: tombstone.successor, at: tombstone.at, version: entry.version }
+            }
+            Err(why) => {
+                events::unreadable(&key, why.reason());
+                Lookup::Unreadable { version: entry.version }
+            }
+        }
+    }
+
+    /// Looks `key` up, restarting its idle time if `refresh` has passed since the last start.
+    pub(super) async fn look_up(&self, key: SessionKey, refresh: Option<Duration>) -> Result<Lookup, SessionError> {
+        let cache_key = self.cache_key(&key);
+        let entry = match refresh {
+            None => self.cache.get(&cache_key).await?,
+            Some(after) => self.cache.get_and_touch(&cache_key, after).await?,
+        };
+        Ok(entry.map_or(Lookup::Absent, |entry| self.read(key, entry)))
     }
 
     /// The live session under `key`, by way of tombstones of `family` alone.

@@ -10,7 +10,7 @@ use crate::{
     events,
     id::{SessionId, SessionKey},
     random,
-    record::{self, Decoded, Head, Identity, Record},
+    record::{Head, Identity, Record},
 };
 
 #[cfg(feature = "device-bound")]
@@ -189,36 +189,6 @@ impl<C: Cache> Engine<C> {
         work: impl Future<Output = Result<T, SessionError>>,
     ) -> Result<T, SessionError> {
         within(Deadline::after(self.config.deadline), work).await
-    }
-
-    /// What an entry under `key` is.
-    fn read(&self, key: SessionKey, entry: Entry) -> Lookup {
-        match record::decode(&entry.value, &key, self.config.max_bytes) {
-            Ok(Decoded::Live(record)) => {
-                let at = self.now();
-                if record.head.end <= at {
-                    return Lookup::Expired { version: entry.version };
-                }
-                Lookup::Live(Stored::new(key, entry.version, record, at))
-            }
-            Ok(Decoded::Tombstone(tombstone)) => {
-                Lookup::Tombstone { successor: tombstone.successor, at: tombstone.at, version: entry.version }
-            }
-            Err(why) => {
-                events::unreadable(&key, why.reason());
-                Lookup::Unreadable { version: entry.version }
-            }
-        }
-    }
-
-    /// Looks `key` up, restarting its idle time if `refresh` has passed since the last start.
-    async fn look_up(&self, key: SessionKey, refresh: Option<Duration>) -> Result<Lookup, SessionError> {
-        let cache_key = self.cache_key(&key);
-        let entry = match refresh {
-            None => self.cache.get(&cache_key).await?,
-            Some(after) => self.cache.get_and_touch(&cache_key, after).await?,
-        };
-        Ok(entry.map_or(Lookup::Absent, |entry| self.read(key, entry)))
     }
 }
 

@@ -3,11 +3,11 @@ use std::time::Duration;
 
 use super::{
     Commit, Committed, Engine, Family, Lookup, Stored,
-    commit::Tried,
+    commit::{Renewal, Tried},
     is_unknown,
     owners::Listing,
     queue::Turn,
-    write::{Attempt, back_off},
+    write::{CasOutcome, back_off},
 };
 use crate::{
     cache::{Cache, Deleted, Entry, Expiry, Replaced, Version},
@@ -30,19 +30,6 @@ const PATIENCE: u32 = 2;
 const WAIT: Duration = Duration::from_millis(250);
 
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
-/// A renewal whose tombstone may be written or not.
-pub(crate) struct Renewal {
-    id: SessionId,
-    successor: Stored,
-    old: Stored,
-}
-
-impl Renewal {
-    pub(super) const fn successor(&self) -> &Stored {
-        &self.successor
-    }
-}
 
 impl<C: Cache> Engine<C> {
     /// Moves the session, with the changes of `commit`, to a fresh ID.
@@ -228,16 +215,16 @@ impl<C: Cache> Engine<C> {
         let now = self.now();
         let record = self.encode(&successor.key, &head, changes, &newest.record.values, now)?;
         Ok(match self.attempt(successor, record, now, &mut None).await? {
-            Attempt::Done(stored) => Some(stored),
+            CasOutcome::Done(stored) => Some(stored),
             // An earlier try of unknown outcome may have written the successor, which only this renewal does.
-            Attempt::Lost(Lookup::Live(found)) => {
+            CasOutcome::Lost(Lookup::Live(found)) => {
                 let record = self.encode(&successor.key, &head, changes, &newest.record.values, now)?;
                 match self.attempt(&found, record, now, &mut None).await? {
-                    Attempt::Done(stored) => Some(stored),
-                    Attempt::Lost(_) => None,
+                    CasOutcome::Done(stored) => Some(stored),
+                    CasOutcome::Lost(_) => None,
                 }
             }
-            Attempt::Lost(_) => None,
+            CasOutcome::Lost(_) => None,
         })
     }
 
@@ -249,8 +236,8 @@ impl<C: Cache> Engine<C> {
             let now = self.now();
             let record = self.encode(&newest.key, &head, &Changes::default(), &newest.record.values, now)?;
             found = match self.attempt(&newest, record, now, &mut None).await? {
-                Attempt::Done(marked) => return Ok(Lookup::Live(marked)),
-                Attempt::Lost(newer) => newer,
+                CasOutcome::Done(marked) => return Ok(Lookup::Live(marked)),
+                CasOutcome::Lost(newer) => newer,
             };
             if deadline.left().is_zero() {
                 return Err(super::timed_out());

@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::{
     Engine, Lookup, Stored,
     owners::Listing,
-    write::{Attempt, back_off},
+    write::{CasOutcome, back_off},
 };
 use crate::{
     cache::{Cache, Version},
@@ -55,7 +55,7 @@ impl<C: Cache> Engine<C> {
                     }
                     let now = self.now();
                     let over = self.encode(&key, &head, &Changes::default(), &record.values, now)?;
-                    if let Attempt::Done(stored) = self.attempt(&newest, over, now, &mut None).await? {
+                    if let CasOutcome::Done(stored) = self.attempt(&newest, over, now, &mut None).await? {
                         if stored.record.head.stamp() != newest.record.head.stamp()
                             && !self.settle(&stored, &listing, deadline).await
                         {

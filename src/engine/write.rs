@@ -2,11 +2,15 @@
 use std::time::Duration;
 
 use super::{
-    Base, Commit, Committed, Engine, Family, Lookup, Stored, commit::Tried, is_unknown, owners::Listing, queue::Turn,
+    Base, Commit, Committed, Engine, Family, Lookup, Stored,
+    commit::{Tried, Write},
+    is_unknown,
+    owners::Listing,
+    queue::Turn,
     timed_out,
 };
 use crate::{
-    cache::{Cache, Expiry, Replaced, Version},
+    cache::{Cache, Replaced, Version},
     deadline::Deadline,
     error::SessionError,
     events,
@@ -20,17 +24,9 @@ const ID_TRIES: usize = 3;
 /// With less than this left, another round would be cut off half-way.
 const LAST_ROUND: Duration = Duration::from_millis(2);
 
-/// One compare-and-set, so that it can be sent again as it was.
-pub(crate) struct Write {
-    expected: Version,
-    expiry: Expiry,
-    /// The session once it is done.
-    becomes: Stored,
-}
-
 /// What came of one compare-and-set.
 #[must_use = "only `Done` means that it was written"]
-pub(super) enum Attempt {
+pub(super) enum CasOutcome {
     Done(Stored),
     Lost(Lookup),
 }
@@ -63,12 +59,12 @@ impl<C: Cache> Engine<C> {
             let record = self.encode(&newest.key, &head, &commit.changes, &newest.record.values, commit.begun_at)?;
             let attempt = if newest.record.head.is_renewing() && !waited {
                 waited = true;
-                Attempt::Lost(Box::pin(self.wait_for_renewal(&newest, deadline)).await?)
+                CasOutcome::Lost(Box::pin(self.wait_for_renewal(&newest, deadline)).await?)
             } else {
                 self.attempt(&newest, record, commit.begun_at, &mut commit.tried).await?
             };
             let found = match attempt {
-                Attempt::Done(stored) => {
+                CasOutcome::Done(stored) => {
                     if let Some(turn) = &mut turn {
                         turn.leave_behind(&stored);
                     }
@@ -80,7 +76,7 @@ impl<C: Cache> Engine<C> {
                     }
                     return Ok(Committed::Stored { stored, id: None });
                 }
-                Attempt::Lost(found) => found,
+                CasOutcome::Lost(found) => found,
             };
             let moved = matches!(found, Lookup::Tombstone { .. });
             let Some(newer) = Box::pin(self.follow(found, family)).await? else { return Ok(Committed::Gone) };
@@ -179,7 +175,7 @@ impl<C: Cache> Engine<C> {
         record: Record,
         now: u64,
         tried: &mut Option<Tried>,
-    ) -> Result<Attempt, SessionError> {
+    ) -> Result<CasOutcome, SessionError> {
         let becomes = Stored::new(newest.key, Version::unique(), record, now);
         let entry = becomes.entry();
         let (expected, expiry) = (newest.version, self.expiry(&becomes.record.head));
@@ -190,9 +186,9 @@ impl<C: Cache> Engine<C> {
         }
         let tried = tried.take();
         match (outcome?, tried) {
-            (Replaced::Done, Some(Tried::Write(write))) => Ok(Attempt::Done(write.becomes)),
-            (Replaced::Conflict(entry), _) => Ok(Attempt::Lost(self.read(newest.key, entry))),
-            _ => Ok(Attempt::Lost(Lookup::Absent)),
+            (Replaced::Done, Some(Tried::Write(write))) => Ok(CasOutcome::Done(write.becomes)),
+            (Replaced::Conflict(entry), _) => Ok(CasOutcome::Lost(self.read(newest.key, entry))),
+            _ => Ok(CasOutcome::Lost(Lookup::Absent)),
         }
     }
 

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 
 use super::caching::{self, SessionUse};
 #[cfg(feature = "device-bound")]
-use crate::device_bound::{Answer, Call, CheckedDeviceBound, REGISTRATION};
+use crate::device_bound::{Call, CheckedDeviceBound, EndpointResponse, REGISTRATION};
 use crate::{
     cookie::{self, CookiePolicy},
     engine::SessionEngine,
@@ -38,7 +38,7 @@ pub(crate) enum Loaded {
     Session(Result<Session, SessionError>),
     /// The layer answers itself.
     #[cfg(feature = "device-bound")]
-    Answer(Result<Answer, SessionError>),
+    Endpoint(Result<EndpointResponse, SessionError>),
 }
 
 /// One request and its response, as far as the session goes.
@@ -193,13 +193,13 @@ impl<E> Exchange<E> {
     }
 
     /// Before the handler of a request whose bound cookie does not count, where the browser can get another first.
-    pub(super) fn again<B>(&self, request: &Request<B>) -> Option<Answer> {
+    pub(super) fn again<B>(&self, request: &Request<B>) -> Option<EndpointResponse> {
         let settings = self.shared.device_bound.as_ref().filter(|_| self.lazy.has_spoilt_cookie())?;
         settings.again(request.method(), request.uri())
     }
 
     /// The response of the layer's own endpoint.
-    pub(crate) fn answer<B>(&self, answer: Result<Answer, SessionError>) -> Response<B>
+    pub(crate) fn answer<B>(&self, answer: Result<EndpointResponse, SessionError>) -> Response<B>
     where
         E: ErrorResponse<B>,
     {

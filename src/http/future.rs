@@ -22,14 +22,14 @@ pin_project! {
         S: Service<Request<B>>,
     {
         #[pin]
-        state: State<S, B>,
+        phase: Phase<S, B>,
         exchange: Exchange<E>,
     }
 }
 
 pin_project! {
-    #[project = StateProjection]
-    enum State<S, B>
+    #[project = PhaseProjection]
+    enum Phase<S, B>
     where
         S: Service<Request<B>>,
     {
@@ -42,11 +42,11 @@ pin_project! {
 
 impl<S: Service<Request<B>>, E, B> ResponseFuture<S, E, B> {
     pub(crate) fn loading(load: Loading, ready: S, request: Request<B>, exchange: Exchange<E>) -> Self {
-        Self { state: State::Loading { load, ready: Some((ready, request)) }, exchange }
+        Self { phase: Phase::Loading { load, ready: Some((ready, request)) }, exchange }
     }
 
     pub(crate) fn running(response: S::Future, exchange: Exchange<E>) -> Self {
-        Self { state: State::Running { response }, exchange }
+        Self { phase: Phase::Running { response }, exchange }
     }
 }
 
@@ -60,20 +60,20 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let next = match this.state.as_mut().project() {
-                StateProjection::Loading { load, ready } => {
+            let next = match this.phase.as_mut().project() {
+                PhaseProjection::Loading { load, ready } => {
                     let loaded = ready!(load.as_mut().poll(cx));
                     let Some((mut inner, mut request)) = ready.take() else { return Poll::Pending };
                     match loaded {
                         #[cfg(feature = "device-bound")]
-                        Loaded::Answer(answer) => {
-                            this.state.set(State::Done);
+                        Loaded::Endpoint(answer) => {
+                            this.phase.set(Phase::Done);
                             return Poll::Ready(Ok(this.exchange.answer(answer)));
                         }
                         Loaded::Session(loaded) => {
                             #[cfg(feature = "device-bound")]
                             if let Some(again) = this.exchange.again(&request) {
-                                this.state.set(State::Done);
+                                this.phase.set(Phase::Done);
                                 return Poll::Ready(Ok(this.exchange.answer(Ok(again))));
                             }
                             if let Ok(session) = loaded {
@@ -81,26 +81,26 @@ where
                             }
                         }
                     }
-                    State::Running { response: inner.call(request) }
+                    Phase::Running { response: inner.call(request) }
                 }
-                StateProjection::Running { response } => {
+                PhaseProjection::Running { response } => {
                     let result = ready!(response.poll(cx));
                     // The handler's future is dropped before anything is decided: it may hold a handle of the session.
-                    this.state.set(State::Done);
+                    this.phase.set(Phase::Done);
                     match this.exchange.commit(&result) {
-                        Commit::UnderWay(commit) => State::Committing { commit, result: Some(result) },
+                        Commit::UnderWay(commit) => Phase::Committing { commit, result: Some(result) },
                         Commit::Done(committed) => return Poll::Ready(this.exchange.respond(result, committed)),
                     }
                 }
-                StateProjection::Committing { commit, result } => {
+                PhaseProjection::Committing { commit, result } => {
                     let committed = ready!(Pin::new(commit).poll(cx));
                     let Some(result) = result.take() else { return Poll::Pending };
-                    this.state.set(State::Done);
+                    this.phase.set(Phase::Done);
                     return Poll::Ready(this.exchange.respond(result, committed));
                 }
-                StateProjection::Done => return Poll::Pending,
+                PhaseProjection::Done => return Poll::Pending,
             };
-            this.state.set(next);
+            this.phase.set(next);
         }
     }
 }

@@ -85,7 +85,7 @@ where
         request.extensions_mut().remove::<Session>();
         #[cfg(feature = "device-bound")]
         if let Some(call) = exchange.call(&request) {
-            let answer = Box::pin(async move { Loaded::Answer(call.answer().await) });
+            let answer = Box::pin(async move { Loaded::Endpoint(call.answer().await) });
             return ResponseFuture::loading(answer, self.take_ready(), request, exchange);
         }
         request.extensions_mut().insert(lazy.clone());
@@ -94,7 +94,7 @@ where
                 Some(loaded) => {
                     #[cfg(feature = "device-bound")]
                     if let Some(again) = exchange.again(&request) {
-                        let again = Box::pin(std::future::ready(Loaded::Answer(Ok(again))));
+                        let again = Box::pin(std::future::ready(Loaded::Endpoint(Ok(again))));
                         return ResponseFuture::loading(again, self.take_ready(), request, exchange);
                     }
                     // An extractor answers with the error; routes without a session are served.

@@ -8,16 +8,16 @@ use serde::ser::{self, Serialize, Serializer};
 use crate::error::EncodeError;
 
 pub(super) fn check<T: Serialize + ?Sized>(value: &T) -> Result<(), EncodeError> {
-    match value.serialize(Check) {
-        Ok(_) | Err(Refused::ByItself) => Ok(()),
-        Err(Refused::NonFinite) => Err(EncodeError::NonFinite),
-        Err(Refused::NestedOption) => Err(EncodeError::NestedOption),
+    match value.serialize(ExactnessCheck) {
+        Ok(_) | Err(Inexact::ByItself) => Ok(()),
+        Err(Inexact::NonFinite) => Err(EncodeError::NonFinite),
+        Err(Inexact::NestedOption) => Err(EncodeError::NestedOption),
     }
 }
 
 /// Writes nothing, and fails at the first value that would not come back.
 #[derive(Clone, Copy)]
-struct Check;
+struct ExactnessCheck;
 
 /// What a value is as JSON.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,29 +27,29 @@ enum Form {
 }
 
 #[derive(Debug)]
-enum Refused {
+enum Inexact {
     NonFinite,
     NestedOption,
     /// The value's own `Serialize` failed: serde_json has reported that before.
     ByItself,
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for Inexact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the value would not come back as it is")
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for Inexact {}
 
-impl ser::Error for Refused {
+impl ser::Error for Inexact {
     fn custom<T: fmt::Display>(_: T) -> Self {
         Self::ByItself
     }
 }
 
-type Checked = Result<Form, Refused>;
-type Done = Result<(), Refused>;
+type Checked = Result<Form, Inexact>;
+type Done = Result<(), Inexact>;
 
 macro_rules! pass {
     ($($method:ident: $type:ty),* $(,)?) => {
@@ -57,9 +57,9 @@ macro_rules! pass {
     };
 }
 
-impl Serializer for Check {
+impl Serializer for ExactnessCheck {
     type Ok = Form;
-    type Error = Refused;
+    type Error = Inexact;
     type SerializeSeq = Self;
     type SerializeTuple = Self;
     type SerializeTupleStruct = Self;
@@ -75,10 +75,10 @@ impl Serializer for Check {
     }
 
     fn serialize_f32(self, value: f32) -> Checked {
-        if value.is_finite() { Ok(Form::Other) } else { Err(Refused::NonFinite) }
+        if value.is_finite() { Ok(Form::Other) } else { Err(Inexact::NonFinite) }
     }
     fn serialize_f64(self, value: f64) -> Checked {
-        if value.is_finite() { Ok(Form::Other) } else { Err(Refused::NonFinite) }
+        if value.is_finite() { Ok(Form::Other) } else { Err(Inexact::NonFinite) }
     }
     fn serialize_none(self) -> Checked {
         Ok(Form::Null)
@@ -91,7 +91,7 @@ impl Serializer for Check {
     }
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Checked {
         match value.serialize(self)? {
-            Form::Null => Err(Refused::NestedOption),
+            Form::Null => Err(Inexact::NestedOption),
             Form::Other => Ok(Form::Other),
         }
     }
@@ -110,34 +110,34 @@ impl Serializer for Check {
     ) -> Checked {
         value.serialize(self).map(|_| Form::Other)
     }
-    fn serialize_seq(self, _: Option<usize>) -> Result<Self, Refused> {
+    fn serialize_seq(self, _: Option<usize>) -> Result<Self, Inexact> {
         Ok(self)
     }
-    fn serialize_tuple(self, _: usize) -> Result<Self, Refused> {
+    fn serialize_tuple(self, _: usize) -> Result<Self, Inexact> {
         Ok(self)
     }
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self, Refused> {
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self, Inexact> {
         Ok(self)
     }
-    fn serialize_tuple_variant(self, _: &'static str, _: u32, _: &'static str, _: usize) -> Result<Self, Refused> {
+    fn serialize_tuple_variant(self, _: &'static str, _: u32, _: &'static str, _: usize) -> Result<Self, Inexact> {
         Ok(self)
     }
-    fn serialize_map(self, _: Option<usize>) -> Result<Self, Refused> {
+    fn serialize_map(self, _: Option<usize>) -> Result<Self, Inexact> {
         Ok(self)
     }
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self, Refused> {
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self, Inexact> {
         Ok(self)
     }
-    fn serialize_struct_variant(self, _: &'static str, _: u32, _: &'static str, _: usize) -> Result<Self, Refused> {
+    fn serialize_struct_variant(self, _: &'static str, _: u32, _: &'static str, _: usize) -> Result<Self, Inexact> {
         Ok(self)
     }
 }
 
 macro_rules! items {
     ($($trait:ident :: $method:ident ( $($name:ty)? )),* $(,)?) => {
-        $(impl ser::$trait for Check {
+        $(impl ser::$trait for ExactnessCheck {
             type Ok = Form;
-            type Error = Refused;
+            type Error = Inexact;
 
             fn $method<T: Serialize + ?Sized>(&mut self, $(_: $name,)? value: &T) -> Done {
                 value.serialize(*self).map(drop)
@@ -158,9 +158,9 @@ items! {
     SerializeStructVariant::serialize_field(&'static str),
 }
 
-impl ser::SerializeMap for Check {
+impl ser::SerializeMap for ExactnessCheck {
     type Ok = Form;
-    type Error = Refused;
+    type Error = Inexact;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Done {
         key.serialize(*self).map(drop)

@@ -17,9 +17,9 @@ pub(crate) const MAX_DEPTH: usize = 64;
 /// The value as JSON, refused if it is over `limit` bytes or would not come back as it is.
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, limit: usize) -> Result<Bytes, SessionError> {
     let mut text = Limited { buffer: Vec::with_capacity(32), limit, over: false };
-    let mut watch = Watch::default();
-    let result = value.serialize(&mut Serializer::with_formatter(&mut text, Strict { watch: &mut watch }));
-    if let Some(refused) = watch.refused {
+    let mut limits = Limits::default();
+    let result = value.serialize(&mut Serializer::with_formatter(&mut text, Strict { limits: &mut limits }));
+    if let Some(refused) = limits.refused {
         return Err(SessionError::Encode(refused));
     }
     if text.over {
@@ -27,7 +27,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, limit: usize) -> Result<B
     }
     result.map_err(|error| SessionError::Encode(EncodeError::Other(Arc::new(error))))?;
     // serde_json writes as null what would not come back as it was, so that only a value with a null can hide it.
-    if watch.nulls {
+    if limits.nulls {
         exact::check(value).map_err(SessionError::Encode)?;
     }
     // Exactly as long as it is: then `Bytes` takes it without another allocation.
@@ -113,13 +113,13 @@ impl io::Write for Limited {
 }
 
 #[derive(Default)]
-struct Watch {
+struct Limits {
     depth: usize,
     nulls: bool,
     refused: Option<EncodeError>,
 }
 
-impl Watch {
+impl Limits {
     fn refuse(&mut self, refused: EncodeError) -> io::Result<()> {
         self.refused = Some(refused);
         Err(io::ErrorKind::InvalidData.into())
@@ -137,19 +137,19 @@ impl Watch {
 
 /// Stops at what must not be stored, before it has cost a stack.
 struct Strict<'a> {
-    watch: &'a mut Watch,
+    limits: &'a mut Limits,
 }
 
 impl Formatter for Strict<'_> {
     fn write_null<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.watch.nulls = true;
+        self.limits.nulls = true;
         CompactFormatter.write_null(writer)
     }
 
     fn write_u128<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: u128) -> io::Result<()> {
         match u64::try_from(value) {
             Ok(value) => CompactFormatter.write_u64(writer, value),
-            Err(_) => self.watch.refuse(EncodeError::Range),
+            Err(_) => self.limits.refuse(EncodeError::Range),
         }
     }
 
@@ -157,34 +157,34 @@ impl Formatter for Strict<'_> {
         match (i64::try_from(value), u64::try_from(value)) {
             (Ok(value), _) => CompactFormatter.write_i64(writer, value),
             (_, Ok(value)) => CompactFormatter.write_u64(writer, value),
-            _ => self.watch.refuse(EncodeError::Range),
+            _ => self.limits.refuse(EncodeError::Range),
         }
     }
 
     fn begin_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.watch.enter(1)?;
+        self.limits.enter(1)?;
         CompactFormatter.begin_array(writer)
     }
 
     fn end_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.watch.leave(1);
+        self.limits.leave(1);
         CompactFormatter.end_array(writer)
     }
 
     fn begin_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.watch.enter(1)?;
+        self.limits.enter(1)?;
         CompactFormatter.begin_object(writer)
     }
 
     fn end_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.watch.leave(1);
+        self.limits.leave(1);
         CompactFormatter.end_object(writer)
     }
 
     fn write_raw_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         let levels = depth(fragment);
-        self.watch.enter(levels)?;
-        self.watch.leave(levels);
+        self.limits.enter(levels)?;
+        self.limits.leave(levels);
         writer.write_all(fragment.as_bytes())
     }
 }

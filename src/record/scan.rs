@@ -1,9 +1,37 @@
 //! The places of keys and values in the text of an object, in the form that this crate writes: no blanks, keys in order.
 //!
 //! What it accepts is JSON; of JSON it accepts only a part. `None` says nothing: serde_json then reads the text.
+use std::ops::Range;
+
 use serde_json::value::RawValue;
 
-use super::values::Field;
+/// Where a key and its value stand in the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Field {
+    pub(super) key: FieldName,
+    pub(super) value: Range<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum FieldName {
+    InText(Range<usize>),
+    /// By its place among the escaped ones.
+    Escaped(usize),
+}
+
+impl Field {
+    pub(super) const fn plain(key: Range<usize>, value: Range<usize>) -> Self {
+        Self { key: FieldName::InText(key), value }
+    }
+
+    pub(super) fn key<'a>(&self, text: &'a [u8], escaped: &'a [Box<str>]) -> &'a [u8] {
+        match &self.key {
+            FieldName::InText(key) => text.get(key.clone()),
+            FieldName::Escaped(at) => escaped.get(*at).map(|key| key.as_bytes()),
+        }
+        .unwrap_or_default()
+    }
+}
 
 /// The fields of the object that `bytes` are from `start` to `end`.
 pub(super) fn fields(bytes: &[u8], start: usize, end: usize) -> Option<Vec<Field>> {

@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::scan;
+use super::scan::{self, Field, FieldName};
 
 /// Values by key, as slices of the record they stand in. A value is decoded when it is asked for, not before.
 #[derive(Clone, Default)]
@@ -49,34 +49,6 @@ impl<'a> Pair<'a> {
         let is_tight = value.start == key.end + 2;
         let written = if is_tight { text.get(key.start.checked_sub(1)?..value.end)? } else { &[] };
         Some(Self { key: text.get(key)?, json: text.get(value)?, written })
-    }
-}
-
-/// Where a key and its value stand in the text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Field {
-    key: FieldName,
-    value: Range<usize>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum FieldName {
-    InText(Range<usize>),
-    /// By its place among the escaped ones.
-    Escaped(usize),
-}
-
-impl Field {
-    pub(super) const fn plain(key: Range<usize>, value: Range<usize>) -> Self {
-        Self { key: FieldName::InText(key), value }
-    }
-
-    fn key<'a>(&self, text: &'a [u8], escaped: &'a [Box<str>]) -> &'a [u8] {
-        match &self.key {
-            FieldName::InText(key) => text.get(key.clone()),
-            FieldName::Escaped(at) => escaped.get(*at).map(|key| key.as_bytes()),
-        }
-        .unwrap_or_default()
     }
 }
 
@@ -287,8 +259,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for FieldKey<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl<'de> Visitor<'de> for Text {
+        struct Key;
+        impl<'de> Visitor<'de> for Key {
             type Value = FieldKey<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -301,6 +273,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for FieldKey<'a> {
                 Ok(FieldKey::Owned(key.into()))
             }
         }
-        deserializer.deserialize_str(Text)
+        deserializer.deserialize_str(Key)
     }
 }

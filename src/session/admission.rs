@@ -3,7 +3,7 @@ use crate::{engine::Stored, id::SessionKey};
 
 /// What a request shows beside its session cookie. Part of every request of a layer with device-bound sessions.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Admission {
+pub(crate) struct DeviceAdmission {
     /// Sessions with an owner count only if they are bound.
     pub(crate) require: bool,
     /// The digests of its bound cookies.
@@ -25,7 +25,7 @@ pub(crate) enum Verdict {
     Unrefreshed,
 }
 
-impl Admission {
+impl DeviceAdmission {
     pub(crate) fn judge(&self, stored: &Stored, now: u64) -> Verdict {
         let head = &stored.record.head;
         if head.admits(&self.cookies, self.require, now) {

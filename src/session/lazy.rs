@@ -12,7 +12,7 @@ use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 use super::Session;
 #[cfg(feature = "device-bound")]
-use super::admission::{Admission, Verdict};
+use super::admission::{DeviceAdmission, Verdict};
 #[cfg(feature = "device-bound")]
 use crate::engine::NEWEST;
 use crate::{
@@ -46,7 +46,7 @@ struct Visit {
     candidates: Candidates,
     refresh: Option<Duration>,
     #[cfg(feature = "device-bound")]
-    admission: Option<Box<Admission>>,
+    admission: Option<Box<DeviceAdmission>>,
     /// The session is bound, and the request has not proven to come from its device.
     #[cfg(feature = "device-bound")]
     unproven: AtomicBool,
@@ -65,7 +65,7 @@ impl LazySession {
         engine: Arc<dyn SessionEngine>,
         candidates: Candidates,
         refresh: Option<Duration>,
-        #[cfg(feature = "device-bound")] admission: Option<Box<Admission>>,
+        #[cfg(feature = "device-bound")] admission: Option<Box<DeviceAdmission>>,
     ) -> Self {
         let visit = Visit {
             engine,
@@ -239,7 +239,7 @@ impl Visit {
     /// The session as this request may use it.
     fn admit(
         &self,
-        admission: &Admission,
+        admission: &DeviceAdmission,
         mut found: Found,
         resign: impl Fn(&SessionId) -> bool,
     ) -> Result<Session, SessionError> {

@@ -34,13 +34,14 @@ mod values;
 mod wish;
 
 #[cfg(feature = "device-bound")]
-pub(crate) use self::admission::Admission;
+pub(crate) use self::admission::DeviceAdmission;
 pub use self::{
     at_once::EndReason,
     lazy::LazySession,
     users::SessionInfo,
     value_key::{IntoKey, Key},
 };
+pub(crate) use self::{browser::CookieDue, wish::Scope};
 pub(crate) use self::{browser::CookieDue, wish::Scope};
 use self::{
     state::{Next, State},

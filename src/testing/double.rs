@@ -71,11 +71,11 @@ impl Calls {
 /// ```
 pub struct TestCache<C> {
     inner: Arc<C>,
-    script: Arc<Mutex<Script>>,
+    plan: Arc<Mutex<Plan>>,
 }
 
 #[derive(Default)]
-struct Script {
+struct Plan {
     calls: Calls,
     always: HashMap<Operation, CacheErrorKind>,
     once: HashMap<Operation, VecDeque<Fault>>,
@@ -122,11 +122,11 @@ impl Gate {
 impl<C: Cache> TestCache<C> {
     /// A cache that does what `cache` does, until it is told otherwise.
     pub fn new(cache: C) -> Self {
-        Self { inner: Arc::new(cache), script: Arc::default() }
+        Self { inner: Arc::new(cache), plan: Arc::default() }
     }
 
-    fn script(&self) -> MutexGuard<'_, Script> {
-        self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The cache inside.
@@ -137,17 +137,17 @@ impl<C: Cache> TestCache<C> {
     /// The calls so far.
     #[must_use]
     pub fn calls(&self) -> Calls {
-        self.script().calls.clone()
+        self.plan().calls.clone()
     }
 
     /// Counts from zero again.
     pub fn reset_calls(&self) {
-        self.script().calls = Calls::default();
+        self.plan().calls = Calls::default();
     }
 
     /// From now on, this operation fails and does nothing, until [`heal`](Self::heal).
     pub fn fail(&self, operation: Operation, kind: CacheErrorKind) {
-        self.script().always.insert(operation, kind);
+        self.plan().always.insert(operation, kind);
     }
 
     /// From now on, every operation fails: the cache is down, until [`heal`](Self::heal).
@@ -160,31 +160,31 @@ impl<C: Cache> TestCache<C> {
 
     /// The next call of this operation fails and does nothing. Repeated calls queue up.
     pub fn fail_once(&self, operation: Operation, kind: CacheErrorKind) {
-        self.script().once.entry(operation).or_default().push_back(Fault::Before(kind));
+        self.plan().once.entry(operation).or_default().push_back(Fault::Before(kind));
     }
 
     /// The next call of this operation is done, but its caller gets a [`Timeout`](CacheErrorKind::Timeout).
     pub fn lose_reply(&self, operation: Operation) {
-        self.script().once.entry(operation).or_default().push_back(Fault::LostReply);
+        self.plan().once.entry(operation).or_default().push_back(Fault::LostReply);
     }
 
     /// Nothing fails any more.
     pub fn heal(&self) {
-        let mut script = self.script();
-        script.always.clear();
-        script.once.clear();
+        let mut plan = self.plan();
+        plan.always.clear();
+        plan.once.clear();
     }
 
     /// The next call of this operation waits, before it does anything, until the gate is opened.
     pub fn hold(&self, operation: Operation) -> Gate {
         let gate = Gate::new();
-        self.script().gates.entry(operation).or_default().push_back(gate.clone());
+        self.plan().gates.entry(operation).or_default().push_back(gate.clone());
         gate
     }
 
     /// Whether every operation yields before and after it is done, so that a scheduler can run others in between.
     pub fn yield_always(&self, yields: bool) {
-        self.script().yields = yields;
+        self.plan().yields = yields;
     }
 
     async fn run<T>(
@@ -193,13 +193,13 @@ impl<C: Cache> TestCache<C> {
         work: impl Future<Output = Result<T, CacheError>>,
     ) -> Result<T, CacheError> {
         let (gate, fault, yields) = {
-            let mut script = self.script();
-            *script.calls.0.entry(operation).or_default() += 1;
-            let gate = script.gates.get_mut(&operation).and_then(VecDeque::pop_front);
-            let once = script.once.get_mut(&operation).and_then(VecDeque::pop_front);
-            let always = || script.always.get(&operation).map(|kind| Fault::Before(*kind));
+            let mut plan = self.plan();
+            *plan.calls.0.entry(operation).or_default() += 1;
+            let gate = plan.gates.get_mut(&operation).and_then(VecDeque::pop_front);
+            let once = plan.once.get_mut(&operation).and_then(VecDeque::pop_front);
+            let always = || plan.always.get(&operation).map(|kind| Fault::Before(*kind));
             let fault = once.or_else(always);
-            (gate, fault, script.yields)
+            (gate, fault, plan.yields)
         };
         if let Some(gate) = gate {
             gate.pass().await;
@@ -267,7 +267,7 @@ impl<C: Cache> Cache for TestCache<C> {
 
 impl<C> Clone for TestCache<C> {
     fn clone(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), script: Arc::clone(&self.script) }
+        Self { inner: Arc::clone(&self.inner), plan: Arc::clone(&self.plan) }
     }
 }
 

@@ -68,9 +68,9 @@ impl EncryptionKey {
     /// When there are not 32 of them, or all are zero.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ConfigError> {
         match <&[u8; KEY_BYTES]>::try_from(bytes) {
-            Err(_) => Err(unfit("a key has 32 bytes")),
+            Err(_) => Err(invalid("a key has 32 bytes")),
             Ok([0, rest @ ..]) if rest.iter().all(|byte| *byte == 0) => {
-                Err(unfit("a key is random: this one is all zero"))
+                Err(invalid("a key is random: this one is all zero"))
             }
             Ok(bytes) => Ok(Self::new(bytes)),
         }
@@ -87,7 +87,7 @@ impl EncryptionKey {
         let mut bytes = Zeroizing::new([0; KEY_BYTES]);
         match GeneralPurpose::new(&alphabet, padding).decode_slice(text.trim(), &mut *bytes) {
             Ok(KEY_BYTES) => Self::from_bytes(&*bytes),
-            _ => Err(unfit("a key has 32 bytes: 43 characters of base64, and perhaps one of padding")),
+            _ => Err(invalid("a key has 32 bytes: 43 characters of base64, and perhaps one of padding")),
         }
     }
 
@@ -115,7 +115,7 @@ impl fmt::Debug for EncryptionKey {
     }
 }
 
-fn unfit(rule: &'static str) -> ConfigError {
+fn invalid(rule: &'static str) -> ConfigError {
     ConfigError::new("encryption_key", rule)
 }
 

@@ -76,12 +76,12 @@ impl<C: Cache> EncryptedCache<C> {
     /// When there is no key, or one is given twice.
     pub fn new(cache: C, keys: impl IntoIterator<Item = EncryptionKey>) -> Result<Self, ConfigError> {
         let keys: Arc<[_]> = keys.into_iter().collect();
-        let unfit = |rule| ConfigError::new("encryption_keys", rule);
-        let first = keys.first().cloned().ok_or_else(|| unfit("at least one key is needed"))?;
+        let invalid = |rule| ConfigError::new("encryption_keys", rule);
+        let first = keys.first().cloned().ok_or_else(|| invalid("at least one key is needed"))?;
         // Two keys that are not the same have the same ID with a chance of 2⁻³².
         let is_twice = |(at, key): (usize, &EncryptionKey)| keys.iter().take(at).any(|other| other.id() == key.id());
         if keys.iter().enumerate().any(is_twice) {
-            return Err(unfit("each key is given once"));
+            return Err(invalid("each key is given once"));
         }
         Ok(Self { inner: cache, first, keys, accept_plaintext: false })
     }

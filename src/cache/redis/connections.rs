@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     cache::{
-        circuit::{Admission, Change, CircuitBreaker},
+        circuit::{Admission, CircuitBreaker, Transition},
         near::NearCache,
     },
     events,
@@ -390,11 +390,11 @@ async fn both<T>(
     .await
 }
 
-fn report(purpose: Purpose, change: Change) {
+fn report(purpose: Purpose, change: Transition) {
     match change {
-        Change::None => {}
-        Change::Opened => events::refusing(purpose.operations()),
-        Change::Closed => events::answering(purpose.operations()),
+        Transition::None => {}
+        Transition::Opened => events::refusing(purpose.operations()),
+        Transition::Closed => events::answering(purpose.operations()),
     }
 }
 

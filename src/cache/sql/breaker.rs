@@ -5,7 +5,7 @@ use std::{
 };
 
 use crate::{
-    cache::circuit::{Admission, Change, CircuitBreaker},
+    cache::circuit::{Admission, CircuitBreaker, Transition},
     events,
 };
 
@@ -46,11 +46,11 @@ impl Breaker {
         self.circuit.as_ref().map(|circuit| circuit.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn report(&self, change: Option<Change>) {
+    fn report(&self, change: Option<Transition>) {
         match change {
-            None | Some(Change::None) => {}
-            Some(Change::Opened) => events::sql_refusing(self.cache),
-            Some(Change::Closed) => events::sql_answering(self.cache),
+            None | Some(Transition::None) => {}
+            Some(Transition::Opened) => events::sql_refusing(self.cache),
+            Some(Transition::Closed) => events::sql_answering(self.cache),
         }
     }
 }

@@ -8,7 +8,7 @@ use sqlx::Pool;
 
 use super::{
     Inner, SqlCache,
-    call::Caller,
+    call::StatementExecutor,
     connections::Connections,
     dialect::{Dialect, PoolSettings, Statements, literal},
     failure::Failure,
@@ -127,8 +127,8 @@ impl<D: Dialect> SqlCacheBuilder<D> {
     /// [`Timeout`](crate::CacheErrorKind::Timeout) when no database answers within the time limit.
     pub async fn build(self) -> Result<SqlCache<D>, CacheError> {
         let cache = self.build_lazy()?;
-        let caller = &cache.inner.caller;
-        caller.tries(super::call::Effect::Read, caller.deadline()).lease().await?.end();
+        let executor = &cache.inner.executor;
+        executor.tries(super::call::StatementKind::Read, executor.deadline()).acquire().await?.end();
         if let Some(near) = &cache.inner.near {
             near.ready().await?;
         }
@@ -227,7 +227,7 @@ fn finish<D: Dialect>(
 ) -> SqlCache<D> {
     let style = if settings.pooled { literal(D::STYLE) } else { D::STYLE };
     let inner = Inner {
-        caller: Caller::new(connections, settings.timeout, fail_fast),
+        executor: StatementExecutor::new(connections, settings.timeout, fail_fast),
         statements: Statements::new(&D::TEXTS, style, tables),
         schema: SqlCache::<D>::schema(tables),
         near,

@@ -5,7 +5,7 @@ use tokio::time::{Instant, error::Elapsed, sleep, timeout_at};
 
 use super::{
     breaker::Breaker,
-    connections::{Connections, Lease},
+    connections::{ConnectionGuard, Connections},
     dialect::Dialect,
     failure::{Failure, too_late, unknown_outcome},
 };
@@ -19,7 +19,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(80);
 
 /// Whether a statement may be carried out twice without harm.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(super) enum StatementKind {
     /// Writes nothing.
     Read,
     /// A write that comes to the same twice.
@@ -30,19 +30,19 @@ pub(super) enum Effect {
     Once,
 }
 
-pub(super) struct Answer<T> {
+pub(super) struct Executed<T> {
     pub(super) value: T,
     /// An earlier try of the same statement may have been carried out, too.
     pub(super) again: bool,
 }
 
-pub(super) struct Caller<D: Dialect> {
+pub(super) struct StatementExecutor<D: Dialect> {
     connections: Connections<D::Database>,
     timeout: Duration,
     breaker: Breaker,
 }
 
-impl<D: Dialect> Caller<D> {
+impl<D: Dialect> StatementExecutor<D> {
     pub(super) fn new(connections: Connections<D::Database>, timeout: Duration, fail_fast: bool) -> Self {
         Self { connections, timeout, breaker: Breaker::new(fail_fast, D::NAME) }
     }
@@ -56,10 +56,10 @@ impl<D: Dialect> Caller<D> {
         deadline(self.timeout)
     }
 
-    pub(super) fn tries(&self, effect: Effect, deadline: Instant) -> Tries<'_, D> {
+    pub(super) fn tries(&self, kind: StatementKind, deadline: Instant) -> Tries<'_, D> {
         Tries {
-            caller: self,
-            effect,
+            executor: self,
+            kind,
             deadline,
             began: Instant::now(),
             admitted: false,
@@ -79,9 +79,9 @@ impl<D: Dialect> Caller<D> {
     async fn probe(&self) -> bool {
         let mut probe = self.breaker.probe();
         // No longer than half of what the operation has.
-        let answered = match timeout_at(deadline(self.timeout / 2), self.connections.lease(false, true)).await {
-            Ok(Ok(lease)) => {
-                lease.end();
+        let answered = match timeout_at(deadline(self.timeout / 2), self.connections.acquire(false, true)).await {
+            Ok(Ok(guard)) => {
+                guard.end();
                 true
             }
             Ok(Err(error)) => Failure::while_connecting(&error, D::answer).reached(),
@@ -97,11 +97,11 @@ impl<D: Dialect> Caller<D> {
 }
 
 /// A caller whose operations the circuit breaker does not refuse.
-pub(super) struct Patient<'a, D: Dialect>(&'a Caller<D>);
+pub(super) struct Patient<'a, D: Dialect>(&'a StatementExecutor<D>);
 
 impl<'a, D: Dialect> Patient<'a, D> {
-    pub(super) fn tries(&self, effect: Effect, deadline: Instant) -> Tries<'a, D> {
-        let mut tries = self.0.tries(effect, deadline);
+    pub(super) fn tries(&self, kind: StatementKind, deadline: Instant) -> Tries<'a, D> {
+        let mut tries = self.0.tries(kind, deadline);
         tries.admitted = true;
         tries
     }
@@ -115,8 +115,8 @@ pub(super) fn deadline(limit: Duration) -> Instant {
 
 /// The tries of one operation, until one of them settles it.
 pub(super) struct Tries<'a, D: Dialect> {
-    caller: &'a Caller<D>,
-    effect: Effect,
+    executor: &'a StatementExecutor<D>,
+    kind: StatementKind,
     deadline: Instant,
     began: Instant,
     /// The circuit breaker let it pass.
@@ -136,13 +136,13 @@ impl<'a, D: Dialect> Tries<'a, D> {
     }
 
     /// A connection, waited for until the deadline. Nothing has been sent when that fails.
-    pub(super) async fn lease(&mut self) -> Result<Lease<'a, D::Database>, CacheError> {
+    pub(super) async fn acquire(&mut self) -> Result<ConnectionGuard<'a, D::Database>, CacheError> {
         self.admit().await?;
         loop {
-            let connections = &self.caller.connections;
-            let lease = connections.lease(self.effect != Effect::Read, self.renewed);
-            let failure = match timeout_at(self.deadline, lease).await {
-                Ok(Ok(lease)) => return Ok(lease),
+            let connections = &self.executor.connections;
+            let guard = connections.acquire(self.kind != StatementKind::Read, self.renewed);
+            let failure = match timeout_at(self.deadline, guard).await {
+                Ok(Ok(guard)) => return Ok(guard),
                 Ok(Err(error)) => Failure::while_connecting(&error, D::answer),
                 Err(_) => {
                     self.note(false);
@@ -157,14 +157,14 @@ impl<'a, D: Dialect> Tries<'a, D> {
     /// The answer, or `None` if the statement is to be sent again.
     pub(super) async fn settle<T>(
         &mut self,
-        lease: Lease<'a, D::Database>,
+        guard: ConnectionGuard<'a, D::Database>,
         done: Result<sqlx::Result<T>, Elapsed>,
-    ) -> Result<Option<Answer<T>>, CacheError> {
+    ) -> Result<Option<Executed<T>>, CacheError> {
         let error = match done {
             Ok(Ok(value)) => {
                 self.note(true);
-                lease.end();
-                return Ok(Some(Answer { value, again: self.again }));
+                guard.end();
+                return Ok(Some(Executed { value, again: self.again }));
             }
             Ok(Err(error)) => error,
             Err(_) => {
@@ -177,11 +177,11 @@ impl<'a, D: Dialect> Tries<'a, D> {
         match &failure {
             Failure::Lost | Failure::NotReady { renew: true, .. } => {
                 self.renewed = true;
-                drop(lease);
+                drop(guard);
             }
             // The database answered in full: the connection is as good as before.
-            _ if error.as_database_error().is_some() => lease.end(),
-            _ => drop(lease),
+            _ if error.as_database_error().is_some() => guard.end(),
+            _ => drop(guard),
         }
         self.settle_failure(failure).await?;
         Ok(None)
@@ -192,10 +192,10 @@ impl<'a, D: Dialect> Tries<'a, D> {
         if std::mem::replace(&mut self.admitted, true) {
             return Ok(());
         }
-        let passes = match self.caller.breaker.admit() {
+        let passes = match self.executor.breaker.admit() {
             Admission::Pass => true,
             Admission::Refused => false,
-            Admission::Probe => Box::pin(self.caller.probe()).await,
+            Admission::Probe => Box::pin(self.executor.probe()).await,
         };
         if passes {
             return Ok(());
@@ -209,9 +209,9 @@ impl<'a, D: Dialect> Tries<'a, D> {
     fn note(&mut self, answered: bool) {
         let noted = std::mem::replace(&mut self.noted, true);
         if answered {
-            self.caller.breaker.answered();
+            self.executor.breaker.answered();
         } else if !noted {
-            self.caller.breaker.failed();
+            self.executor.breaker.failed();
         }
     }
 
@@ -219,7 +219,7 @@ impl<'a, D: Dialect> Tries<'a, D> {
     async fn settle_failure(&mut self, failure: Failure) -> Result<(), CacheError> {
         let text = match failure {
             Failure::Final(kind, text) => return Err(self.failed(kind, text)),
-            Failure::Lost if self.effect == Effect::Once => return Err(unknown_outcome()),
+            Failure::Lost if self.kind == StatementKind::Once => return Err(unknown_outcome()),
             Failure::Lost => {
                 self.again = true;
                 "the connection to the database was lost".into()
@@ -228,7 +228,7 @@ impl<'a, D: Dialect> Tries<'a, D> {
         };
         // Where time would run out on the way, this answer is the better one: it says what is wrong.
         let left = self.deadline.saturating_duration_since(Instant::now());
-        if left < self.pause + self.caller.timeout / 8 {
+        if left < self.pause + self.executor.timeout / 8 {
             return Err(self.failed(CacheErrorKind::Unavailable, text));
         }
         sleep(self.pause).await;
@@ -237,11 +237,11 @@ impl<'a, D: Dialect> Tries<'a, D> {
     }
 
     fn failed(&self, kind: CacheErrorKind, text: std::borrow::Cow<'static, str>) -> CacheError {
-        if self.again && self.effect == Effect::Known { unknown_outcome() } else { CacheError::new(kind, text) }
+        if self.again && self.kind == StatementKind::Known { unknown_outcome() } else { CacheError::new(kind, text) }
     }
 
     fn no_connection(&self) -> &'static str {
-        let pool = self.caller.connections.pool();
+        let pool = self.executor.connections.pool();
         if pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections() {
             "no connection to the database became free in time: all those of the pool are in use"
         } else {
@@ -253,25 +253,25 @@ impl<'a, D: Dialect> Tries<'a, D> {
 /// An operation may be dropped because whatever waits for it has a shorter time limit.
 impl<D: Dialect> Drop for Tries<'_, D> {
     fn drop(&mut self) {
-        if !self.noted && self.began.elapsed() >= self.caller.timeout / 4 * 3 {
-            self.caller.breaker.failed();
+        if !self.noted && self.began.elapsed() >= self.executor.timeout / 4 * 3 {
+            self.executor.breaker.failed();
         }
     }
 }
 
 /// Runs `$run` on a connection, again where that is worth it and does no harm, until the deadline.
 macro_rules! attempt {
-    ($caller:expr, $effect:expr, $deadline:expr, |$connection:ident| $run:expr) => {{
+    ($executor:expr, $kind:expr, $deadline:expr, |$connection:ident| $run:expr) => {{
         // In a box: what calls this is moved more often than once, with room for all that it waits for.
         Box::pin(async {
-            let mut tries = $caller.tries($effect, $deadline);
+            let mut tries = $executor.tries($kind, $deadline);
             loop {
-                let mut lease = tries.lease().await?;
-                let Some($connection) = lease.connection() else {
+                let mut guard = tries.acquire().await?;
+                let Some($connection) = guard.connection() else {
                     break Err($crate::cache::sql::failure::unexpected());
                 };
                 let done = tokio::time::timeout_at(tries.deadline(), $run).await;
-                if let Some(answer) = tries.settle(lease, done).await? {
+                if let Some(answer) = tries.settle(guard, done).await? {
                     break Ok(answer);
                 }
             }

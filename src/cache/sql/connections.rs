@@ -16,12 +16,12 @@ const KEPT: Duration = Duration::from_secs(60);
 /// A pool of our own: connections are kept between uses, and waited for in order.
 pub(super) struct Connections<D: Database> {
     pool: Pool<D>,
-    own: Option<Own<D>>,
+    own: Option<OwnPool<D>>,
     /// Where writers would only get in each other's way, one writes at a time.
     writer: Option<Semaphore>,
 }
 
-struct Own<D: Database> {
+struct OwnPool<D: Database> {
     free: Semaphore,
     /// The last one that was used is the first to be used again.
     kept: Mutex<Vec<Kept<D>>>,
@@ -34,7 +34,7 @@ struct Kept<D: Database> {
 }
 
 /// A connection while it is in use. Unless the statement ended, it is closed and not used again.
-pub(super) struct Lease<'a, D: Database> {
+pub(super) struct ConnectionGuard<'a, D: Database> {
     connections: &'a Connections<D>,
     connection: Option<PoolConnection<D>>,
     taken: Instant,
@@ -49,7 +49,7 @@ impl<D: Database> Connections<D> {
 
     pub(super) fn own(pool: Pool<D>, one_writer: bool) -> Self {
         let free = Semaphore::new(usize::try_from(pool.options().get_max_connections()).unwrap_or(1));
-        let own = Own { free, kept: Mutex::default() };
+        let own = OwnPool { free, kept: Mutex::default() };
         Self { pool, own: Some(own), writer: one_writer.then(|| Semaphore::new(1)) }
     }
 
@@ -58,7 +58,7 @@ impl<D: Database> Connections<D> {
     }
 
     /// Waits for a connection; `surely`: for one that answers. Ends when the caller stops waiting.
-    pub(super) async fn lease(&self, writes: bool, surely: bool) -> Result<Lease<'_, D>, sqlx::Error> {
+    pub(super) async fn acquire(&self, writes: bool, surely: bool) -> Result<ConnectionGuard<'_, D>, sqlx::Error> {
         let closed = |_| sqlx::Error::PoolClosed;
         let writer = match &self.writer {
             Some(writer) if writes => Some(writer.acquire().await.map_err(closed)?),
@@ -68,7 +68,7 @@ impl<D: Database> Connections<D> {
             Some(own) => Some(own.free.acquire().await.map_err(closed)?),
             None => None,
         };
-        let mut lease = Lease {
+        let mut guard = ConnectionGuard {
             connections: self,
             connection: None,
             taken: Instant::now(),
@@ -77,19 +77,19 @@ impl<D: Database> Connections<D> {
         };
         while let Some(Kept { connection, taken, used }) = self.take_kept() {
             let rested = used.elapsed() > FRESH;
-            (lease.connection, lease.taken) = (Some(connection), taken);
-            if !(surely || rested) || lease.answers().await {
-                return Ok(lease);
+            (guard.connection, guard.taken) = (Some(connection), taken);
+            if !(surely || rested) || guard.answers().await {
+                return Ok(guard);
             }
-            lease.close();
+            guard.close();
         }
         loop {
-            lease.connection = Some(self.pool.acquire().await?);
-            lease.taken = Instant::now();
-            if !surely || lease.answers().await {
-                return Ok(lease);
+            guard.connection = Some(self.pool.acquire().await?);
+            guard.taken = Instant::now();
+            if !surely || guard.answers().await {
+                return Ok(guard);
             }
-            lease.close();
+            guard.close();
         }
     }
 
@@ -105,7 +105,7 @@ impl<D: Database> Connections<D> {
     }
 }
 
-impl<D: Database> Lease<'_, D> {
+impl<D: Database> ConnectionGuard<'_, D> {
     pub(super) fn connection(&mut self) -> Option<&mut D::Connection> {
         self.connection.as_deref_mut()
     }
@@ -129,7 +129,7 @@ impl<D: Database> Lease<'_, D> {
     }
 }
 
-impl<D: Database> Drop for Lease<'_, D> {
+impl<D: Database> Drop for ConnectionGuard<'_, D> {
     fn drop(&mut self) {
         if !self.ended {
             return self.close();
@@ -144,7 +144,7 @@ impl<D: Database> Drop for Lease<'_, D> {
     }
 }
 
-impl<D: Database> Drop for Own<D> {
+impl<D: Database> Drop for OwnPool<D> {
     fn drop(&mut self) {
         // Giving them back would need a runtime, and there may be none any more.
         let kept = self.kept.get_mut().map(std::mem::take).unwrap_or_default();

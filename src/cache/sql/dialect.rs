@@ -5,7 +5,7 @@ use super::{
     driver::{ConnectionOf, Driver},
     failure::Failure,
     near::Near,
-    statement::{Places, Statement, Style, Values},
+    statement::{Arguments, PlaceStyle, Statement, Style},
     tables::SqlTables,
 };
 
@@ -83,15 +83,14 @@ impl Statements {
     }
 }
 
-/// What is under a key, as a conditional write found it.
+/// How a conditional write ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// The write was done.
+pub enum WriteOutcome {
     Done,
-    /// This version is there, with this value.
-    Other(i64, Vec<u8>),
-    /// Nothing is there.
-    Nothing,
+    /// The entry has this version and this value.
+    Conflict(i64, Vec<u8>),
+    /// There is no entry.
+    Missing,
 }
 
 /// What one batch of the sweep did.
@@ -122,7 +121,7 @@ pub trait Dialect: Driver {
     fn insert(
         connection: &mut ConnectionOf<Self>,
         statements: &Statements,
-        values: &Values<'_>,
+        values: &Arguments<'_>,
     ) -> impl Future<Output = sqlx::Result<bool>> + Send {
         async { Ok(Self::execute(connection, &statements.insert, values).await? > 0) }
     }
@@ -131,8 +130,8 @@ pub trait Dialect: Driver {
     fn replace(
         connection: &mut ConnectionOf<Self>,
         statements: &Statements,
-        values: &Values<'_>,
-    ) -> impl Future<Output = sqlx::Result<Seen>> + Send {
+        values: &Arguments<'_>,
+    ) -> impl Future<Output = sqlx::Result<WriteOutcome>> + Send {
         write_or_look::<Self>(connection, &statements.replace, &statements.get, values)
     }
 
@@ -140,8 +139,8 @@ pub trait Dialect: Driver {
     fn delete(
         connection: &mut ConnectionOf<Self>,
         statements: &Statements,
-        values: &Values<'_>,
-    ) -> impl Future<Output = sqlx::Result<Seen>> + Send {
+        values: &Arguments<'_>,
+    ) -> impl Future<Output = sqlx::Result<WriteOutcome>> + Send {
         write_or_look::<Self>(connection, &statements.delete, &statements.get, values)
     }
 
@@ -150,7 +149,7 @@ pub trait Dialect: Driver {
     fn sweep(
         connection: &mut ConnectionOf<Self>,
         statements: &Statements,
-        values: &Values<'_>,
+        values: &Arguments<'_>,
     ) -> impl Future<Output = sqlx::Result<Swept>> + Send {
         async {
             let mut swept = Swept::default();
@@ -198,19 +197,19 @@ async fn write_or_look<D: Dialect>(
     connection: &mut ConnectionOf<D>,
     write: &Statement,
     look: &Statement,
-    values: &Values<'_>,
-) -> sqlx::Result<Seen> {
+    values: &Arguments<'_>,
+) -> sqlx::Result<WriteOutcome> {
     if D::execute(connection, write, values).await? > 0 {
-        return Ok(Seen::Done);
+        return Ok(WriteOutcome::Done);
     }
     Ok(match D::rows(connection, look, values).await?.pop() {
-        Some((version, Some(_), _)) if version == values.expected => Seen::Nothing,
-        Some((version, Some(value), _)) => Seen::Other(version, value),
-        _ => Seen::Nothing,
+        Some((version, Some(_), _)) if version == values.expected => WriteOutcome::Missing,
+        Some((version, Some(value), _)) => WriteOutcome::Conflict(version, value),
+        _ => WriteOutcome::Missing,
     })
 }
 
 /// The style of a database whose statements are sent with the values in them.
 pub(super) const fn literal(style: Style) -> Style {
-    Style { places: Places::Literal, ..style }
+    Style { places: PlaceStyle::Literal, ..style }
 }

@@ -1,7 +1,7 @@
 //! Sending a statement with its values, the same for every database.
 use sqlx::Database;
 
-use super::statement::{Statement, Values};
+use super::statement::{Arguments, Statement};
 
 /// What every statement that returns rows returns: a number, bytes, a number.
 pub(crate) type Cells = (i64, Option<Vec<u8>>, i64);
@@ -21,7 +21,7 @@ pub trait Driver: Sized + Send + Sync + 'static {
     fn execute(
         connection: &mut ConnectionOf<Self>,
         statement: &Statement,
-        values: &Values<'_>,
+        values: &Arguments<'_>,
     ) -> impl Future<Output = sqlx::Result<u64>> + Send;
 
     /// All rows that the statement returns.
@@ -29,7 +29,7 @@ pub trait Driver: Sized + Send + Sync + 'static {
     fn rows(
         connection: &mut ConnectionOf<Self>,
         statement: &Statement,
-        values: &Values<'_>,
+        values: &Arguments<'_>,
     ) -> impl Future<Output = sqlx::Result<Vec<Cells>>> + Send;
 
     /// The one row with its times, if there is one.
@@ -37,7 +37,7 @@ pub trait Driver: Sized + Send + Sync + 'static {
     fn timed(
         connection: &mut ConnectionOf<Self>,
         statement: &Statement,
-        values: &Values<'_>,
+        values: &Arguments<'_>,
     ) -> impl Future<Output = sqlx::Result<Option<Timed>>> + Send;
 
     /// Several statements that have no values and no results.
@@ -53,7 +53,7 @@ macro_rules! driver {
             async fn execute(
                 connection: &mut <$database as sqlx::Database>::Connection,
                 statement: &$crate::cache::sql::statement::Statement,
-                values: &$crate::cache::sql::statement::Values<'_>,
+                values: &$crate::cache::sql::statement::Arguments<'_>,
             ) -> sqlx::Result<u64> {
                 use sqlx::{AssertSqlSafe, Executor};
                 if statement.is_literal() {
@@ -67,7 +67,7 @@ macro_rules! driver {
             async fn rows(
                 connection: &mut <$database as sqlx::Database>::Connection,
                 statement: &$crate::cache::sql::statement::Statement,
-                values: &$crate::cache::sql::statement::Values<'_>,
+                values: &$crate::cache::sql::statement::Arguments<'_>,
             ) -> sqlx::Result<Vec<$crate::cache::sql::driver::Cells>> {
                 use sqlx::{AssertSqlSafe, Executor, FromRow};
                 let rows = if statement.is_literal() {
@@ -81,7 +81,7 @@ macro_rules! driver {
             async fn timed(
                 connection: &mut <$database as sqlx::Database>::Connection,
                 statement: &$crate::cache::sql::statement::Statement,
-                values: &$crate::cache::sql::statement::Values<'_>,
+                values: &$crate::cache::sql::statement::Arguments<'_>,
             ) -> sqlx::Result<Option<$crate::cache::sql::driver::Timed>> {
                 use sqlx::{AssertSqlSafe, Executor, FromRow};
                 let row = connection.fetch_optional($crate::cache::sql::driver::bound!(statement, values)).await?;

@@ -151,7 +151,7 @@ impl Listener {
         let (mut told, mut proof) = (Instant::now(), Instant::now());
         loop {
             match next(listener.try_recv(), self.due(told + GATHER, proof)).await {
-                Next::Due => {
+                Event::Due => {
                     let asked = std::time::Instant::now();
                     if let Err(error) = self.tell(&mut listener).await {
                         return error;
@@ -164,9 +164,9 @@ impl Listener {
                     told = Instant::now();
                     proof = told + PROOF;
                 }
-                Next::Heard(Ok(Some(message))) => self.hear(message.payload()),
-                Next::Heard(Ok(None)) => return lost(),
-                Next::Heard(Err(error)) => return failed(Failure::of(&error, super::Postgres::answer)),
+                Event::Heard(Ok(Some(message))) => self.hear(message.payload()),
+                Event::Heard(Ok(None)) => return lost(),
+                Event::Heard(Err(error)) => return failed(Failure::of(&error, super::Postgres::answer)),
             }
         }
     }
@@ -232,17 +232,17 @@ impl Drop for End<'_> {
     }
 }
 
-enum Next<T> {
+enum Event<T> {
     Heard(T),
     Due,
 }
 
 /// Whatever comes first; what was heard goes before what is due.
-async fn next<T>(heard: impl Future<Output = T>, due: impl Future<Output = ()>) -> Next<T> {
+async fn next<T>(heard: impl Future<Output = T>, due: impl Future<Output = ()>) -> Event<T> {
     let (mut heard, mut due) = (pin!(heard), pin!(due));
     poll_fn(|context| match heard.as_mut().poll(context) {
-        Poll::Ready(heard) => Poll::Ready(Next::Heard(heard)),
-        Poll::Pending => due.as_mut().poll(context).map(|()| Next::Due),
+        Poll::Ready(heard) => Poll::Ready(Event::Heard(heard)),
+        Poll::Pending => due.as_mut().poll(context).map(|()| Event::Due),
     })
     .await
 }

@@ -11,11 +11,11 @@ use std::{
 use tokio::time::Instant;
 
 use self::{
-    call::{Answer, Caller, Effect, attempt},
-    dialect::{Dialect, MEMBERS, Seen, Statements},
+    call::{Executed, StatementExecutor, StatementKind, attempt},
+    dialect::{Dialect, MEMBERS, Statements, WriteOutcome},
     driver::Cells,
     near::ChangeGuard,
-    statement::{BUCKET_MS, Values},
+    statement::{Arguments, BUCKET_MS},
 };
 use super::{
     Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version,
@@ -147,7 +147,7 @@ pub struct SqlCache<D: Dialect> {
 }
 
 struct Inner<D: Dialect> {
-    caller: Caller<D>,
+    executor: StatementExecutor<D>,
     statements: Statements,
     schema: String,
     near: Option<near::Near>,
@@ -209,18 +209,18 @@ impl<D: Dialect> SqlCache<D> {
     pub async fn migrate(&self) -> Result<(), CacheError> {
         /// Others may be at it, and an index takes its time.
         const LIMIT: Duration = Duration::from_secs(30);
-        let Inner { caller, statements, schema, .. } = &*self.inner;
-        let caller = caller.patient();
-        let values = Values::default();
-        let layout = attempt!(caller, Effect::Read, call::deadline(LIMIT), |connection| {
+        let Inner { executor, statements, schema, .. } = &*self.inner;
+        let executor = executor.patient();
+        let values = Arguments::default();
+        let layout = attempt!(executor, StatementKind::Read, call::deadline(LIMIT), |connection| {
             D::rows(connection, &statements.layout, &values)
         });
-        if let Ok(Answer { value, .. }) = layout.await
+        if let Ok(Executed { value, .. }) = layout.await
             && value.first().is_some_and(|(layout, ..)| *layout >= LAYOUT)
         {
             return Ok(());
         }
-        let made = attempt!(caller, Effect::Repeatable, call::deadline(LIMIT), |connection| {
+        let made = attempt!(executor, StatementKind::Repeatable, call::deadline(LIMIT), |connection| {
             D::migrate(connection, schema.clone())
         });
         made.await.map(drop)
@@ -241,13 +241,14 @@ impl<D: Dialect> SqlCache<D> {
         &self,
         near: &NearCache,
         token: FillToken,
-        values: &Values<'_>,
+        values: &Arguments<'_>,
         deadline: Instant,
     ) -> Result<Option<Fetched>, CacheError> {
-        let Inner { caller, statements, .. } = &*self.inner;
+        let Inner { executor, statements, .. } = &*self.inner;
         let Some(statement) = &statements.get_with_times else { return Err(failure::unexpected()) };
         let found =
-            attempt!(caller, Effect::Read, deadline, |connection| D::timed(connection, statement, values)).await?;
+            attempt!(executor, StatementKind::Read, deadline, |connection| D::timed(connection, statement, values))
+                .await?;
         let Some((version, value, idle, end, left)) = found.value else { return Ok(None) };
         let entry = Entry { value: value.into(), version: version_of(version) };
         let fetched = Fetched { entry, idle: idle.unsigned_abs(), end: end.unsigned_abs(), left };
@@ -261,15 +262,16 @@ impl<D: Dialect> SqlCache<D> {
     }
 
     async fn list_names(&self, list: &str, names: &[String]) -> Result<(), CacheError> {
-        let Inner { caller, statements, .. } = &*self.inner;
-        let deadline = caller.deadline();
+        let Inner { executor, statements, .. } = &*self.inner;
+        let deadline = executor.deadline();
         let largest = MEMBERS.last().copied().unwrap_or(1);
         for part in names.chunks(largest) {
             let fits = MEMBERS.iter().zip(&statements.list_remove).find(|(count, _)| **count >= part.len());
             let Some((_, statement)) = fits else { continue };
-            let values = Values { key: list, members: part, ..Values::default() };
-            let done =
-                attempt!(caller, Effect::Repeatable, deadline, |connection| D::execute(connection, statement, &values));
+            let values = Arguments { key: list, members: part, ..Arguments::default() };
+            let done = attempt!(executor, StatementKind::Repeatable, deadline, |connection| D::execute(
+                connection, statement, &values
+            ));
             done.await?;
         }
         Ok(())
@@ -288,33 +290,33 @@ impl<D: Dialect> Clone for SqlCache<D> {
 impl<D: Dialect> fmt::Debug for SqlCache<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The pool knows the address and the password.
-        f.debug_struct(D::NAME).field("timeout", &self.inner.caller.timeout()).finish_non_exhaustive()
+        f.debug_struct(D::NAME).field("timeout", &self.inner.executor.timeout()).finish_non_exhaustive()
     }
 }
 
 impl<D: Dialect> Cache for SqlCache<D> {
     async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
-        let Inner { caller, statements, near, .. } = &*self.inner;
-        let values = Values { key: checked(key)?, now: now(), ..Values::default() };
+        let Inner { executor, statements, near, .. } = &*self.inner;
+        let values = Arguments { key: checked(key)?, now: now(), ..Arguments::default() };
         if let Some(near) = near {
             return match near.cache.find(key, None) {
                 Lookup::Hit(entry) | Lookup::Due(entry) => Ok(Some(entry)),
                 Lookup::Miss(token) => {
-                    let fetched = self.fetch(&near.cache, token, &values, caller.deadline()).await?;
+                    let fetched = self.fetch(&near.cache, token, &values, executor.deadline()).await?;
                     Ok(fetched.map(|fetched| fetched.entry))
                 }
             };
         }
-        let found = attempt!(caller, Effect::Read, caller.deadline(), |connection| {
+        let found = attempt!(executor, StatementKind::Read, executor.deadline(), |connection| {
             D::rows(connection, &statements.get, &values)
         });
         Ok(self.entry(found.await?.value)?.map(|(entry, _)| entry))
     }
 
     async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
-        let Inner { caller, statements, near, .. } = &*self.inner;
-        let deadline = caller.deadline();
-        let values = Values { key: checked(key)?, now: now(), after: cut(millis(after)), ..Values::default() };
+        let Inner { executor, statements, near, .. } = &*self.inner;
+        let deadline = executor.deadline();
+        let values = Arguments { key: checked(key)?, now: now(), after: cut(millis(after)), ..Arguments::default() };
         // What needs no restart yet is a plain read.
         if let (Some(near), after @ 1..) = (near, values.after.unsigned_abs()) {
             match near.cache.find(key, Some(after)) {
@@ -327,12 +329,12 @@ impl<D: Dialect> Cache for SqlCache<D> {
             }
         }
         let _guard = self.guard(key, false);
-        let found = attempt!(caller, Effect::Read, deadline, |connection| {
+        let found = attempt!(executor, StatementKind::Read, deadline, |connection| {
             D::rows(connection, &statements.get_and_touch, &values)
         });
         let Some((entry, due)) = self.entry(found.await?.value)? else { return Ok(None) };
         if due {
-            let touched = attempt!(caller, Effect::Repeatable, deadline, |connection| {
+            let touched = attempt!(executor, StatementKind::Repeatable, deadline, |connection| {
                 D::execute(connection, &statements.touch, &values)
             });
             touched.await?;
@@ -341,11 +343,11 @@ impl<D: Dialect> Cache for SqlCache<D> {
     }
 
     async fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> Result<bool, CacheError> {
-        let Inner { caller, statements, .. } = &*self.inner;
+        let Inner { executor, statements, .. } = &*self.inner;
         let values = written(checked(key)?, &entry, expiry)?;
         // Others keep nothing of what was not there.
         let _guard = self.guard(key, false);
-        let inserted = attempt!(caller, Effect::Once, caller.deadline(), |connection| {
+        let inserted = attempt!(executor, StatementKind::Once, executor.deadline(), |connection| {
             D::insert(connection, statements, &values)
         });
         let inserted = inserted.await?.value;
@@ -360,21 +362,21 @@ impl<D: Dialect> Cache for SqlCache<D> {
         entry: Entry,
         expiry: Expiry,
     ) -> Result<Replaced, CacheError> {
-        let Inner { caller, statements, .. } = &*self.inner;
-        let values = Values { expected: number_of(expected), ..written(checked(key)?, &entry, expiry)? };
+        let Inner { executor, statements, .. } = &*self.inner;
+        let values = Arguments { expected: number_of(expected), ..written(checked(key)?, &entry, expiry)? };
         let mut guard = self.guard(key, true);
-        let replaced = attempt!(caller, Effect::Known, caller.deadline(), |connection| {
+        let replaced = attempt!(executor, StatementKind::Known, executor.deadline(), |connection| {
             D::replace(connection, statements, &values)
         });
-        let Answer { value, again } = replaced.await?;
+        let Executed { value, again } = replaced.await?;
         match value {
-            Seen::Done => Ok(Replaced::Done),
-            Seen::Other(version, _) if version == values.version => Ok(Replaced::Done),
+            WriteOutcome::Done => Ok(Replaced::Done),
+            WriteOutcome::Conflict(version, _) if version == values.version => Ok(Replaced::Done),
             _ if again => Err(failure::unknown_outcome()),
             other => {
                 guard.iter_mut().for_each(ChangeGuard::nothing);
                 Ok(match other {
-                    Seen::Other(version, value) => {
+                    WriteOutcome::Conflict(version, value) => {
                         Replaced::Conflict(Entry { value: value.into(), version: version_of(version) })
                     }
                     _ => Replaced::Missing,
@@ -384,41 +386,43 @@ impl<D: Dialect> Cache for SqlCache<D> {
     }
 
     async fn touch(&self, key: &str) -> Result<bool, CacheError> {
-        let Inner { caller, statements, .. } = &*self.inner;
-        let values = Values { key: checked(key)?, now: now(), ..Values::default() };
+        let Inner { executor, statements, .. } = &*self.inner;
+        let values = Arguments { key: checked(key)?, now: now(), ..Arguments::default() };
         // What others keep ends sooner, and is then read anew.
         let _guard = self.guard(key, false);
-        let touched = attempt!(caller, Effect::Repeatable, caller.deadline(), |connection| {
+        let touched = attempt!(executor, StatementKind::Repeatable, executor.deadline(), |connection| {
             D::execute(connection, &statements.touch, &values)
         });
         Ok(touched.await?.value > 0)
     }
 
     async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
-        let Inner { caller, statements, .. } = &*self.inner;
-        let values = Values { key: checked(key)?, now: now(), expected: number_of(expected), ..Values::default() };
+        let Inner { executor, statements, .. } = &*self.inner;
+        let values =
+            Arguments { key: checked(key)?, now: now(), expected: number_of(expected), ..Arguments::default() };
         let _guard = self.guard(key, true);
-        let deleted = attempt!(caller, Effect::Known, caller.deadline(), |connection| {
+        let deleted = attempt!(executor, StatementKind::Known, executor.deadline(), |connection| {
             D::delete(connection, statements, &values)
         });
-        let Answer { value, again } = deleted.await?;
+        let Executed { value, again } = deleted.await?;
         match value {
-            Seen::Done => Ok(Deleted::Done),
-            Seen::Nothing if again => Ok(Deleted::Done),
-            Seen::Other(..) if again => Err(failure::unknown_outcome()),
-            Seen::Other(version, value) => {
+            WriteOutcome::Done => Ok(Deleted::Done),
+            WriteOutcome::Missing if again => Ok(Deleted::Done),
+            WriteOutcome::Conflict(..) if again => Err(failure::unknown_outcome()),
+            WriteOutcome::Conflict(version, value) => {
                 Ok(Deleted::Conflict(Entry { value: value.into(), version: version_of(version) }))
             }
-            Seen::Nothing => Ok(Deleted::Missing),
+            WriteOutcome::Missing => Ok(Deleted::Missing),
         }
     }
 
     /// Counts after the member was added: of several that are added at once, the last one to count sees all of them.
     async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<usize, CacheError> {
-        let Inner { caller, statements, .. } = &*self.inner;
+        let Inner { executor, statements, .. } = &*self.inner;
         let end = cut(millis_since_epoch(end));
-        let values = Values { key: checked(list)?, member: checked(member)?, end, now: now(), ..Values::default() };
-        let counted = attempt!(caller, Effect::Repeatable, caller.deadline(), |connection| async {
+        let values =
+            Arguments { key: checked(list)?, member: checked(member)?, end, now: now(), ..Arguments::default() };
+        let counted = attempt!(executor, StatementKind::Repeatable, executor.deadline(), |connection| async {
             D::execute(&mut *connection, &statements.list_add, &values).await?;
             D::rows(connection, &statements.list_count, &values).await
         });
@@ -438,9 +442,9 @@ impl<D: Dialect> Cache for SqlCache<D> {
         after: Option<&ListMember>,
         limit: usize,
     ) -> Result<Vec<ListMember>, CacheError> {
-        let Inner { caller, statements, .. } = &*self.inner;
+        let Inner { executor, statements, .. } = &*self.inner;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut values = Values { key: checked(list)?, now: now(), limit, ..Values::default() };
+        let mut values = Arguments { key: checked(list)?, now: now(), limit, ..Arguments::default() };
         let statement = match after {
             None => &statements.list_first,
             Some(after) => {
@@ -448,8 +452,9 @@ impl<D: Dialect> Cache for SqlCache<D> {
                 &statements.list_after
             }
         };
-        let page =
-            attempt!(caller, Effect::Read, caller.deadline(), |connection| D::rows(connection, statement, &values));
+        let page = attempt!(executor, StatementKind::Read, executor.deadline(), |connection| D::rows(
+            connection, statement, &values
+        ));
         page.await?.value.into_iter().map(member).collect()
     }
 
@@ -465,14 +470,14 @@ fn member((end, name, _): Cells) -> Result<ListMember, CacheError> {
 }
 
 /// What a write of this entry says.
-fn written<'a>(key: &'a str, entry: &'a Entry, expiry: Expiry) -> Result<Values<'a>, CacheError> {
+fn written<'a>(key: &'a str, entry: &'a Entry, expiry: Expiry) -> Result<Arguments<'a>, CacheError> {
     if entry.value.len() > LARGEST_VALUE {
         return Err(failure::too_large("the value has more than 8 MiB"));
     }
     let (now, idle, end) = (now(), cut(millis(expiry.idle)), cut(millis_since_epoch(expiry.end)));
     let due = (end.min(now + idle) / BUCKET_MS + 1) * BUCKET_MS;
     let version = number_of(entry.version);
-    Ok(Values { key, value: &entry.value, version, now, idle, end, due, ..Values::default() })
+    Ok(Arguments { key, value: &entry.value, version, now, idle, end, due, ..Arguments::default() })
 }
 
 fn checked(key: &str) -> Result<&str, CacheError> {

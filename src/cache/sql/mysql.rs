@@ -9,7 +9,7 @@ use super::{
     dialect::{Dialect, PoolSettings, Statements, Texts},
     driver::{ConnectionOf, Driver, driver},
     failure::{Failure, NO_TABLE, answered},
-    statement::{Places, Style, Values},
+    statement::{Arguments, PlaceStyle, Style},
 };
 use crate::error::CacheErrorKind::{Full, Refused, Unavailable};
 
@@ -99,7 +99,7 @@ impl Dialect for MySql {
     const TEXTS: Texts = TEXTS;
     const STYLE: Style = Style {
         quote: '`',
-        places: Places::Mark,
+        places: PlaceStyle::Mark,
         // `NOW` is the start of the statement, which may have waited for a lock since, and `SYSDATE` depends on the time
         // zone of the connection; their difference does not.
         clock: "((TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) \
@@ -146,7 +146,7 @@ impl Dialect for MySql {
     async fn insert(
         connection: &mut ConnectionOf<Self>,
         statements: &Statements,
-        values: &Values<'_>,
+        values: &Arguments<'_>,
     ) -> sqlx::Result<bool> {
         match Self::execute(connection, &statements.insert, values).await {
             Ok(_) => return Ok(true),

@@ -8,12 +8,12 @@ use sqlx::{
 };
 
 use super::{
-    dialect::{Dialect, PoolSettings, Seen, Statements, Swept, Texts},
+    dialect::{Dialect, PoolSettings, Statements, Swept, Texts, WriteOutcome},
     driver::{ConnectionOf, Driver, driver},
     failure::{Failure, NO_TABLE, answered},
     listen::near_cache,
     near::Near,
-    statement::{Places, Statement, Style, Values},
+    statement::{Arguments, PlaceStyle, Statement, Style},
     tables::SqlTables,
 };
 use crate::error::CacheErrorKind::{Full, Other, Refused, Unavailable, Unsupported};
@@ -71,7 +71,7 @@ ON CONFLICT (entry_key) DO UPDATE SET
     touched_ms = CASE WHEN e.version = excluded.version THEN e.touched_ms ELSE excluded.touched_ms END
 WHERE e.version = excluded.version OR NOT (e.end_ms > @now AND e.touched_ms + e.idle_ms > {clock})",
     overwrite_ended: None,
-    // What is there besides comes from before the statement: where it is the expected version itself, another write came
+    // The row that is returned beside the count is from before the statement: with the expected version, another write came
     // in between, and a second statement looks.
     replace: "\
 WITH done AS (
@@ -128,7 +128,7 @@ impl Dialect for Postgres {
     const TEXTS: Texts = TEXTS;
     const STYLE: Style = Style {
         quote: '"',
-        places: Places::Dollar,
+        places: PlaceStyle::Dollar,
         // Not `now()`, which is the start of the transaction: a statement may have waited for a lock since.
         clock: "(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
     };
@@ -194,23 +194,23 @@ impl Dialect for Postgres {
     async fn replace(
         connection: &mut ConnectionOf<Self>,
         statements: &Statements,
-        values: &Values<'_>,
-    ) -> sqlx::Result<Seen> {
+        values: &Arguments<'_>,
+    ) -> sqlx::Result<WriteOutcome> {
         write_and_look(connection, &statements.replace, &statements.get, values).await
     }
 
     async fn delete(
         connection: &mut ConnectionOf<Self>,
         statements: &Statements,
-        values: &Values<'_>,
-    ) -> sqlx::Result<Seen> {
+        values: &Arguments<'_>,
+    ) -> sqlx::Result<WriteOutcome> {
         write_and_look(connection, &statements.delete, &statements.get, values).await
     }
 
     async fn sweep(
         connection: &mut ConnectionOf<Self>,
         statements: &Statements,
-        values: &Values<'_>,
+        values: &Arguments<'_>,
     ) -> sqlx::Result<Swept> {
         let mut swept = Swept::default();
         for statement in &statements.sweep {
@@ -248,17 +248,19 @@ async fn write_and_look(
     connection: &mut ConnectionOf<Postgres>,
     write: &Statement,
     look: &Statement,
-    values: &Values<'_>,
-) -> sqlx::Result<Seen> {
+    values: &Arguments<'_>,
+) -> sqlx::Result<WriteOutcome> {
     match Postgres::rows(connection, write, values).await?.pop() {
-        Some((_, _, 1)) => return Ok(Seen::Done),
-        Some((version, Some(value), _)) if version != values.expected => return Ok(Seen::Other(version, value)),
-        None => return Ok(Seen::Nothing),
+        Some((_, _, 1)) => return Ok(WriteOutcome::Done),
+        Some((version, Some(value), _)) if version != values.expected => {
+            return Ok(WriteOutcome::Conflict(version, value));
+        }
+        None => return Ok(WriteOutcome::Missing),
         Some(_) => {}
     }
     match Postgres::rows(connection, look, values).await?.pop() {
-        Some((version, Some(value), _)) if version != values.expected => Ok(Seen::Other(version, value)),
-        None => Ok(Seen::Nothing),
+        Some((version, Some(value), _)) if version != values.expected => Ok(WriteOutcome::Conflict(version, value)),
+        None => Ok(WriteOutcome::Missing),
         Some(_) => Err(sqlx::Error::RowNotFound),
     }
 }

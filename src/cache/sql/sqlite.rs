@@ -11,7 +11,7 @@ use super::{
     dialect::{Dialect, PoolSettings, Texts},
     driver::{ConnectionOf, Driver, driver},
     failure::{Failure, NO_TABLE, answered},
-    statement::{Places, Style},
+    statement::{PlaceStyle, Style},
 };
 use crate::error::CacheErrorKind::{Full, Other, Refused};
 
@@ -102,7 +102,7 @@ impl Dialect for Sqlite {
     const NAME: &'static str = "SqliteCache";
     const TEXTS: Texts = TEXTS;
     const STYLE: Style =
-        Style { quote: '"', places: Places::NumberedMark, clock: "CAST(unixepoch('subsec') * 1000 AS INTEGER)" };
+        Style { quote: '"', places: PlaceStyle::NumberedMark, clock: "CAST(unixepoch('subsec') * 1000 AS INTEGER)" };
     /// Of writers that wait in SQLite, the one that waited longest is not the next.
     const ONE_WRITER: bool = true;
 

@@ -23,7 +23,7 @@ pub(crate) enum Place {
 
 /// What the places of a statement stand for. What a statement does not name is not looked at.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Values<'a> {
+pub struct Arguments<'a> {
     pub(crate) key: &'a str,
     pub(crate) value: &'a [u8],
     pub(crate) version: i64,
@@ -46,7 +46,7 @@ pub(crate) enum Argument<'a> {
     Bytes(&'a [u8]),
 }
 
-impl<'a> Values<'a> {
+impl<'a> Arguments<'a> {
     pub(crate) fn at(&self, place: Place) -> Argument<'a> {
         match place {
             Place::Key => Argument::Bytes(self.key.as_bytes()),
@@ -73,13 +73,13 @@ impl<'a> Values<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
     pub(crate) quote: char,
-    pub(crate) places: Places,
+    pub(crate) places: PlaceStyle,
     /// What stands for `{clock}`: milliseconds since 1970 by the database's clock, at this moment.
     pub(crate) clock: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Places {
+pub(crate) enum PlaceStyle {
     /// `$1`
     Dollar,
     /// `?`, a value for each
@@ -133,26 +133,26 @@ impl Statement {
         Self::numbered(parts, style.places)
     }
 
-    fn numbered(parts: Vec<(String, Option<Place>)>, style: Places) -> Self {
+    fn numbered(parts: Vec<(String, Option<Place>)>, style: PlaceStyle) -> Self {
         let (mut text, mut places) = (String::new(), Vec::new());
         for (before, place) in &parts {
             text.push_str(before);
             let Some(place) = *place else { continue };
             let known = places.iter().position(|other| *other == place);
             let number = match (style, known) {
-                (Places::Dollar | Places::NumberedMark, Some(known)) => known + 1,
+                (PlaceStyle::Dollar | PlaceStyle::NumberedMark, Some(known)) => known + 1,
                 _ => {
                     places.push(place);
                     places.len()
                 }
             };
             match style {
-                Places::Dollar => text.push_str(&format!("${number}")),
-                Places::NumberedMark => text.push_str(&format!("?{number}")),
-                Places::Mark | Places::Literal => text.push('?'),
+                PlaceStyle::Dollar => text.push_str(&format!("${number}")),
+                PlaceStyle::NumberedMark => text.push_str(&format!("?{number}")),
+                PlaceStyle::Mark | PlaceStyle::Literal => text.push('?'),
             }
         }
-        Self { parts, places, literal: style == Places::Literal, text: text.into() }
+        Self { parts, places, literal: style == PlaceStyle::Literal, text: text.into() }
     }
 
     /// With places, to be prepared; without places where literals stand for them.
@@ -164,12 +164,12 @@ impl Statement {
         self.literal
     }
 
-    pub(crate) fn arguments<'a>(&'a self, values: &'a Values<'a>) -> impl Iterator<Item = Argument<'a>> {
+    pub(crate) fn arguments<'a>(&'a self, values: &'a Arguments<'a>) -> impl Iterator<Item = Argument<'a>> {
         self.places.iter().map(|place| values.at(*place))
     }
 
     /// With the values in it.
-    pub(crate) fn in_full(&self, values: &Values<'_>) -> String {
+    pub(crate) fn in_full(&self, values: &Arguments<'_>) -> String {
         let mut text = String::with_capacity(self.text.len() + 2 * values.value.len() + 200);
         for (before, place) in &self.parts {
             text.push_str(before);
@@ -232,7 +232,7 @@ fn named(name: &str) -> Option<Place> {
 mod tests {
     use super::*;
 
-    fn statement(template: &str, places: Places) -> Statement {
+    fn statement(template: &str, places: PlaceStyle) -> Statement {
         let style = Style { quote: '"', places, clock: "clock()" };
         Statement::with_members(template, style, &SqlTables::named("t").unwrap(), 2)
     }
@@ -241,12 +241,12 @@ mod tests {
     fn places_are_numbered_as_each_database_does() {
         let template = "SELECT @now FROM {entries} WHERE a = @key AND b = @now AND c IN (@members)";
         let text = |places| statement(template, places).text().to_string();
-        assert_eq!(text(Places::Dollar), r#"SELECT $1 FROM "t" WHERE a = $2 AND b = $1 AND c IN ($3, $4)"#);
-        assert_eq!(text(Places::NumberedMark), r#"SELECT ?1 FROM "t" WHERE a = ?2 AND b = ?1 AND c IN (?3, ?4)"#);
-        assert_eq!(text(Places::Mark), r#"SELECT ? FROM "t" WHERE a = ? AND b = ? AND c IN (?, ?)"#);
+        assert_eq!(text(PlaceStyle::Dollar), r#"SELECT $1 FROM "t" WHERE a = $2 AND b = $1 AND c IN ($3, $4)"#);
+        assert_eq!(text(PlaceStyle::NumberedMark), r#"SELECT ?1 FROM "t" WHERE a = ?2 AND b = ?1 AND c IN (?3, ?4)"#);
+        assert_eq!(text(PlaceStyle::Mark), r#"SELECT ? FROM "t" WHERE a = ? AND b = ? AND c IN (?, ?)"#);
         let members = ["x".to_owned()];
-        let values = Values { key: "k", now: -5, members: &members, ..Values::default() };
-        let statement = statement(template, Places::Mark);
+        let values = Arguments { key: "k", now: -5, members: &members, ..Arguments::default() };
+        let statement = statement(template, PlaceStyle::Mark);
         let arguments: Vec<_> = statement.arguments(&values).collect();
         let (now, x) = (Argument::Int(-5), Argument::Bytes(b"x"));
         assert_eq!(arguments, [now, Argument::Bytes(b"k"), now, x, x]);
@@ -254,8 +254,8 @@ mod tests {
 
     #[test]
     fn nothing_in_a_value_ends_a_literal() {
-        let values = Values { key: "'; DROP\\", version: i64::MIN, ..Values::default() };
-        let text = statement("a = @key AND b = @version", Places::Literal).in_full(&values);
+        let values = Arguments { key: "'; DROP\\", version: i64::MIN, ..Arguments::default() };
+        let text = statement("a = @key AND b = @version", PlaceStyle::Literal).in_full(&values);
         assert_eq!(text, "a = decode('273b2044524f505c', 'hex') AND b = (-9223372036854775808)::bigint");
     }
 }

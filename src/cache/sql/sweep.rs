@@ -7,10 +7,10 @@ use std::{
 
 use super::{
     Inner, SqlCache,
-    call::{Answer, Effect, attempt},
+    call::{Executed, StatementKind, attempt},
     dialect::{Dialect, Swept},
     now,
-    statement::Values,
+    statement::Arguments,
 };
 use crate::{error::CacheError, events};
 
@@ -91,12 +91,13 @@ impl<D: Dialect> SqlCache<D> {
 
     /// Leaves others as much time as the batch took.
     async fn rest(&self, rows: usize, begun: Instant, unwritten: &mut usize) -> Result<(), CacheError> {
-        let Inner { caller, batch, .. } = &*self.inner;
+        let Inner { executor, batch, .. } = &*self.inner;
         batch.took(rows, begun.elapsed());
         *unwritten += rows;
         if *unwritten >= WRITE_BACK {
             *unwritten = 0;
-            let after = attempt!(caller, Effect::Read, caller.deadline(), |connection| D::write_back(connection));
+            let after =
+                attempt!(executor, StatementKind::Read, executor.deadline(), |connection| D::write_back(connection));
             after.await?;
         }
         tokio::time::sleep(begun.elapsed()).await;
@@ -150,23 +151,23 @@ impl<D: Dialect> SqlCache<D> {
     }
 
     async fn sweep_batch(&self, limit: usize) -> Result<Swept, CacheError> {
-        let Inner { caller, statements, .. } = &*self.inner;
+        let Inner { executor, statements, .. } = &*self.inner;
         let now = now();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let values = Values { now: now - MARGIN_MS, due: now, limit, ..Values::default() };
-        let swept = attempt!(caller, Effect::Repeatable, caller.deadline(), |connection| {
+        let values = Arguments { now: now - MARGIN_MS, due: now, limit, ..Arguments::default() };
+        let swept = attempt!(executor, StatementKind::Repeatable, executor.deadline(), |connection| {
             D::sweep(connection, statements, &values)
         });
-        let Answer { value, .. } = swept.await?;
+        let Executed { value, .. } = swept.await?;
         Ok(value)
     }
 
     /// Whether there may be more.
     async fn sweep_lists(&self, rows: usize) -> Result<bool, CacheError> {
-        let Inner { caller, statements, .. } = &*self.inner;
+        let Inner { executor, statements, .. } = &*self.inner;
         let limit = i64::try_from(rows).unwrap_or(i64::MAX);
-        let values = Values { now: now() - MARGIN_MS, limit, ..Values::default() };
-        let swept = attempt!(caller, Effect::Repeatable, caller.deadline(), |connection| {
+        let values = Arguments { now: now() - MARGIN_MS, limit, ..Arguments::default() };
+        let swept = attempt!(executor, StatementKind::Repeatable, executor.deadline(), |connection| {
             D::execute(connection, &statements.sweep_lists, &values)
         });
         Ok(swept.await?.value >= values.limit.unsigned_abs())

@@ -28,7 +28,7 @@ pub(crate) enum Revoked {
 
 /// What became of a member of a list.
 #[derive(Default)]
-struct Verdict {
+struct MemberOutcome {
     ended: Option<Option<Stamp>>,
     /// To be taken off the list.
     gone: Vec<SessionKey>,
@@ -38,15 +38,15 @@ struct Verdict {
 
 /// The sessions that a call has ended so far. Each counts as soon as it ended: the rest of its part may take too long.
 #[derive(Default)]
-struct Ended(Mutex<HashSet<(Option<Stamp>, Option<SessionKey>)>>);
+struct EndedSessions(Mutex<HashSet<(Option<Stamp>, Option<SessionKey>)>>);
 
-impl Ended {
+impl EndedSessions {
     fn set(&self) -> MutexGuard<'_, HashSet<(Option<Stamp>, Option<SessionKey>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A session that was being renewed counts once, by its stamp; one without, by its key.
-    fn note(&self, key: SessionKey, verdict: &Verdict) {
+    fn note(&self, key: SessionKey, verdict: &MemberOutcome) {
         if let Some(stamp) = verdict.ended {
             self.set().insert((stamp, stamp.is_none().then_some(key)));
         }
@@ -115,7 +115,7 @@ impl<C: Cache> Engine<C> {
         keep: Option<SessionKey>,
         deadline: Deadline,
     ) -> Result<usize, SessionError> {
-        let ended = Ended::default();
+        let ended = EndedSessions::default();
         match deadline.bound(self.end_parts(owner, keep, deadline, &ended)).await {
             Ok(Err(SessionError::Incomplete { .. })) | Err(_) => Err(SessionError::Incomplete { ended: ended.count() }),
             Ok(done) => done.map(|()| ended.count()),
@@ -128,7 +128,7 @@ impl<C: Cache> Engine<C> {
         owner: &str,
         keep: Option<SessionKey>,
         deadline: Deadline,
-        ended: &Ended,
+        ended: &EndedSessions,
     ) -> Result<(), SessionError> {
         let kept = match keep {
             Some(key) => self.live_end(key).await?,
@@ -170,37 +170,37 @@ impl<C: Cache> Engine<C> {
         key: SessionKey,
         kept: Option<&Stored>,
         deadline: Deadline,
-    ) -> Result<Verdict, SessionError> {
+    ) -> Result<MemberOutcome, SessionError> {
         let is_kept = |stored: &Stored| kept.is_some_and(|kept| is_same(stored, kept));
         let (stored, prev) = match self.judge(owner, key).await? {
-            Standing::Foreign => return Ok(Verdict::default()),
-            Standing::Gone => return Ok(Verdict { gone: vec![key], ..Verdict::default() }),
-            Standing::Far => return Ok(Verdict { gone: vec![key], is_far: true, ..Verdict::default() }),
+            Standing::Foreign => return Ok(MemberOutcome::default()),
+            Standing::Gone => return Ok(MemberOutcome { gone: vec![key], ..MemberOutcome::default() }),
+            Standing::Far => return Ok(MemberOutcome { gone: vec![key], is_far: true, ..MemberOutcome::default() }),
             Standing::DeadEnd => {
                 self.end(key, None, deadline, &|found| found.is_none()).await?;
-                return Ok(Verdict { gone: vec![key], ..Verdict::default() });
+                return Ok(MemberOutcome { gone: vec![key], ..MemberOutcome::default() });
             }
             Standing::Stray(stray) => {
                 self.discard(&stray).await;
-                return Ok(Verdict { gone: vec![key], ..Verdict::default() });
+                return Ok(MemberOutcome { gone: vec![key], ..MemberOutcome::default() });
             }
             // The tombstone that the kept session came from: without it, that would pass for one that was never told.
-            Standing::Unreadable { key: at, .. } if is_successor_of(kept, at) => return Ok(Verdict::default()),
+            Standing::Unreadable { key: at, .. } if is_successor_of(kept, at) => return Ok(MemberOutcome::default()),
             Standing::Unreadable { key: at, version } => {
                 let deleted = self.cache.delete(&self.cache_key(&at), version).await?;
                 let is_done = deleted == crate::cache::Deleted::Done;
-                return Ok(Verdict { ended: is_done.then_some(None), gone: vec![key], is_far: false });
+                return Ok(MemberOutcome { ended: is_done.then_some(None), gone: vec![key], is_far: false });
             }
             Standing::Making { stored, prev } => {
                 if prev.record.head.owner() != Some(owner) || is_kept(&prev) {
-                    return Ok(Verdict::default());
+                    return Ok(MemberOutcome::default());
                 }
                 (stored, Some(prev))
             }
             Standing::Counts(stored) => (stored, None),
         };
         if is_kept(&stored) || self.is_kept_by_now(&stored, kept).await? {
-            return Ok(Verdict::default());
+            return Ok(MemberOutcome::default());
         }
         let is_doomed = |found: Option<&Stored>| {
             found.is_none_or(|found| found.record.head.owner() == Some(owner) && !is_kept(found))
@@ -223,7 +223,7 @@ impl<C: Cache> Engine<C> {
                 is_ended = true;
             }
         }
-        Ok(Verdict { ended: is_ended.then_some(stamp), gone, is_far: false })
+        Ok(MemberOutcome { ended: is_ended.then_some(stamp), gone, is_far: false })
     }
 
     /// Whether a session with a later login is the one that is kept: it may have logged in while this goes on.
