@@ -19,7 +19,11 @@ impl Failure {
 
     /// Whether the changes are still there, and the response's commit tries them again.
     pub(super) fn is_tried_again(&self) -> bool {
-        self.error.as_deref().is_some_and(|error| !matches!(error, SessionError::Gone))
+        !self.is_none() && !self.is_gone()
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self.error.as_deref(), Some(SessionError::Gone))
     }
 
     /// A commit failed.

@@ -412,7 +412,8 @@ impl Session {
     pub(crate) fn commit_at_once(&self, scope: Scope) -> Option<Result<(), Answered>> {
         let engine = self.inner.engine.as_ref()?;
         let _alone = self.inner.committing.try_lock().ok()?;
-        let mut commit = match self.lock().begin(scope, false, engine.config()) {
+        let next = self.lock().begin(scope, false, engine.config());
+        let mut commit = match next {
             Next::Commit(commit) => commit,
             Next::Done(result) => return Some(self.answered(result)),
         };

@@ -295,10 +295,11 @@ impl State {
 
     /// The changes of a commit were dropped, as the session had ended.
     fn gone(&mut self) {
-        if self.closed {
-            events::gone(self.known_key().as_ref());
-        } else {
+        if !self.failure.is_gone() {
             self.failure = Failure::of(&SessionError::Gone);
+        }
+        if self.closed {
+            self.failure.log(self.known_key().as_ref());
         }
     }
 

@@ -44,6 +44,17 @@ fn a_change_that_is_dropped() {
         }),
     );
     check(
+        "the commit says so, and more is changed",
+        200,
+        &["gone"],
+        ended(|session| {
+            Box::pin(async move {
+                commit(session.clone()).await.unwrap_err();
+                write(session).await
+            })
+        }),
+    );
+    check(
         "a second commit is the answer",
         500,
         &["session_error"],
