@@ -42,7 +42,6 @@ pub use self::{
     value_key::{IntoKey, Key},
 };
 pub(crate) use self::{browser::CookieDue, wish::Scope};
-pub(crate) use self::{browser::CookieDue, wish::Scope};
 use self::{
     state::{Next, State},
     wish::Wish,
