@@ -6,6 +6,7 @@
 //! cargo run --release --all-features --example soak -- crowd
 //! cargo run --release --all-features --example soak -- faults 600
 //! cargo run --release --all-features --example soak -- sweep 1000000 postgres # or mysql (MariaDB), or sqlite
+//! cargo run --release --all-features --example soak -- flood 100000
 //! cargo run --release --all-features --example soak -- fuzz 20
 //! ```
 //!
@@ -15,6 +16,7 @@
 //! `faults` runs a mixed load for so many seconds while its own server is killed, stopped, paused, and loses connections and
 //! scripts: no session may be lost that no fault destroyed, and no cookie may open the session of another user. `sweep` measures
 //! requests while so many rows that ended are removed, and the same requests without that.
+//! `flood` measures what requests of visitors without a session cost, by their kind, and what a full cache leaves to users.
 //! `fuzz` runs each target in `fuzz/` for so many seconds; it needs `cargo install cargo-fuzz`, and the first build takes minutes.
 //!
 //! `REDIS_URL`, `DATABASE_URL` and `MYSQL_URL` name servers for the races and the sweep; without them servers are started
@@ -26,6 +28,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 mod crowd;
 mod faults;
+mod flood;
 mod fuzz;
 mod other_process;
 mod races;
@@ -38,7 +41,7 @@ pub use self::{faults::faults, races::races, servers::redis_server};
 use shared::Failure;
 
 const USAGE: &str = "usage: soak races [count] [redis|postgres|mysql|sqlite] | soak crowd | soak faults [seconds] \
-                     | soak sweep [rows] [postgres|mysql|sqlite] | soak fuzz [seconds]";
+                     | soak sweep [rows] [postgres|mysql|sqlite] | soak flood [requests] | soak fuzz [seconds]";
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
@@ -63,6 +66,7 @@ async fn main() -> Result<(), Failure> {
             sweep::sweep(server.url(), number(rest, 1_000_000)?).await
         }
         ["fuzz", rest @ ..] => fuzz::fuzz(number(rest, 20)? as u64).await,
+        ["flood", rest @ ..] => flood::flood(number(rest, 100_000)?).await,
         ["crowd"] => crowd::crowd(servers::Server::start("redis")?.url()).await,
         _ => Err(USAGE.into()),
     }
