@@ -205,7 +205,7 @@ async fn what_has_ended_by_either_clock_is_absent_for_every_operation(cache: imp
 }
 
 async fn a_write_sets_idle_time_and_end_anew(cache: impl Cache, view: SqlView) {
-    let ((first, _), (second, end)) = (ending_in(10), ending_in(9));
+    let ((first, first_end), (second, end)) = (ending_in(10), ending_in(9));
     let second = Expiry::new(Duration::from_secs(7 * 3600), second.end);
     let there = entry("x");
     assert!(cache.insert("k", there.clone(), first).await.unwrap());
@@ -219,6 +219,7 @@ async fn a_write_sets_idle_time_and_end_anew(cache: impl Cache, view: SqlView) {
     view.set(&format!("touched_ms = touched_ms - {HOUR}"), "k");
     assert!(cache.touch("k").await.unwrap());
     assert!(view.number("touched_ms", "k") >= started);
+    assert_eq!(view.number("end_ms", "k"), first_end);
     view.set(&format!("touched_ms = touched_ms - {HOUR}"), "k");
     assert_eq!(cache.replace("k", there.version, entry("y"), second).await.unwrap(), Replaced::Done);
     assert!(view.number("touched_ms", "k") >= started);
