@@ -8,7 +8,7 @@ use super::{
     clients::{self, Certificates, Credentials},
     connect::Limits,
     connections::{ReadWriteConnections, Target},
-    servers::Servers,
+    executor::Servers,
 };
 use crate::{
     cache::{

@@ -1,16 +1,20 @@
-//! One operation: its time limit, and what is tried again within it.
-use std::time::Duration;
+//! One operation: its time limit, the server that has the key, and what is tried again.
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use redis::{Arg, Cmd, Value};
 use tokio::time::{Instant, sleep, timeout_at};
 
+#[cfg(feature = "redis-cluster")]
+use super::cluster::Cluster;
 use super::{
-    connections::Attempt,
+    connections::{Attempt, ReadWriteConnections},
     errors::{Failure, unexpected, unknown_outcome},
     scripts::Script,
-    servers::Servers,
 };
-use crate::error::{CacheError, CacheErrorKind};
+use crate::{
+    cache::near::NearCache,
+    error::{CacheError, CacheErrorKind},
+};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(80);
@@ -30,7 +34,7 @@ pub(super) enum Repeat {
 
 pub(super) enum Request<'a> {
     Command(Cmd),
-    /// A script, over one key, with these arguments.
+    /// A script, over this key, with these arguments.
     Script(&'a Script, &'a str, &'a [&'a [u8]]),
 }
 
@@ -38,6 +42,15 @@ pub(super) struct Answer {
     pub(super) value: Value,
     /// An earlier try of the same command may have been carried out, too.
     pub(super) repeated: bool,
+}
+
+/// Clones share the connections.
+#[derive(Clone)]
+pub(super) enum Servers {
+    /// One server with all keys.
+    One(Arc<ReadWriteConnections>),
+    #[cfg(feature = "redis-cluster")]
+    Cluster(Arc<Cluster>),
 }
 
 #[derive(Clone)]
@@ -55,10 +68,6 @@ impl CommandExecutor {
         self.timeout
     }
 
-    pub(super) const fn servers(&self) -> &Servers {
-        &self.servers
-    }
-
     /// When an operation that begins now has to end.
     pub(super) fn deadline(&self) -> Instant {
         let now = Instant::now();
@@ -68,7 +77,7 @@ impl CommandExecutor {
     /// An answer of another type than the command has. Answers and questions may be out of step, so that the next answer
     /// would belong to another question: the connections are left.
     pub(super) fn unexpected(&self) -> CacheError {
-        self.servers.disconnect();
+        self.disconnect();
         unexpected()
     }
 
@@ -84,7 +93,7 @@ impl CommandExecutor {
         match timeout_at(deadline, tries).await {
             Ok(answer) => answer,
             Err(_) => {
-                let text = format!("Redis did not answer within {:?}: {}", self.timeout, self.servers.describe());
+                let text = format!("Redis did not answer within {:?}: {}", self.timeout, self.describe());
                 Err(CacheError::new(CacheErrorKind::Timeout, text))
             }
         }
@@ -92,7 +101,7 @@ impl CommandExecutor {
 
     /// Sends a question once. `None`: no answer in time.
     pub(super) async fn ask(&self, command: &Cmd, deadline: Instant) -> Option<Result<Value, Failure>> {
-        timeout_at(deadline, self.servers.send(command, Attempt::First)).await.ok()
+        timeout_at(deadline, self.send(command, Attempt::First)).await.ok()
     }
 
     async fn tries(&self, request: Request<'_>, repeat: Repeat, deadline: Instant) -> Result<Answer, CacheError> {
@@ -104,7 +113,7 @@ impl CommandExecutor {
         let mut pause = FIRST_PAUSE;
         let mut attempt = Attempt::First;
         loop {
-            let failure = match self.servers.send(&command, attempt).await {
+            let failure = match self.send(&command, attempt).await {
                 Ok(value) => return Ok(Answer { value, repeated }),
                 Err(failure) => failure,
             };
@@ -133,10 +142,78 @@ impl CommandExecutor {
     /// The error of an operation that ends with this failure.
     pub(super) fn error(&self, failure: Failure, command: &str) -> CacheError {
         let (kind, text) = failure.describe(command);
-        let servers = self.servers.describe();
+        let servers = self.describe();
         // A failure to connect names the server itself.
         let text = if text.contains(&servers) { text.into_owned() } else { format!("{text}: {servers}") };
         CacheError::new(kind, text)
+    }
+
+    /// Sends the command and waits for the answer, without a limit of its own.
+    async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Value, Failure> {
+        match &self.servers {
+            Servers::One(connections) => connections.send(command, attempt).await,
+            #[cfg(feature = "redis-cluster")]
+            Servers::Cluster(cluster) => cluster.send(command, attempt).await,
+        }
+    }
+
+    /// The near cache of the server that has the key, if it is known and if there is one.
+    #[cfg_attr(not(feature = "redis-cluster"), allow(unused_variables, reason = "one server has all keys"))]
+    pub(super) fn near(&self, key: &str) -> Option<Near<'_>> {
+        match &self.servers {
+            Servers::One(connections) => connections.near().map(|near| Near::One(near)),
+            #[cfg(feature = "redis-cluster")]
+            Servers::Cluster(cluster) => cluster.near(key).map(Near::OfNode),
+        }
+    }
+
+    /// Has the key read from the server again: this process changed it, or may have.
+    pub(super) fn invalidate(&self, key: &str) {
+        match &self.servers {
+            Servers::One(connections) => {
+                connections.near().into_iter().for_each(|near| near.invalidate(key.as_bytes()));
+            }
+            #[cfg(feature = "redis-cluster")]
+            Servers::Cluster(cluster) => cluster.invalidate(key),
+        }
+    }
+
+    /// Has the next operations use new connections.
+    fn disconnect(&self) {
+        match &self.servers {
+            Servers::One(connections) => connections.disconnect(),
+            #[cfg(feature = "redis-cluster")]
+            Servers::Cluster(cluster) => cluster.disconnect(),
+        }
+    }
+
+    /// How errors name them: by addresses, without user and password.
+    fn describe(&self) -> String {
+        match &self.servers {
+            Servers::One(connections) => connections.describe(),
+            #[cfg(feature = "redis-cluster")]
+            Servers::Cluster(cluster) => cluster.describe(),
+        }
+    }
+}
+
+/// The near cache of one server.
+pub(super) enum Near<'a> {
+    One(&'a NearCache),
+    /// A node of a cluster may be left at any time.
+    #[cfg(feature = "redis-cluster")]
+    OfNode(Arc<NearCache>),
+}
+
+impl Deref for Near<'_> {
+    type Target = NearCache;
+
+    fn deref(&self) -> &NearCache {
+        match self {
+            Self::One(near) => near,
+            #[cfg(feature = "redis-cluster")]
+            Self::OfNode(near) => near,
+        }
     }
 }
 

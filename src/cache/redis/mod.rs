@@ -9,9 +9,8 @@ use redis::aio::ConnectionManager;
 
 use self::{
     connections::{ReadWriteConnections, Target},
-    executor::CommandExecutor,
+    executor::{CommandExecutor, Servers},
     scripts::Scripts,
-    servers::Servers,
 };
 use crate::error::CacheError;
 
@@ -29,7 +28,6 @@ mod scripts;
 #[cfg(feature = "redis-sentinel")]
 mod sentinel;
 mod server_info;
-mod servers;
 #[cfg(feature = "redis-tls")]
 mod tls;
 mod tracking;

@@ -11,10 +11,9 @@ use super::{
     RedisCache,
     encoding::{self, Decoded},
     errors::{Failure, unknown_outcome},
-    executor::{Answer, Repeat, Request},
+    executor::{Answer, CommandExecutor, Repeat, Request},
     scripts::Script,
     server_info,
-    servers::Servers,
 };
 use crate::{
     cache::{
@@ -129,7 +128,7 @@ impl RedisCache {
 
     /// To be held by a write until it is over: then the key is read from the server again.
     fn guard<'a>(&'a self, key: &'a str) -> Option<InvalidationGuard<'a>> {
-        self.near.then(|| InvalidationGuard { servers: self.executor.servers(), key })
+        self.near.then(|| InvalidationGuard { executor: &self.executor, key })
     }
 
     fn entry_in(&self, answer: Value) -> Result<Option<Entry>, CacheError> {
@@ -178,7 +177,7 @@ impl RedisCache {
 impl Cache for RedisCache {
     async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
         if self.near {
-            let near = self.executor.servers().near(key);
+            let near = self.executor.near(key);
             let asked = match near.as_deref().map(|near| (near, near.find(key, None))) {
                 Some((_, Lookup::Hit(entry) | Lookup::Due(entry))) => return Ok(Some(entry)),
                 Some((near, Lookup::Miss(token))) => Some((near, token)),
@@ -196,7 +195,7 @@ impl Cache for RedisCache {
         let (after, deadline) = (encoding::cut(millis(after)), self.executor.deadline());
         // What needs no restart yet is a plain read.
         if self.near && after > 0 {
-            let near = self.executor.servers().near(key);
+            let near = self.executor.near(key);
             let asked = match near.as_deref().map(|near| (near, near.find(key, Some(after)))) {
                 Some((_, Lookup::Hit(entry))) => return Ok(Some(entry)),
                 Some((_, Lookup::Due(_))) => return self.touch_and_get(key, after, deadline).await,
@@ -320,13 +319,13 @@ impl Cache for RedisCache {
 
 /// When it is dropped, whatever came of the write, the key is read from the server again.
 struct InvalidationGuard<'a> {
-    servers: &'a Servers,
+    executor: &'a CommandExecutor,
     key: &'a str,
 }
 
 impl Drop for InvalidationGuard<'_> {
     fn drop(&mut self) {
-        self.servers.invalidate(self.key);
+        self.executor.invalidate(self.key);
     }
 }
 
