@@ -328,7 +328,7 @@ async fn a_pooler_in_transaction_mode_is_refused() {
     let pooler = PgBouncer::before(&server, 4);
     let options = pooler.url().parse::<sqlx::postgres::PgConnectOptions>().unwrap().extra_float_digits(None);
     let pool = sqlx::postgres::PgPoolOptions::new().connect_lazy_with(options.statement_cache_capacity(0));
-    let built = SqlCacheBuilder::<_>::from_pool(pool).near_cache(MIB).timeout(Duration::from_secs(3)).build().await;
+    let built = SqlCacheBuilder::<_>::from_pool(pool).near_cache(MIB).timeout(Duration::from_secs(30)).build().await;
     let error = built.unwrap_err();
     assert!(shown(&error).contains("transaction mode"), "{error:?}");
     assert_eq!(kind::<()>(Err(error)), CacheErrorKind::Unsupported);

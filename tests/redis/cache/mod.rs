@@ -397,7 +397,7 @@ async fn a_server_that_hangs_is_a_timeout_and_comes_back() {
         let began = Instant::now();
         let error = cache.get("k").await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error:?}");
-        assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     }
     server.resume();
     assert_eq!(value(&cache, "k").await, Some(bytes("v")));
@@ -411,7 +411,7 @@ async fn a_server_that_was_killed_is_found_again() {
     server.stop();
     let began = Instant::now();
     assert_eq!(cache.get("k").await.unwrap_err().kind(), CacheErrorKind::Unavailable);
-    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     server.restart();
     assert_eq!(value(&cache, "k").await, Some(bytes("v")));
 }
@@ -437,11 +437,13 @@ async fn a_full_server_refuses_writes_only() {
 async fn a_server_that_became_a_replica_is_unavailable_for_writes() {
     let (server, cache) = start().await;
     let version = cache.put("k", bytes("v"), hour()).await.unwrap().unwrap();
+    // The time limit of this one is half a second.
+    let hasty = RedisCache::builder(server.url()).build_lazy().unwrap();
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
     let began = Instant::now();
-    let error = cache.put_over("k", version, bytes("w"), hour()).await.unwrap_err();
+    let error = hasty.put_over("k", version, bytes("w"), hour()).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Unavailable, "{error:?}");
-    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     server.command(&["REPLICAOF", "NO", "ONE"]);
     cache.put_over("k", version, bytes("w"), hour()).await.unwrap().unwrap();
 }

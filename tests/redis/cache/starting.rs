@@ -107,7 +107,7 @@ async fn without_a_server_connecting_fails_soon() {
     let began = Instant::now();
     let error = RedisCache::connect(server.url()).await.unwrap_err();
     assert_eq!(error.kind(), CacheErrorKind::Unavailable, "{error:?}");
-    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     // Where, and what the operating system said.
     let text = format!("{error:?}");
     assert!(text.contains(&format!("127.0.0.1:{}", server.port())) && text.contains("os error"), "{text}");
@@ -210,5 +210,5 @@ async fn an_answer_that_is_no_answer_is_an_error() {
     });
     let began = Instant::now();
     RedisCache::connect(url).await.unwrap_err();
-    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
