@@ -21,8 +21,8 @@ const AIM: Duration = Duration::from_millis(8);
 const EVERY: u64 = 50;
 /// Twice as many rows.
 const LEAST_BY_INSERTS: usize = 2 * EVERY as usize;
-/// So many rows are a little less than what has SQLite write its log back.
-const WRITE_BACK: usize = 300;
+/// After so many rows SQLite writes its log back: long before it does so by itself, as a write of a request waits until it is done.
+const WRITE_BACK: usize = 100;
 /// Ends go by the clock of the process that wrote them: those of other clocks are given this long.
 const MARGIN_MS: i64 = 300_000;
 
