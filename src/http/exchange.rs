@@ -94,8 +94,8 @@ impl<E> Exchange<E> {
         } else {
             Scope::DestroyOnly
         };
-        let answered = || result.as_ref().is_ok_and(|response| response.extensions().get::<Answered>().is_some());
-        let Some(session) = self.lazy.close().filter(|session| session.close(scope, answered)) else {
+        let answer = || Some(result.as_ref().ok()?.extensions().get::<Answered>()?.error());
+        let Some(session) = self.lazy.close().filter(|session| session.close(scope, answer)) else {
             return Commit::Done(Ok(()));
         };
         match session.commit_at_once(scope) {
