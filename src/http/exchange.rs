@@ -55,9 +55,10 @@ pub(crate) enum Commit {
     UnderWay(RunToEnd<Result<(), Answered>>),
 }
 
-/// Whether a response with this status means that the handler did what it was to do. A 408 cut it off half-way.
+/// Whether a response with this status means that the handler did what it was to do. A 408 cut it off half-way; what is above
+/// 599 counts as a server error (RFC 9110, 15).
 fn commits(status: StatusCode) -> bool {
-    !status.is_server_error() && status != StatusCode::REQUEST_TIMEOUT
+    status < StatusCode::INTERNAL_SERVER_ERROR && status != StatusCode::REQUEST_TIMEOUT
 }
 
 impl<E> Exchange<E> {

@@ -1,7 +1,7 @@
 //! What is in the tables after an operation or a sweep, and what an operation makes of rows that were changed beside it.
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cloakroom::{Cache, Deleted, Expiry, ListMember, Replaced};
+use cloakroom::{Bytes, Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version};
 
 use crate::{
     shared::entry,
@@ -48,6 +48,7 @@ on_every_database! {
     what_has_ended_by_either_clock_is_absent_for_every_operation,
     a_write_sets_idle_time_and_end_anew,
     what_ended_while_an_operation_waited_stays_ended,
+    a_value_that_is_larger_than_any_that_is_written_is_not_read_and_can_be_ended,
 }
 
 /// All SQL caches have it, and no trait of the crate names it.
@@ -85,6 +86,27 @@ fn ending_in(hours: u64) -> (Expiry, i64) {
 /// The sweep looks at a row after the hour in which it ends.
 fn due(end: i64) -> i64 {
     (end / HOUR + 1) * HOUR
+}
+
+async fn a_value_that_is_larger_than_any_that_is_written_is_not_read_and_can_be_ended(
+    cache: impl Cache,
+    view: SqlView,
+) {
+    const LARGEST: usize = 8 << 20;
+    let (there, expiry) = (entry("x"), ending_in(10).0);
+    assert!(cache.insert("k", there.clone(), expiry).await.unwrap());
+    view.plant(LARGEST, "k");
+    assert_eq!(cache.get("k").await.unwrap().unwrap().value.len(), LARGEST);
+    view.plant(LARGEST + 1, "k");
+    let empty = Entry::new(Bytes::new(), there.version);
+    assert_eq!(cache.get("k").await.unwrap().as_ref(), Some(&empty));
+    for after in [Duration::ZERO, Duration::from_secs(3600)] {
+        assert_eq!(cache.get_and_touch("k", after).await.unwrap().as_ref(), Some(&empty));
+    }
+    let other = Version::unique();
+    assert_eq!(cache.replace("k", other, entry("y"), expiry).await.unwrap(), Replaced::Conflict(empty.clone()));
+    assert_eq!(cache.delete("k", other).await.unwrap(), Deleted::Conflict(empty));
+    assert_eq!(cache.delete("k", there.version).await.unwrap(), Deleted::Done);
 }
 
 async fn a_row_is_due_sooner_after_a_write_and_never_later(cache: impl Cache, view: SqlView) {
