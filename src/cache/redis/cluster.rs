@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::{
     clients::ServerSettings,
     connect::Limits,
-    connections::{Attempt, ReadWriteConnections, Target},
+    connections::{Attempt, ReadWriteConnections, Reply, Target},
     errors::{Failure, Redirect},
 };
 use crate::cache::near::{NearCache, Reports};
@@ -67,7 +67,7 @@ impl Cluster {
     }
 
     /// Sends the command to the node that has its key.
-    pub(super) async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Value, Failure> {
+    pub(super) async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Reply, Failure> {
         let slot = slot_of(command);
         let mut node = match self.node(slot) {
             Some(node) => node,
@@ -194,15 +194,15 @@ impl Cluster {
         question.arg("SLOTS");
         let mut last = Failure::no_server(false, "no node of the cluster can be reached");
         for node in nodes {
-            match timeout(each, node.connections.send(&question, Attempt::First)).await {
-                Ok(Ok(answer)) if self.learn(&answer, &node.address.0) => return Ok(()),
+            match timeout(each, node.connections.send(&question, Attempt::first(Instant::now()))).await {
+                Ok(Ok(answer)) if self.learn(&answer.value, &node.address.0) => return Ok(()),
                 Ok(Ok(_)) | Err(_) => {}
                 Ok(Err(failure)) => last = failure,
             }
         }
         for seed in &self.seeds {
-            match timeout(each, seed.connections.send(&question, Attempt::First)).await {
-                Ok(Ok(answer)) if self.learn(&answer, &seed.address.0) => {
+            match timeout(each, seed.connections.send(&question, Attempt::first(Instant::now()))).await {
+                Ok(Ok(answer)) if self.learn(&answer.value, &seed.address.0) => {
                     // From now on it is asked under the address that the cluster has for it.
                     seed.connections.disconnect();
                     return Ok(());

@@ -114,11 +114,31 @@ impl Purpose {
     }
 }
 
-/// Of one operation: the attempts after the first one were admitted with it, and their failures do not count again.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attempt {
-    First,
-    Next,
+/// One of the attempts of an operation. Those after the first one were admitted with it, and their failures do not count
+/// again.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt {
+    began: Instant,
+    is_first: bool,
+}
+
+impl Attempt {
+    /// The first one, of an operation that began at this time.
+    pub(super) const fn first(began: Instant) -> Self {
+        Self { began, is_first: true }
+    }
+
+    /// Another one, which begins now.
+    pub(super) fn next() -> Self {
+        Self { began: Instant::now(), is_first: false }
+    }
+}
+
+/// What the server said.
+pub(super) struct Reply {
+    pub(super) value: Value,
+    /// The number of the connections that it came over; 0 where nothing that it says may be kept.
+    pub(super) connection: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -143,12 +163,11 @@ impl ReadWriteConnections {
 
     /// Sends the command and waits for the answer, without a limit of its own.
     ///
-    /// With a near cache, the answers to `GETRANGE` have the time that is left beside the value, and the number of the
-    /// connection that they came over.
-    pub(super) async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Value, Failure> {
+    /// With a near cache, the answers to `GETRANGE` have the time that is left beside the value.
+    pub(super) async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Reply, Failure> {
         let purpose = Purpose::of(command);
         self.admit(purpose, attempt).await?;
-        if name(command) == b"SET" && lock(&self.writes).is_idle(IDLE) {
+        if name(command) == b"SET" && lock(&self.writes).is_idle(attempt.began, IDLE) {
             Box::pin(self.confirm_connection()).await?;
         }
         let both = self.near.as_ref().and_then(|_| with_time_left(command));
@@ -159,12 +178,13 @@ impl ReadWriteConnections {
     /// The same for a command that another node of the cluster sent here, while it hands over a slot. The answer is one that
     /// a near cache does not keep.
     #[cfg(feature = "redis-cluster")]
-    pub(super) async fn send_asking(&self, command: &Cmd, attempt: Attempt) -> Result<Value, Failure> {
+    pub(super) async fn send_asking(&self, command: &Cmd, attempt: Attempt) -> Result<Reply, Failure> {
         let purpose = Purpose::of(command);
         let mut both = Pipeline::with_capacity(2);
         both.cmd("ASKING").ignore().add_command(command.clone());
         self.admit(purpose, attempt).await?;
-        self.send_message(purpose, Message::Asking(&both), attempt, self.limits.timeout / 4 * 3).await
+        let reply = self.send_message(purpose, Message::Asking(&both), attempt, self.limits.timeout / 4 * 3).await?;
+        Ok(Reply { connection: 0, ..reply })
     }
 
     /// Whether another node is the better one to ask.
@@ -186,10 +206,10 @@ impl ReadWriteConnections {
 
     /// Refuses the operation if the server is known not to answer, and finds out whether that is still so.
     async fn admit(&self, purpose: Purpose, attempt: Attempt) -> Result<(), Failure> {
-        if !self.limits.fail_fast || attempt == Attempt::Next {
+        if !self.limits.fail_fast || !attempt.is_first {
             return Ok(());
         }
-        let admission = lock(self.breaker(purpose)).admit(Instant::now());
+        let admission = lock(self.breaker(purpose)).admit(attempt.began);
         match admission {
             Admission::Pass => Ok(()),
             Admission::Refused => Err(Failure::CircuitOpen),
@@ -202,7 +222,7 @@ impl ReadWriteConnections {
         let mut probe = Probe { connections: self, purpose, answered: None };
         let part = self.limits.part();
         let ping = redis::cmd("PING");
-        let sent = self.send_message(purpose, Message::One(&ping), Attempt::First, part / 4 * 3);
+        let sent = self.send_message(purpose, Message::One(&ping), Attempt::first(Instant::now()), part / 4 * 3);
         let answered = match timeout(part, sent).await {
             Ok(Ok(_)) => true,
             Ok(Err(failure)) => failure.reached(),
@@ -219,7 +239,7 @@ impl ReadWriteConnections {
         }
         let ping = redis::cmd("PING");
         let message = Message::One(&ping);
-        match self.send_message(Purpose::Writes, message, Attempt::Next, self.limits.timeout / 4 * 3).await {
+        match self.send_message(Purpose::Writes, message, Attempt::next(), self.limits.timeout / 4 * 3).await {
             Ok(_) | Err(Failure::ConnectionLost) => Ok(()),
             Err(failure) if failure.reached() => Ok(()),
             Err(failure) => Err(failure),
@@ -233,8 +253,8 @@ impl ReadWriteConnections {
         message: Message<'_>,
         attempt: Attempt,
         patience: Duration,
-    ) -> Result<Value, Failure> {
-        let mut watch = Watch { connections: self, purpose, began: Instant::now(), patience, number: None };
+    ) -> Result<Reply, Failure> {
+        let mut watch = Watch { connections: self, purpose, began: attempt.began, patience, number: None };
         let connection = match self.current(purpose) {
             Some(current) => Ok(current),
             None => Box::pin(self.connection(purpose)).await,
@@ -242,11 +262,8 @@ impl ReadWriteConnections {
         let outcome = match connection {
             Ok((connection, number)) => {
                 watch.number = Some(number);
-                let mut outcome = connection.send(message).await.and_then(Value::extract_error);
-                if let (Message::Both(_), Ok(Value::Array(answers))) = (message, &mut outcome) {
-                    answers.push(Value::Int(number.cast_signed()));
-                }
-                outcome.map_err(|error| Failure::from(&error))
+                let answer = connection.send(message).await.and_then(Value::extract_error);
+                answer.map(|value| Reply { value, connection: number }).map_err(|error| Failure::from(&error))
             }
             Err(failure) => Err(failure),
         };
@@ -254,12 +271,12 @@ impl ReadWriteConnections {
         std::mem::forget(watch);
         match &outcome {
             Err(failure) if !failure.reached() => {
-                if attempt == Attempt::First {
+                if attempt.is_first {
                     lock(self.breaker(purpose)).failed();
                 }
             }
             _ => {
-                let change = lock(self.breaker(purpose)).answered(Instant::now());
+                let change = lock(self.breaker(purpose)).answered(attempt.began);
                 report(purpose, change);
             }
         }

@@ -7,9 +7,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 #[cfg(feature = "redis-cluster")]
 use super::cluster::Cluster;
 use super::{
-    connections::{Attempt, ReadWriteConnections},
+    connections::{Attempt, ReadWriteConnections, Reply},
     errors::{Failure, unexpected, unknown_outcome},
-    scripts::Script,
+    scripts::{Script, ScriptArg},
 };
 use crate::{
     cache::near::NearCache,
@@ -35,11 +35,20 @@ pub(super) enum Repeat {
 pub(super) enum Request<'a> {
     Command(Cmd),
     /// A script, over this key, with these arguments.
-    Script(&'a Script, &'a str, &'a [&'a [u8]]),
+    Script(&'a Script, &'a str, &'a [ScriptArg<'a>]),
+}
+
+/// When an operation began, and when it has to end.
+#[derive(Clone, Copy)]
+pub(super) struct TimeLimit {
+    began: Instant,
+    deadline: Instant,
 }
 
 pub(super) struct Answer {
     pub(super) value: Value,
+    /// The number of the connections that it came over; 0 where nothing that it says may be kept.
+    pub(super) connection: u64,
     /// An earlier try of the same command may have been carried out, too.
     pub(super) repeated: bool,
 }
@@ -68,10 +77,10 @@ impl CommandExecutor {
         self.timeout
     }
 
-    /// When an operation that begins now has to end.
-    pub(super) fn deadline(&self) -> Instant {
-        let now = Instant::now();
-        now.checked_add(self.timeout).unwrap_or(now + FAR)
+    /// That of an operation that begins now.
+    pub(super) fn time_limit(&self) -> TimeLimit {
+        let began = Instant::now();
+        TimeLimit { began, deadline: began.checked_add(self.timeout).unwrap_or(began + FAR) }
     }
 
     /// An answer of another type than the command has. Answers and questions may be out of step, so that the next answer
@@ -81,16 +90,16 @@ impl CommandExecutor {
         unexpected()
     }
 
-    /// Sends the request before the deadline, again where `repeat` allows it.
+    /// Sends the request within the time limit, again where `repeat` allows it.
     pub(super) async fn execute(
         &self,
         request: Request<'_>,
         repeat: Repeat,
-        deadline: Instant,
+        limit: TimeLimit,
     ) -> Result<Answer, CacheError> {
         // In a box: the callers' futures are moved more often than once, with room for all that they wait for.
-        let tries = Box::pin(self.tries(request, repeat, deadline));
-        match timeout_at(deadline, tries).await {
+        let tries = Box::pin(self.tries(request, repeat, limit));
+        match timeout_at(limit.deadline, tries).await {
             Ok(answer) => answer,
             Err(_) => {
                 let text = format!("Redis did not answer within {:?}: {}", self.timeout, self.describe());
@@ -100,24 +109,24 @@ impl CommandExecutor {
     }
 
     /// Sends a question once. `None`: no answer in time.
-    pub(super) async fn ask(&self, command: &Cmd, deadline: Instant) -> Option<Result<Value, Failure>> {
-        timeout_at(deadline, self.send(command, Attempt::First)).await.ok()
+    pub(super) async fn ask(&self, command: &Cmd, limit: TimeLimit) -> Option<Result<Value, Failure>> {
+        let asked = timeout_at(limit.deadline, self.send(command, Attempt::first(Instant::now().into_std())));
+        Some(asked.await.ok()?.map(|reply| reply.value))
     }
 
-    async fn tries(&self, request: Request<'_>, repeat: Repeat, deadline: Instant) -> Result<Answer, CacheError> {
+    async fn tries(&self, request: Request<'_>, repeat: Repeat, limit: TimeLimit) -> Result<Answer, CacheError> {
         let (mut command, mut in_full) = match request {
             Request::Command(command) => (command, None),
             Request::Script(script, key, args) => (script.by_hash(key, args), Some((script, key, args))),
         };
         let mut repeated = false;
         let mut pause = FIRST_PAUSE;
-        let mut attempt = Attempt::First;
+        let mut attempt = Attempt::first(limit.began.into_std());
         loop {
             let failure = match self.send(&command, attempt).await {
-                Ok(value) => return Ok(Answer { value, repeated }),
+                Ok(Reply { value, connection }) => return Ok(Answer { value, connection, repeated }),
                 Err(failure) => failure,
             };
-            attempt = Attempt::Next;
             match failure {
                 Failure::NoScript if in_full.is_some() => {
                     if let Some((script, key, args)) = in_full.take() {
@@ -128,7 +137,7 @@ impl CommandExecutor {
                 Failure::ConnectionLost if repeat == Repeat::Never => return Err(unknown_outcome()),
                 // Where time would run out on the way, this answer is the better one: it says that nothing was done.
                 Failure::NotReady(_)
-                    if deadline.saturating_duration_since(Instant::now()) >= self.timeout / 4 + pause =>
+                    if limit.deadline.saturating_duration_since(Instant::now()) >= self.timeout / 4 + pause =>
                 {
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -136,6 +145,7 @@ impl CommandExecutor {
                 _ if repeated && repeat == Repeat::ByVersion => return Err(unknown_outcome()),
                 failure => return Err(self.error(failure, name(&command))),
             }
+            attempt = Attempt::next();
         }
     }
 
@@ -149,7 +159,7 @@ impl CommandExecutor {
     }
 
     /// Sends the command and waits for the answer, without a limit of its own.
-    async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Value, Failure> {
+    async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Reply, Failure> {
         match &self.servers {
             Servers::One(connections) => connections.send(command, attempt).await,
             #[cfg(feature = "redis-cluster")]

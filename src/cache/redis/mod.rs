@@ -80,7 +80,8 @@ pub struct RedisCache {
     inspected: Arc<AtomicBool>,
     /// Whether answers are kept in a near cache.
     near: bool,
-    entry_limit: EntryLimit,
+    /// Of the longest entry that is written or read.
+    max_entry_bytes: usize,
 }
 
 impl RedisCache {
@@ -167,22 +168,8 @@ impl RedisCache {
             scripts: Scripts::all(),
             inspected: Arc::default(),
             near,
-            entry_limit: EntryLimit::new(max_entry_bytes),
+            max_entry_bytes,
         }
-    }
-}
-
-/// How much of a value is read.
-#[derive(Clone)]
-struct EntryLimit {
-    bytes: usize,
-    /// The place of the last byte to ask for, the first one of too many.
-    last: Arc<str>,
-}
-
-impl EntryLimit {
-    fn new(bytes: usize) -> Self {
-        Self { bytes, last: (encoding::HEADER + bytes).to_string().into() }
     }
 }
 
