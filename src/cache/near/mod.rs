@@ -9,8 +9,8 @@
 //! - Nothing is served when the last question that was answered over that connection was sent longer than [`BOUND`] ago:
 //!   everything that was reported before that answer has arrived, and a connection that died silently answers nothing.
 //!
-//! In Redis all reads go over the connection that reports their changes: each answer is a proof, and all changes are
-//! reported. In a cluster each node has a near cache of its own for what was read over the connection to it. In PostgreSQL a task asks over that connection, and changes are reported by the processes that make them, after
+//! In Redis the reads whose answers are kept go over the connection that reports their changes: each answer is a proof, and
+//! all changes are reported. In a cluster each node has a near cache of its own for what was read over the connection to it. In PostgreSQL a task asks over that connection, and changes are reported by the processes that make them, after
 //! the fact: an entry is served for [`BOUND`] at most, for the case that such a process ends in between.
 use std::{
     hash::{BuildHasher, RandomState},
@@ -166,11 +166,36 @@ impl NearCache {
         }
     }
 
+    /// The state before a write.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "writers of PostgreSQL are told of their own writes"))]
+    pub(in crate::cache) fn token(&self, key: &str) -> FillToken {
+        let (hash, sent) = (self.hash(key.as_bytes()), self.nanos(Instant::now()));
+        let shard = self.shard(hash);
+        FillToken { hash, connection: self.connection.load(Ordering::Acquire), changes: shard.changes(hash), sent }
+    }
+
     /// Keeps what was found, if nothing has happened since the question.
     pub(in crate::cache) fn fill(&self, token: &FillToken, key: &str, found: &Fetched) {
+        self.put(&mut self.shard(token.hash), token, key, found);
+    }
+
+    /// This process has written the entry over the connection that reports changes, and read it again. Older answers that
+    /// are still under way are not kept, and the entry is, if no other change than this one was reported since the write
+    /// was sent.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "as `token`"))]
+    pub(in crate::cache) fn written(&self, token: FillToken, key: &str, written: &Fetched) {
+        let mut shard = self.shard(token.hash);
+        let is_last = shard.changes(token.hash) == token.changes.wrapping_add(1);
+        shard.invalidate(token.hash, key.as_bytes());
+        if is_last {
+            let changes = shard.changes(token.hash);
+            self.put(&mut shard, &FillToken { changes, ..token }, key, written);
+        }
+    }
+
+    fn put(&self, shard: &mut Shard, token: &FillToken, key: &str, found: &Fetched) {
         // What was left when the server answered was left when the question was sent, and a little more.
         let Some(left) = u64::try_from(found.left).ok().and_then(|left| left.checked_mul(1_000_000)) else { return };
-        let mut shard = self.shard(token.hash);
         // What was asked for later is newer, unless both were under way at the same moment.
         if shard.find(key.as_bytes()).is_some_and(|item| item.times.sent > token.sent) {
             return;

@@ -69,6 +69,44 @@ fn an_answer_is_kept_if_nothing_changed_since_the_question() {
 }
 
 #[test]
+fn an_own_write_is_kept_if_no_other_change_was_reported_since_it_was_sent() {
+    type Event = fn(&NearCache);
+    let events: [(bool, Event); 6] = [
+        (true, |near| near.invalidate(b"k")),
+        (false, |_| {}),
+        (false, |near| (0..2).for_each(|_| near.invalidate(b"k"))),
+        (false, NearCache::invalidate_all),
+        (false, |near| near.end(1)),
+        (false, |near| near.begin(2, Instant::now())),
+    ];
+    for (number, (kept, event)) in events.into_iter().enumerate() {
+        let near = filled();
+        let token = near.token("k");
+        event(&near);
+        near.written(token, "k", &found(2));
+        assert_eq!(has(&near), kept, "event {number}");
+    }
+}
+
+#[test]
+fn an_answer_from_before_an_own_write_is_not_kept() {
+    for reported in [true, false] {
+        let near = near();
+        let (read, write) = (ask(&near), near.token("k"));
+        if reported {
+            near.invalidate(b"k");
+        }
+        near.written(write, "k", &found(2));
+        near.fill(&read, "k", &found(1));
+        let version = match near.find("k", None) {
+            Lookup::Hit(entry) => Some(entry.version),
+            _ => None,
+        };
+        assert_eq!(version, reported.then(|| Version::from(2)));
+    }
+}
+
+#[test]
 fn a_change_of_another_key_changes_nothing_else() {
     let near = filled();
     (0..1000).for_each(|number| near.invalidate(format!("other{number}").as_bytes()));

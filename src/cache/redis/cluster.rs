@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::{
     clients::ServerSettings,
     connect::Limits,
-    connections::{Attempt, ReadWriteConnections, Reply, Target},
+    connections::{Attempt, Message, ReadWriteConnections, Reply, Target},
     errors::{Failure, Redirect},
 };
 use crate::cache::near::{NearCache, Reports};
@@ -66,9 +66,9 @@ impl Cluster {
         Self { seeds, servers, limits, near, map: Mutex::default(), refreshing: tokio::sync::Mutex::default() }
     }
 
-    /// Sends the command to the node that has its key.
-    pub(super) async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Reply, Failure> {
-        let slot = slot_of(command);
+    /// Sends the message to the node that has its key.
+    pub(super) async fn send(&self, message: &Message, attempt: Attempt) -> Result<Reply, Failure> {
+        let slot = message.command().and_then(slot_of);
         let mut node = match self.node(slot) {
             Some(node) => node,
             None => {
@@ -79,9 +79,9 @@ impl Cluster {
         let mut once = false;
         for _ in 0..REDIRECTS {
             let outcome = if once {
-                Box::pin(node.connections.send_asking(command, attempt)).await
+                Box::pin(node.connections.send_asking(message, attempt)).await
             } else {
-                node.connections.send(command, attempt).await
+                node.connections.send(message, attempt).await
             };
             match outcome {
                 Err(Failure::Redirected(redirect)) => {
@@ -117,10 +117,8 @@ impl Cluster {
         self.node(Some(slot(key.as_bytes())))?.connections.near().cloned()
     }
 
-    /// Has the key read from the cluster again: at every node, as its slot may have moved meanwhile.
-    pub(super) fn invalidate(&self, key: &str) {
-        let map = self.lock();
-        map.nodes.values().filter_map(|node| node.connections.near()).for_each(|near| near.invalidate(key.as_bytes()));
+    pub(super) fn each_near(&self, act: impl Fn(&NearCache)) {
+        self.lock().nodes.values().filter_map(|node| node.connections.near()).for_each(|near| act(near));
     }
 
     /// How errors name it.
@@ -192,6 +190,7 @@ impl Cluster {
         let each = (self.limits.timeout / 5).max(Duration::from_millis(20));
         let mut question = redis::cmd("CLUSTER");
         question.arg("SLOTS");
+        let question = Message::One(question);
         let mut last = Failure::no_server(false, "no node of the cluster can be reached");
         for node in nodes {
             match timeout(each, node.connections.send(&question, Attempt::first(Instant::now()))).await {
@@ -417,7 +416,7 @@ mod tests {
         let (first, second) = (keep("bar", 1), keep("foo", 2));
         assert!(cluster.learn(&map_of(&[(0, 8191, 1), (8192, 16383, 2)]), ""));
         assert!(has(&first, "bar") && has(&second, "foo"), "nothing has moved");
-        cluster.invalidate("bar");
+        cluster.each_near(|near| near.invalidate(b"bar"));
         assert!(!has(&first, "bar") && has(&second, "foo"));
         let first = keep("bar", 1);
         assert!(cluster.learn(&map_of(&[(0, 8191, 1), (8192, 12000, 2), (12001, 16383, 3)]), ""));

@@ -3,6 +3,9 @@
 //! Two, because a write that Redis holds back (`CLIENT PAUSE WRITE`, as while a failover is prepared) blocks everything
 //! that is sent after it on the same connection. They are made together and left together: an address that moved to
 //! another server must not leave reads at the former one, where a session that was ended would still be alive.
+//!
+//! With a near cache, what is read goes over the connection for writes, and the other one is there for the time while that
+//! is held back: the server then reports no write of this process, and the near cache keeps what the process wrote.
 use std::{
     future::{Future, poll_fn},
     pin::pin,
@@ -98,8 +101,8 @@ enum Purpose {
 }
 
 impl Purpose {
-    fn of(command: &Cmd) -> Self {
-        match name(command) {
+    fn of(message: &Message) -> Self {
+        match message.command().map_or(b"".as_slice(), name) {
             b"GETRANGE" | b"PING" | b"INFO" | b"CLUSTER" => Self::Reads,
             _ => Self::Writes,
         }
@@ -141,13 +144,33 @@ pub(super) struct Reply {
     pub(super) connection: u64,
 }
 
-#[derive(Clone, Copy)]
-enum Message<'a> {
-    One(&'a Cmd),
+/// What is sent at a time.
+pub(super) enum Message {
+    One(Cmd),
     /// Both answers are the answer.
-    Both(&'a Pipeline),
+    Both(Pipeline),
     #[cfg(feature = "redis-cluster")]
-    Asking(&'a Pipeline),
+    Asking(Pipeline),
+}
+
+impl Message {
+    /// The command, and a question right behind it, if there is one.
+    pub(super) fn new(command: Cmd, question: Option<Cmd>) -> Self {
+        let Some(question) = question else { return Self::One(command) };
+        let mut both = Pipeline::with_capacity(2);
+        both.add_command(command).add_command(question);
+        Self::Both(both)
+    }
+
+    /// The command that it is about.
+    pub(super) fn command(&self) -> Option<&Cmd> {
+        match self {
+            Self::One(command) => Some(command),
+            Self::Both(both) => both.cmd_iter().next(),
+            #[cfg(feature = "redis-cluster")]
+            Self::Asking(both) => both.cmd_iter().nth(1),
+        }
+    }
 }
 
 impl ReadWriteConnections {
@@ -161,30 +184,49 @@ impl ReadWriteConnections {
         self.target.describe()
     }
 
-    /// Sends the command and waits for the answer, without a limit of its own.
+    /// Sends the message and waits for the answer, without a limit of its own.
     ///
-    /// With a near cache, the answers to `GETRANGE` have the time that is left beside the value.
-    pub(super) async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Reply, Failure> {
-        let purpose = Purpose::of(command);
-        self.admit(purpose, attempt).await?;
-        if name(command) == b"SET" && lock(&self.writes).is_idle(attempt.began, IDLE) {
-            Box::pin(self.confirm_connection()).await?;
+    /// Two commands at once go over the connection that reports changes, where there is a near cache.
+    pub(super) async fn send(&self, message: &Message, attempt: Attempt) -> Result<Reply, Failure> {
+        match (message, Purpose::of(message)) {
+            (Message::Both(_), Purpose::Reads) => self.send_tracked(message, attempt).await,
+            (Message::One(command), purpose) if name(command) == b"SET" => {
+                if lock(&self.writes).is_idle(attempt.began, IDLE) {
+                    Box::pin(self.confirm_connection()).await?;
+                }
+                self.send_admitted(purpose, message, attempt).await
+            }
+            (_, purpose) => self.send_admitted(purpose, message, attempt).await,
         }
-        let both = self.near.as_ref().and_then(|_| with_time_left(command));
-        let message = both.as_ref().map_or(Message::One(command), Message::Both);
-        self.send_message(purpose, message, attempt, self.limits.timeout / 4 * 3).await
+    }
+
+    /// Reads over the connection that reports changes, which is that for writes. A write that the server holds back would
+    /// hold back the read, too: after a while the other connection is asked, and the answer is one that is not kept.
+    async fn send_tracked(&self, both: &Message, attempt: Attempt) -> Result<Reply, Failure> {
+        let tracked = self.send_admitted(Purpose::Writes, both, attempt);
+        match timeout(self.limits.timeout / 4, tracked).await {
+            Ok(Err(Failure::CircuitOpen)) => {}
+            Ok(outcome) => return outcome,
+            Err(_) => lock(&self.writes).failed(),
+        }
+        let read = both.command().map_or_else(Cmd::new, Cmd::clone);
+        let reply = Box::pin(self.send_admitted(Purpose::Reads, &Message::One(read), attempt)).await?;
+        Ok(Reply { connection: 0, ..reply })
     }
 
     /// The same for a command that another node of the cluster sent here, while it hands over a slot. The answer is one that
     /// a near cache does not keep.
     #[cfg(feature = "redis-cluster")]
-    pub(super) async fn send_asking(&self, command: &Cmd, attempt: Attempt) -> Result<Reply, Failure> {
-        let purpose = Purpose::of(command);
+    pub(super) async fn send_asking(&self, message: &Message, attempt: Attempt) -> Result<Reply, Failure> {
         let mut both = Pipeline::with_capacity(2);
-        both.cmd("ASKING").ignore().add_command(command.clone());
-        self.admit(purpose, attempt).await?;
-        let reply = self.send_message(purpose, Message::Asking(&both), attempt, self.limits.timeout / 4 * 3).await?;
+        both.cmd("ASKING").ignore().add_command(message.command().map_or_else(Cmd::new, Cmd::clone));
+        let reply = self.send_admitted(Purpose::of(message), &Message::Asking(both), attempt).await?;
         Ok(Reply { connection: 0, ..reply })
+    }
+
+    async fn send_admitted(&self, purpose: Purpose, message: &Message, attempt: Attempt) -> Result<Reply, Failure> {
+        self.admit(purpose, attempt).await?;
+        self.send_message(purpose, message, attempt, self.limits.timeout / 4 * 3).await
     }
 
     /// Whether another node is the better one to ask.
@@ -221,8 +263,8 @@ impl ReadWriteConnections {
     async fn probe(&self, purpose: Purpose) -> Result<(), Failure> {
         let mut probe = Probe { connections: self, purpose, answered: None };
         let part = self.limits.part();
-        let ping = redis::cmd("PING");
-        let sent = self.send_message(purpose, Message::One(&ping), Attempt::first(Instant::now()), part / 4 * 3);
+        let ping = Message::One(redis::cmd("PING"));
+        let sent = self.send_message(purpose, &ping, Attempt::first(Instant::now()), part / 4 * 3);
         let answered = match timeout(part, sent).await {
             Ok(Ok(_)) => true,
             Ok(Err(failure)) => failure.reached(),
@@ -237,9 +279,8 @@ impl ReadWriteConnections {
         if lock(&self.current).is_none() {
             return Ok(());
         }
-        let ping = redis::cmd("PING");
-        let message = Message::One(&ping);
-        match self.send_message(Purpose::Writes, message, Attempt::next(), self.limits.timeout / 4 * 3).await {
+        let ping = Message::One(redis::cmd("PING"));
+        match self.send_message(Purpose::Writes, &ping, Attempt::next(), self.limits.timeout / 4 * 3).await {
             Ok(_) | Err(Failure::ConnectionLost) => Ok(()),
             Err(failure) if failure.reached() => Ok(()),
             Err(failure) => Err(failure),
@@ -250,7 +291,7 @@ impl ReadWriteConnections {
     async fn send_message(
         &self,
         purpose: Purpose,
-        message: Message<'_>,
+        message: &Message,
         attempt: Attempt,
         patience: Duration,
     ) -> Result<Reply, Failure> {
@@ -349,7 +390,7 @@ impl ReadWriteConnections {
                 return Ok((connection.clone(), connection));
             }
             Target::Server(client) => {
-                both(connect(client, self.limits, tracking), connect(client, self.limits, None)).await?
+                both(connect(client, self.limits, None), connect(client, self.limits, tracking)).await?
             }
             #[cfg(feature = "redis-sentinel")]
             Target::Sentinels(sentinels) => {
@@ -358,7 +399,7 @@ impl ReadWriteConnections {
                     let connection = connect(&client, self.limits, tracking).await?;
                     confirm_primary(connection, &client).await
                 };
-                both(primary(tracking), primary(None)).await?
+                both(primary(None), primary(tracking)).await?
             }
         };
         Ok((SharedConnection::Own(reads), SharedConnection::Own(writes)))
@@ -423,24 +464,15 @@ fn name(command: &Cmd) -> &[u8] {
     }
 }
 
-/// A read of a value, and how long the value will be there.
-fn with_time_left(command: &Cmd) -> Option<Pipeline> {
-    let mut args = command.args_iter();
-    let (Some(Arg::Simple(b"GETRANGE")), Some(Arg::Simple(key))) = (args.next(), args.next()) else { return None };
-    let mut both = Pipeline::with_capacity(2);
-    both.add_command(command.clone()).cmd("PTTL").arg(key);
-    Some(both)
-}
-
 impl SharedConnection {
-    async fn send(self, message: Message<'_>) -> RedisResult<Value> {
+    async fn send(self, message: &Message) -> RedisResult<Value> {
         match (self, message) {
             (Self::Own(mut connection), Message::One(command)) => connection.send_packed_command(command).await,
             (connection, message) => Box::pin(connection.send_rare(message)).await,
         }
     }
 
-    async fn send_rare(self, message: Message<'_>) -> RedisResult<Value> {
+    async fn send_rare(self, message: &Message) -> RedisResult<Value> {
         let (commands, skip, count) = match message {
             Message::One(command) => {
                 return match self {

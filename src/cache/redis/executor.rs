@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 #[cfg(feature = "redis-cluster")]
 use super::cluster::Cluster;
 use super::{
-    connections::{Attempt, ReadWriteConnections, Reply},
+    connections::{Attempt, Message, ReadWriteConnections, Reply},
     errors::{Failure, unexpected, unknown_outcome},
     scripts::{Script, ScriptArg},
 };
@@ -90,15 +90,17 @@ impl CommandExecutor {
         unexpected()
     }
 
-    /// Sends the request within the time limit, again where `repeat` allows it.
+    /// Sends the request within the time limit, again where `repeat` allows it. With a `question` right behind it, on the
+    /// connection that reports changes, the answer is an array of both answers; elsewhere the question is left out.
     pub(super) async fn execute(
         &self,
         request: Request<'_>,
+        question: Option<Cmd>,
         repeat: Repeat,
         limit: TimeLimit,
     ) -> Result<Answer, CacheError> {
         // In a box: the callers' futures are moved more often than once, with room for all that they wait for.
-        let tries = Box::pin(self.tries(request, repeat, limit));
+        let tries = Box::pin(self.tries(request, question, repeat, limit));
         match timeout_at(limit.deadline, tries).await {
             Ok(answer) => answer,
             Err(_) => {
@@ -109,28 +111,38 @@ impl CommandExecutor {
     }
 
     /// Sends a question once. `None`: no answer in time.
-    pub(super) async fn ask(&self, command: &Cmd, limit: TimeLimit) -> Option<Result<Value, Failure>> {
-        let asked = timeout_at(limit.deadline, self.send(command, Attempt::first(Instant::now().into_std())));
+    pub(super) async fn ask(&self, command: Cmd, limit: TimeLimit) -> Option<Result<Value, Failure>> {
+        let (message, attempt) = (Message::One(command), Attempt::first(Instant::now().into_std()));
+        let asked = timeout_at(limit.deadline, self.send(&message, attempt));
         Some(asked.await.ok()?.map(|reply| reply.value))
     }
 
-    async fn tries(&self, request: Request<'_>, repeat: Repeat, limit: TimeLimit) -> Result<Answer, CacheError> {
-        let (mut command, mut in_full) = match request {
+    async fn tries(
+        &self,
+        request: Request<'_>,
+        question: Option<Cmd>,
+        repeat: Repeat,
+        limit: TimeLimit,
+    ) -> Result<Answer, CacheError> {
+        let (command, mut in_full) = match request {
             Request::Command(command) => (command, None),
-            Request::Script(script, key, args) => (script.by_hash(key, args), Some((script, key, args))),
+            Request::Script(script, key, args) => {
+                (script.by_hash(key, args), Some((script, key, args, question.clone())))
+            }
         };
+        let mut message = Message::new(command, question);
         let mut repeated = false;
         let mut pause = FIRST_PAUSE;
         let mut attempt = Attempt::first(limit.began.into_std());
         loop {
-            let failure = match self.send(&command, attempt).await {
+            let failure = match self.send(&message, attempt).await {
                 Ok(Reply { value, connection }) => return Ok(Answer { value, connection, repeated }),
                 Err(failure) => failure,
             };
             match failure {
                 Failure::NoScript if in_full.is_some() => {
-                    if let Some((script, key, args)) = in_full.take() {
-                        command = script.by_text(key, args);
+                    if let Some((script, key, args, question)) = in_full.take() {
+                        message = Message::new(script.by_text(key, args), question);
                     }
                 }
                 Failure::ConnectionLost if !repeated && repeat != Repeat::Never => repeated = true,
@@ -143,7 +155,7 @@ impl CommandExecutor {
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 _ if repeated && repeat == Repeat::ByVersion => return Err(unknown_outcome()),
-                failure => return Err(self.error(failure, name(&command))),
+                failure => return Err(self.error(failure, message.command().map_or("", name))),
             }
             attempt = Attempt::next();
         }
@@ -158,12 +170,12 @@ impl CommandExecutor {
         CacheError::new(kind, text)
     }
 
-    /// Sends the command and waits for the answer, without a limit of its own.
-    async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Reply, Failure> {
+    /// Sends the message and waits for the answer, without a limit of its own.
+    async fn send(&self, message: &Message, attempt: Attempt) -> Result<Reply, Failure> {
         match &self.servers {
-            Servers::One(connections) => connections.send(command, attempt).await,
+            Servers::One(connections) => connections.send(message, attempt).await,
             #[cfg(feature = "redis-cluster")]
-            Servers::Cluster(cluster) => cluster.send(command, attempt).await,
+            Servers::Cluster(cluster) => cluster.send(message, attempt).await,
         }
     }
 
@@ -177,14 +189,19 @@ impl CommandExecutor {
         }
     }
 
-    /// Has the key read from the server again: this process changed it, or may have.
-    pub(super) fn invalidate(&self, key: &str) {
-        match &self.servers {
-            Servers::One(connections) => {
-                connections.near().into_iter().for_each(|near| near.invalidate(key.as_bytes()));
+    /// Has the key read from the server again: this process changed it, or may have. `except`: the near cache that has the
+    /// new entry.
+    pub(super) fn invalidate(&self, key: &str, except: Option<&NearCache>) {
+        let invalidate = |near: &NearCache| {
+            if !except.is_some_and(|except| std::ptr::eq(near, except)) {
+                near.invalidate(key.as_bytes());
             }
+        };
+        match &self.servers {
+            Servers::One(connections) => connections.near().into_iter().for_each(|near| invalidate(near)),
+            // At every node, as the slot may have moved meanwhile.
             #[cfg(feature = "redis-cluster")]
-            Servers::Cluster(cluster) => cluster.invalidate(key),
+            Servers::Cluster(cluster) => cluster.each_near(invalidate),
         }
     }
 

@@ -33,12 +33,12 @@ impl RedisCache {
         if self.inspected.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let about = self.executor.ask(&server_info::question("server"), limit).await.and_then(Result::ok);
+        let about = self.executor.ask(server_info::question("server"), limit).await.and_then(Result::ok);
         if about.is_some_and(|about| server_info::is_too_old(&about)) {
             return Err(CacheError::new(CacheErrorKind::Unsupported, "the server is older than Redis 6.2"));
         }
         self.check_permissions(limit).await?;
-        let memory = self.executor.ask(&server_info::question("memory"), limit).await.and_then(Result::ok);
+        let memory = self.executor.ask(server_info::question("memory"), limit).await.and_then(Result::ok);
         if !self.inspected.swap(true, Ordering::Relaxed) && memory.is_some_and(|memory| server_info::evicts(&memory)) {
             events::evicting();
         }
@@ -48,9 +48,9 @@ impl RedisCache {
     /// An error where scripts are refused or switched off, or where one of their commands is.
     async fn check_permissions(&self, limit: TimeLimit) -> Result<(), CacheError> {
         let (check, key) = (&self.scripts.check, "cloakroom:ping");
-        let mut answer = self.executor.ask(&check.by_hash(key, &[Number(0)]), limit).await;
+        let mut answer = self.executor.ask(check.by_hash(key, &[Number(0)]), limit).await;
         if matches!(answer, Some(Err(Failure::NoScript))) {
-            answer = self.executor.ask(&check.by_text(key, &[Number(0)]), limit).await;
+            answer = self.executor.ask(check.by_text(key, &[Number(0)]), limit).await;
         }
         match answer {
             Some(Ok(missing)) => {
@@ -81,7 +81,11 @@ impl RedisCache {
         key: &str,
         args: &[ScriptArg<'_>],
     ) -> Result<Answer, CacheError> {
-        self.executor.execute(Request::Script(script, key, args), repeat, self.executor.time_limit()).await
+        self.executor.execute(Request::Script(script, key, args), None, repeat, self.executor.time_limit()).await
+    }
+
+    async fn command(&self, command: Cmd, repeat: Repeat, limit: TimeLimit) -> Result<Value, CacheError> {
+        Ok(self.executor.execute(Request::Command(command), None, repeat, limit).await?.value)
     }
 
     /// The place of the last byte to read: one byte more than an entry may have tells that a value is too long.
@@ -89,19 +93,12 @@ impl RedisCache {
         u64::try_from(encoding::HEADER + self.max_entry_bytes).unwrap_or(u64::MAX)
     }
 
-    /// A plain read.
-    fn read(&self, key: &str) -> Request<'static> {
-        let mut command = Cmd::with_capacity(4, 20 + key.len());
-        command.arg("GETRANGE").arg(key).arg(0).arg(self.last());
-        Request::Command(command)
-    }
-
     /// The live entry, with its idle time restarted if that started `after` milliseconds ago or earlier. An entry that
     /// has ended is removed.
     async fn read_and_touch(&self, key: &str, after: u64, limit: TimeLimit) -> Result<Option<Entry>, CacheError> {
         let args = [Number(now()), Number(self.last()), Number(after)];
         let request = Request::Script(&self.scripts.get_and_touch, key, &args);
-        self.entry_in(self.executor.execute(request, Repeat::Freely, limit).await?.value)
+        self.entry_in(self.executor.execute(request, None, Repeat::Freely, limit).await?.value)
     }
 
     /// The same, and the next read asks the server.
@@ -117,13 +114,17 @@ impl RedisCache {
         key: &str,
         limit: TimeLimit,
     ) -> Result<Option<Fetched>, CacheError> {
-        let Answer { value, connection, .. } = self.executor.execute(self.read(key), Repeat::Freely, limit).await?;
+        let mut time_left = Cmd::with_capacity(2, 4 + key.len());
+        time_left.arg("PTTL").arg(key);
+        let request = Request::Command(read(key, self.last()));
+        let Answer { value, connection, .. } =
+            self.executor.execute(request, Some(time_left), Repeat::Freely, limit).await?;
         let (raw, left) = match value {
             Value::Array(parts) => match <[Value; 2]>::try_from(parts) {
                 Ok([raw, Value::Int(left)]) => (raw, left),
                 _ => return Err(self.executor.unexpected()),
             },
-            // Of a node of a cluster that takes over a slot: it is not kept.
+            // Not over the connection that reports changes: it is not kept.
             raw => (raw, -1),
         };
         let asked = asked.filter(|(_, token)| token.is_of(connection));
@@ -178,7 +179,7 @@ impl RedisCache {
     async fn set_absent(&self, key: &str, raw: &[u8], ttl: u64, limit: TimeLimit) -> Result<bool, CacheError> {
         let mut command = Cmd::with_capacity(6, 32 + key.len() + raw.len());
         command.arg("SET").arg(key).arg(raw).arg("PX").arg(ttl).arg("NX");
-        match self.executor.execute(Request::Command(command), Repeat::Never, limit).await?.value {
+        match self.command(command, Repeat::Never, limit).await? {
             Value::Okay => Ok(true),
             Value::Nil => Ok(false),
             _ => Err(self.executor.unexpected()),
@@ -199,8 +200,8 @@ impl Cache for RedisCache {
             let fetched = Box::pin(self.fetch(asked, key, self.executor.time_limit())).await?;
             return Ok(fetched.map(|fetched| fetched.entry));
         }
-        let answer = self.executor.execute(self.read(key), Repeat::Freely, self.executor.time_limit()).await?;
-        self.entry_in(answer.value)
+        let answer = self.command(read(key, self.last()), Repeat::Freely, self.executor.time_limit()).await?;
+        self.entry_in(answer)
     }
 
     async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
@@ -243,13 +244,34 @@ impl Cache for RedisCache {
         entry: Entry,
         expiry: Expiry,
     ) -> Result<Replaced, CacheError> {
-        let _guard = self.guard(key);
+        let guard = self.guard(key);
+        let near = self.near.then(|| self.executor.near(key)).flatten();
+        let token = near.as_deref().map(|near| (near, near.token(key)));
         let (now, expected) = (now(), u64::from(expected).to_be_bytes());
         let (raw, ttl) = self.encode(&entry, expiry, now)?;
         let args = [Number(now), Number(self.last()), Bytes(&expected), Bytes(&raw), Number(ttl)];
-        let Answer { value, repeated, .. } = self.script(&self.scripts.replace, Repeat::ByVersion, key, &args).await?;
+        // Once the head has been read again, the server has reported this change, and will report the next one.
+        let head = token.is_some().then(|| read(key, encoding::HEADER as u64 - 1));
+        let request = Request::Script(&self.scripts.replace, key, &args);
+        let limit = self.executor.time_limit();
+        let Answer { value, repeated, connection } =
+            self.executor.execute(request, head, Repeat::ByVersion, limit).await?;
+        let (value, head) = match value {
+            Value::Array(parts) => match <[Value; 2]>::try_from(parts) {
+                Ok([value, Value::BulkString(head)]) => (value, head),
+                _ => return Err(self.executor.unexpected()),
+            },
+            value => (value, Vec::new()),
+        };
         match value {
-            Value::Int(1) => Ok(Replaced::Done),
+            Value::Int(1) => {
+                let token =
+                    token.filter(|(_, token)| token.is_of(connection) && raw.get(..encoding::HEADER) == Some(&head));
+                if let (Some((near, token)), Some(guard)) = (token, guard) {
+                    guard.keep(near, token, raw, ttl, self.max_entry_bytes);
+                }
+                Ok(Replaced::Done)
+            }
             value => match self.entry_in(value)? {
                 Some(found) if found.version == entry.version => Ok(Replaced::Done),
                 _ if repeated => Err(unknown_outcome()),
@@ -322,7 +344,7 @@ impl Cache for RedisCache {
 
     async fn ping(&self) -> Result<(), CacheError> {
         let limit = self.executor.time_limit();
-        self.executor.execute(Request::Command(redis::cmd("PING")), Repeat::Freely, limit).await?;
+        self.command(redis::cmd("PING"), Repeat::Freely, limit).await?;
         self.inspect(limit).await
     }
 }
@@ -333,10 +355,28 @@ struct InvalidationGuard<'a> {
     key: &'a str,
 }
 
+impl InvalidationGuard<'_> {
+    /// The value was written over the connection that reports the next change: this near cache keeps it.
+    fn keep(self, near: &NearCache, token: FillToken, raw: Vec<u8>, ttl: u64, most: usize) {
+        let Some(Decoded { entry, idle, end }) = encoding::decode(raw.into(), most) else { return };
+        let left = i64::try_from(ttl).unwrap_or(i64::MAX);
+        near.written(token, self.key, &Fetched { entry, idle, end, left });
+        self.executor.invalidate(self.key, Some(near));
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for InvalidationGuard<'_> {
     fn drop(&mut self) {
-        self.executor.invalidate(self.key);
+        self.executor.invalidate(self.key, None);
     }
+}
+
+/// A plain read up to the byte at `last`.
+fn read(key: &str, last: u64) -> Cmd {
+    let mut command = Cmd::with_capacity(4, 32 + key.len());
+    command.arg("GETRANGE").arg(key).arg(0).arg(last);
+    command
 }
 
 /// A score that a sorted set keeps exactly.
