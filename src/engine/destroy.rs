@@ -1,11 +1,11 @@
 //! Destroying: the session, and what came of it by renewal.
 use std::collections::HashSet;
 
-use super::{Base, Commit, Committed, Engine, Family, Lookup, Stored, TOMBSTONE_LIFE, commit::Tried};
+use super::{Base, Commit, Committed, Engine, Family, Lookup, Stored, commit::Tried};
 use crate::{
     cache::{Cache, Deleted, Entry, Expiry, Replaced, Version},
     clock::{later, millis, time_of},
-    deadline::Deadline,
+    deadline::{Deadline, timed_out},
     error::SessionError,
     events,
     id::SessionKey,
@@ -66,7 +66,7 @@ impl<C: Cache> Engine<C> {
         }
         // Where even the tombstone is gone, it cannot be found out whether the session lives on under another key.
         let is_known = ended.any() || !ended.tombstones.is_empty();
-        if !is_known && self.now().saturating_sub(commit.found_at) >= millis(TOMBSTONE_LIFE) {
+        if !is_known && self.now().saturating_sub(commit.found_at) >= millis(Tombstone::LIFE) {
             return Err(SessionError::Gone);
         }
         Ok(Committed::Destroyed)
@@ -134,7 +134,7 @@ impl<C: Cache> Engine<C> {
                 Deleted::Conflict(entry) => found = self.read(key, entry),
             }
             if deadline.left().is_zero() {
-                return Err(super::timed_out());
+                return Err(timed_out());
             }
         }
         for (key, version) in tombstones.iter().rev() {
@@ -152,7 +152,7 @@ impl<C: Cache> Engine<C> {
         let Some((key, version)) = chain.first() else { return Ok(()) };
         let now = self.now();
         let entry = Entry::new(record::encode_tombstone(key, &Tombstone { successor, at: now }), Version::unique());
-        let expiry = Expiry::new(TOMBSTONE_LIFE, time_of(later(now, TOMBSTONE_LIFE)));
+        let expiry = Expiry::new(Tombstone::LIFE, time_of(later(now, Tombstone::LIFE)));
         // A conflict means that another destroy has been here.
         match self.cache.replace(&self.cache_key(key), *version, entry, expiry).await? {
             Replaced::Done | Replaced::Conflict(_) | Replaced::Missing => Ok(()),

@@ -15,6 +15,8 @@
 //! | `i`, `l`, `p`, `o`, `s`, `g`, `a`, `b`, `w`, `r`, `x` | optional, see [`head::Own`] |
 //! | `d` | the values |
 //! | `n`, `t` | a tombstone has the successor's key and the time of the renewal in place of `c`, `e` and `d` |
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
@@ -26,7 +28,6 @@ mod changes;
 mod exact;
 mod head;
 pub(crate) mod json;
-mod scan;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -61,6 +62,11 @@ pub(crate) struct Tombstone {
     pub(crate) successor: SessionKey,
     /// When the session was renewed.
     pub(crate) at: u64,
+}
+
+impl Tombstone {
+    /// How long a destroy can find out what came of a renewed session.
+    pub(crate) const LIFE: Duration = Duration::from_secs(60 * 60);
 }
 
 #[derive(Debug)]

@@ -8,8 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{IntoKey, Session};
 use crate::{
-    deadline::Deadline,
-    engine::within,
+    deadline::{Deadline, within},
     error::SessionError,
     record::{Run, Tag, check_value_key, json},
 };

@@ -17,8 +17,8 @@ use super::admission::{DeviceAdmission, Verdict};
 use crate::engine::NEWEST;
 use crate::{
     cookie::Candidates,
-    deadline::Deadline,
-    engine::{Found, SessionEngine, timed_out},
+    deadline::{Deadline, timed_out},
+    engine::{Found, SessionEngine},
     error::SessionError,
     events,
     id::SessionId,

@@ -11,8 +11,8 @@ use std::{
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::{
-    deadline::Deadline,
-    engine::{Base, Config, Family, Found, SessionEngine, Stored, timed_out},
+    deadline::{Deadline, timed_out},
+    engine::{Base, Config, Family, Found, SessionEngine, Stored},
     error::SessionError,
     events::{self, Answered},
     id::{SessionId, SessionKey},
@@ -29,7 +29,6 @@ mod lazy;
 mod settings;
 mod state;
 mod users;
-mod value_key;
 mod values;
 mod wish;
 
@@ -39,7 +38,7 @@ pub use self::{
     at_once::EndReason,
     lazy::LazySession,
     users::SessionInfo,
-    value_key::{IntoKey, Key},
+    values::{IntoKey, Key},
 };
 pub(crate) use self::{browser::CookieDue, wish::Scope};
 use self::{

@@ -11,6 +11,7 @@ use std::{
 use tokio::time::Instant;
 
 use self::{
+    batch::Batch,
     call::{Executed, StatementExecutor, StatementKind, attempt},
     dialect::{Dialect, MEMBERS, Statements, WriteOutcome},
     driver::Cells,
@@ -26,6 +27,7 @@ use crate::{
     error::CacheError,
 };
 
+mod batch;
 mod breaker;
 mod builder;
 mod call;
@@ -154,7 +156,7 @@ struct Inner<D: Dialect> {
     sweeps: bool,
     inserts: AtomicU64,
     sweeping: AtomicBool,
-    batch: sweep::Batch,
+    batch: Batch,
 }
 
 /// What keys, names of lists and members may have: all of them fit an index of every database.
@@ -162,34 +164,6 @@ const LONGEST_KEY: usize = 1024;
 const LARGEST_VALUE: usize = 8 << 20;
 
 impl<D: Dialect> SqlCache<D> {
-    /// Connects to the database at `url`, with the default settings.
-    ///
-    /// The URL is the one of sqlx: `postgres://user:password@host:port/database`, the same with `mysql:`, or
-    /// `sqlite:path/to/file`. Its parameters say how TLS is used: `sslmode`, `sslrootcert` for PostgreSQL, `ssl-mode`,
-    /// `ssl-ca` for MySQL. An SQLite file is made if it is not there, and put into WAL mode with `synchronous = NORMAL`.
-    ///
-    /// # Errors
-    /// When the URL cannot be used, or no database there answers within 500 ms. [`builder`](Self::builder) can start
-    /// without one.
-    pub async fn connect(url: impl AsRef<str>) -> Result<Self, CacheError> {
-        Self::builder(url).build().await
-    }
-
-    /// Uses a pool that the application already holds, with the default settings.
-    ///
-    /// The pool's own settings stay in force: the sooner time limit counts. Each operation ends with a round trip that
-    /// gives the connection back, and begins with another one that tests it, if the pool does so: a pool of this cache's
-    /// own spares both.
-    #[must_use]
-    pub fn from_pool(pool: sqlx::Pool<D::Database>) -> Self {
-        builder::over_pool(pool)
-    }
-
-    /// Settings, before connecting to the database at `url`.
-    pub fn builder(url: impl AsRef<str>) -> SqlCacheBuilder<D> {
-        SqlCacheBuilder::new(url.as_ref())
-    }
-
     /// The SQL that makes these tables, for those who apply it themselves: as the owner of the schema, say, while the
     /// role that serves requests may not create any.
     ///

@@ -223,7 +223,7 @@ impl Dialect for Postgres {
     }
 
     fn near(pool: &Pool<sqlx::Postgres>, tables: &SqlTables, bytes: usize, timeout: Duration) -> Option<Near> {
-        Some(near_cache(pool, tables, bytes, timeout))
+        Some(near_cache(pool, tables, bytes, timeout, Self::answer))
     }
 
     /// `IF NOT EXISTS` does not hold for two at once: they wait for each other. The lock ends with the transaction.
