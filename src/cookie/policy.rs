@@ -112,7 +112,7 @@ impl CookiePolicy {
             let verify = |value: &[u8]| match signer.verify(value) {
                 None => Err(Rejection::Malformed),
                 Some((_, SignedBy::NoKey)) => Err(Rejection::Unsigned),
-                Some((id, signed_by)) => Ok(Candidate { id, resign: signed_by == SignedBy::OlderKey }),
+                Some((id, signed_by)) => Ok(Candidate { id, resign: signed_by == SignedBy::Older }),
             };
             return Scan::new(start, signature::MAX_VERIFIED, verify).fields(headers);
         }

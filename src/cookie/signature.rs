@@ -24,11 +24,11 @@ pub(super) struct Signer {
     others: Box<[Hmac<Sha256>]>,
 }
 
-/// What a signature is worth.
+/// Which key made the signature of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SignedBy {
-    FirstKey,
-    OlderKey,
+    First,
+    Older,
     NoKey,
 }
 
@@ -60,9 +60,9 @@ impl Signer {
         let tag = decode(signature)?;
         let is_by = |key: &Hmac<Sha256>| finish(key, &id).verify_slice(&tag).is_ok();
         let signed_by = if is_by(&self.first) {
-            SignedBy::FirstKey
+            SignedBy::First
         } else if self.others.iter().any(is_by) {
-            SignedBy::OlderKey
+            SignedBy::Older
         } else {
             SignedBy::NoKey
         };

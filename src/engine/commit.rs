@@ -35,7 +35,7 @@ pub(crate) struct Commit {
     pub(crate) base: Base,
     pub(crate) changes: Changes,
     /// The base may be an old one: the session is looked up before anything is decided.
-    pub(crate) look_first: bool,
+    pub(crate) look_up_first: bool,
     /// The handle waits for its request to store the session, and never stores a new one.
     pub(crate) detached: bool,
     /// When the base was found.

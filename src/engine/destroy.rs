@@ -17,7 +17,7 @@ const MAX_HOPS: usize = 32;
 
 /// What an end found.
 #[derive(Default)]
-pub(super) struct Ended {
+pub(super) struct EndOutcome {
     /// The session that this call ended.
     pub(super) session: Option<Stored>,
     /// An entry was removed that is no record that this process can read.
@@ -28,7 +28,7 @@ pub(super) struct Ended {
     pub(super) tombstones: Vec<SessionKey>,
 }
 
-impl Ended {
+impl EndOutcome {
     pub(super) fn any(&self) -> bool {
         self.session.is_some() || self.unreadable
     }
@@ -78,7 +78,7 @@ impl<C: Cache> Engine<C> {
         key: SessionKey,
         known: Option<Stored>,
         deadline: Deadline,
-    ) -> Result<Ended, SessionError> {
+    ) -> Result<EndOutcome, SessionError> {
         let ended = self.end(key, known, deadline, &|_| true).await?;
         self.unlist_ended(&ended).await;
         Ok(ended)
@@ -94,8 +94,8 @@ impl<C: Cache> Engine<C> {
         known: Option<Stored>,
         deadline: Deadline,
         doomed: &(dyn Fn(Option<&Stored>) -> bool + Sync),
-    ) -> Result<Ended, SessionError> {
-        let mut ended = Ended::default();
+    ) -> Result<EndOutcome, SessionError> {
+        let mut ended = EndOutcome::default();
         let mut tombstones = Vec::new();
         let mut found = match known {
             Some(stored) => Lookup::Live(stored),
@@ -106,7 +106,7 @@ impl<C: Cache> Engine<C> {
                 Lookup::Live(stored) if doomed(Some(stored)) => stored.version,
                 Lookup::Unreadable { version } | Lookup::Expired { version } if doomed(None) => *version,
                 Lookup::Live(_) | Lookup::Unreadable { .. } | Lookup::Expired { .. } => {
-                    return Ok(Ended { spared: true, ..Ended::default() });
+                    return Ok(EndOutcome { spared: true, ..EndOutcome::default() });
                 }
                 Lookup::Absent => break,
                 Lookup::Tombstone { successor, version, .. } => {
@@ -122,7 +122,7 @@ impl<C: Cache> Engine<C> {
             };
             match self.cache.delete(&self.cache_key(&key), version).await? {
                 Deleted::Done => {
-                    self.endings.tell(&self.cache_key(&key));
+                    self.endings.notify(&self.cache_key(&key));
                     events::destroyed(&key);
                     match found {
                         Lookup::Live(stored) => ended.session = Some(stored),

@@ -60,7 +60,7 @@ impl<C: Cache> Engine<C> {
         };
         let Renewal { id, mut successor, mut old } = renewal;
         for round in 0_u32.. {
-            let found = match self.entomb(&old, &successor, &id, &mut commit.tried).await {
+            let found = match self.write_tombstone(&old, &successor, &id, &mut commit.tried).await {
                 Ok(Replaced::Done) => return Ok(self.renewed(old, successor, id, &listing, deadline).await),
                 Ok(Replaced::Conflict(entry)) => self.read(old.key, entry),
                 Ok(Replaced::Missing) => Lookup::Absent,
@@ -168,7 +168,7 @@ impl<C: Cache> Engine<C> {
         deadline: Deadline,
     ) -> Committed {
         events::renewed(&old.key, &stored.key);
-        self.endings.tell(&self.cache_key(&old.key));
+        self.endings.notify(&self.cache_key(&old.key));
         if stored.record.head.stamp() != old.record.head.stamp() && !self.settle(&stored, listing, deadline).await {
             return Committed::Gone;
         }
@@ -176,7 +176,7 @@ impl<C: Cache> Engine<C> {
     }
 
     /// Turns the old entry into the tombstone. While the outcome is open, the renewal stands in `tried`.
-    async fn entomb(
+    async fn write_tombstone(
         &self,
         old: &Stored,
         successor: &Stored,

@@ -44,7 +44,7 @@ impl<C: Cache> Engine<C> {
         let (mut listing, mut waited) = (Listing::default(), false);
         for round in 0_u32.. {
             // On its own base the list was found to alter something before it came here.
-            let is_known = round == 0 && !commit.look_first && commit.changes.is_on(newest.identity());
+            let is_known = round == 0 && !commit.look_up_first && commit.changes.is_on(newest.identity());
             commit.changes.replay(newest.identity(), &newest.record)?;
             if !is_known && !commit.changes.effect().alters(&newest.record, self.config.max_lifetime) {
                 return Ok(Committed::Stored { stored: newest, id: None });
@@ -105,7 +105,7 @@ impl<C: Cache> Engine<C> {
         deadline: Deadline,
     ) -> Result<Option<Stored>, SessionError> {
         let key = match &commit.base {
-            Base::Stored(stored) if !commit.look_first => return Ok(Some(stored.clone())),
+            Base::Stored(stored) if !commit.look_up_first => return Ok(Some(stored.clone())),
             Base::Stored(stored) => stored.key,
             Base::New(_) if commit.detached => match Box::pin(family.first_key(deadline)).await? {
                 Some(key) => key,

@@ -11,10 +11,10 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::exchange::{Commit, Exchange, Loaded, Shared};
+use super::exchange::{Exchange, Loaded, ResponseCommit, Shared};
 use crate::{
     error::{DefaultErrorResponse, ErrorResponse},
-    events::Answered,
+    events::LoggedError,
     run_to_end::RunToEnd,
     session::Session,
 };
@@ -136,7 +136,7 @@ pin_project! {
     {
         Loading { load: Loading, ready: Option<(S, Request<B>)> },
         Running { #[pin] response: S::Future },
-        Committing { commit: RunToEnd<Result<(), Answered>>, result: Option<Result<S::Response, S::Error>> },
+        Committing { commit: RunToEnd<Result<(), LoggedError>>, result: Option<Result<S::Response, S::Error>> },
         Done,
     }
 }
@@ -189,8 +189,10 @@ where
                     // The handler's future is dropped before anything is decided: it may hold a handle of the session.
                     this.phase.set(Phase::Done);
                     match this.exchange.commit(&result) {
-                        Commit::UnderWay(commit) => Phase::Committing { commit, result: Some(result) },
-                        Commit::Done(committed) => return Poll::Ready(this.exchange.respond(result, committed)),
+                        ResponseCommit::UnderWay(commit) => Phase::Committing { commit, result: Some(result) },
+                        ResponseCommit::Done(committed) => {
+                            return Poll::Ready(this.exchange.respond(result, committed));
+                        }
                     }
                 }
                 PhaseProjection::Committing { commit, result } => {

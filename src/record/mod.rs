@@ -38,7 +38,7 @@ use self::values::{Fields, Writer};
 pub(crate) use self::{
     changes::{Changes, Discarded, Effect, Identity, Run, Tag, unknown},
     head::{Head, HeadChanges, Own, Owner, Stamp},
-    values::{Pair, Values},
+    values::{EncodedValue, Values},
 };
 
 const FORMAT: u64 = 2;
@@ -200,7 +200,7 @@ fn field<T: DeserializeOwned>(json: &str) -> Result<T, Unreadable> {
 pub(crate) fn encode<'a>(
     key: &SessionKey,
     head: &Head,
-    pairs: impl Iterator<Item = Pair<'a>>,
+    pairs: impl Iterator<Item = EncodedValue<'a>>,
     limit: usize,
 ) -> Result<Record, SessionError> {
     let mut text = Vec::with_capacity(256);

@@ -60,20 +60,20 @@ struct Places {
 
 /// A key, and its value as JSON.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pair<'a> {
+pub(crate) struct EncodedValue<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) json: &'a [u8],
     /// Both, as they stand in an object, with nothing but `":` in between; empty if they stand nowhere like that.
     written: &'a [u8],
 }
 
-impl<'a> From<(&'a [u8], &'a [u8])> for Pair<'a> {
+impl<'a> From<(&'a [u8], &'a [u8])> for EncodedValue<'a> {
     fn from((key, json): (&'a [u8], &'a [u8])) -> Self {
         Self { key, json, written: &[] }
     }
 }
 
-impl<'a> Pair<'a> {
+impl<'a> EncodedValue<'a> {
     /// The key stands in `text` without escapes, and the value behind it.
     fn within(text: &'a [u8], key: Range<usize>, value: Range<usize>) -> Option<Self> {
         let is_tight = value.start == key.end + 2;
@@ -118,7 +118,7 @@ impl Places {
 
 impl Values {
     /// These pairs, in the order of their keys, as an object outside of any record.
-    pub(crate) fn of_pairs<'a>(pairs: impl Iterator<Item = Pair<'a>>) -> Self {
+    pub(crate) fn of_values<'a>(pairs: impl Iterator<Item = EncodedValue<'a>>) -> Self {
         let mut writer = Writer::new(Vec::new());
         pairs.for_each(|pair| writer.field(pair));
         writer.finish("")
@@ -168,9 +168,9 @@ impl Values {
         (place.end <= self.text.len()).then(|| self.text.slice(place))
     }
 
-    fn pair(&self, field: &Field) -> Option<Pair<'_>> {
+    fn pair(&self, field: &Field) -> Option<EncodedValue<'_>> {
         match &field.key {
-            FieldName::InText(key) => Pair::within(&self.text, key.clone(), field.value.clone()),
+            FieldName::InText(key) => EncodedValue::within(&self.text, key.clone(), field.value.clone()),
             FieldName::Escaped(at) => {
                 let (key, json) = (self.places().escaped.get(*at)?, self.text.get(field.value.clone())?);
                 Some((key.as_bytes(), json).into())
@@ -179,7 +179,7 @@ impl Values {
     }
 
     /// Keys and the JSON of their values, in the order of the keys.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Pair<'_>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = EncodedValue<'_>> {
         self.places().fields.iter().map_while(|field| self.pair(field))
     }
 
@@ -289,7 +289,7 @@ impl Writer {
     }
 
     /// Keys have to come in their order.
-    pub(crate) fn field(&mut self, Pair { key, json, written }: Pair<'_>) {
+    pub(crate) fn field(&mut self, EncodedValue { key, json, written }: EncodedValue<'_>) {
         self.text.reserve(key.len() + json.len() + 4);
         self.text.push(if self.is_empty() { b'{' } else { b',' });
         if written.is_empty() {

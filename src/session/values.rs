@@ -14,7 +14,7 @@ use crate::{
 
 impl Session {
     fn raw(&self, key: &str) -> Option<Bytes> {
-        self.look().get(key)
+        self.access().get(key)
     }
 
     /// The value under `key`; `None` if there is none, or one of another type: an event then names the key, and
@@ -198,19 +198,19 @@ impl Session {
     /// The value keys, sorted.
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
-        self.look().with_values(|values| values.map(|pair| String::from_utf8_lossy(pair.key).into_owned()).collect())
+        self.access().with_values(|values| values.map(|pair| String::from_utf8_lossy(pair.key).into_owned()).collect())
     }
 
     /// How many values there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.look().with_values(|values| values.count())
+        self.access().with_values(|values| values.count())
     }
 
     /// Whether there are no values.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.look().with_values(|values| values.next().is_none())
+        self.access().with_values(|values| values.next().is_none())
     }
 }
 

@@ -1,11 +1,12 @@
 //! The sentences of [`Cache`]'s contract, each as a check of its own.
+#![allow(clippy::panic, reason = "a broken sentence is what this is to panic at")]
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
     task::Poll,
 };
 
-use self::trial::{Trial, Verdict};
+use self::trial::{CheckOutcome, Trial};
 use crate::{Clock, cache::Cache};
 
 mod lists;

@@ -22,7 +22,7 @@ mod usage;
 
 pub use self::builder::InMemoryCacheBuilder;
 use self::{
-    shard::{At, Contents, Inserted, Shard, Slot},
+    shard::{Contents, Inserted, Query, Shard, Slot},
     usage::{Lacking, Usage},
 };
 use super::{Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version};
@@ -100,24 +100,25 @@ impl Cache for InMemoryCache {
     const IMMEDIATE: bool = true;
 
     async fn get(&self, key: &str) -> Result<Option<Entry>, CacheError> {
-        let at = self.shards.at(key);
-        Ok(self.shards.with(at, |shard, usage| shard.table.get(at, usage)))
+        let query = self.shards.query(key);
+        Ok(self.shards.with(query, |shard, usage| shard.table.get(query, usage)))
     }
 
     async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
-        let at = self.shards.at(key);
-        Ok(self.shards.with(at, |shard, usage| shard.table.get_and_touch(at, millis(after), usage)))
+        let query = self.shards.query(key);
+        Ok(self.shards.with(query, |shard, usage| shard.table.get_and_touch(query, millis(after), usage)))
     }
 
     async fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> Result<bool, CacheError> {
-        let (shards, at) = (&self.shards, self.shards.at(key));
-        let slot = Slot::new(key, &entry, expiry, at.now);
-        let insert = |slot, reserved| shards.with(at, |shard, usage| shard.table.insert(at, slot, reserved, usage));
+        let (shards, query) = (&self.shards, self.shards.query(key));
+        let slot = Slot::new(key, &entry, expiry, query.now);
+        let insert =
+            |slot, reserved| shards.with(query, |shard, usage| shard.table.insert(query, slot, reserved, usage));
         let inserted = match insert(slot, false) {
             Ok(inserted) => inserted,
             Err(slot) => {
                 let bytes = slot.cost();
-                shards.make_room(1, bytes, at.now)?;
+                shards.make_room(1, bytes, query.now)?;
                 let inserted = insert(slot, true).map_err(|_| full())?;
                 if inserted != Inserted::Written {
                     shards.usage.release(1, bytes);
@@ -125,7 +126,7 @@ impl Cache for InMemoryCache {
                 inserted
             }
         };
-        Ok(inserted != Inserted::Taken)
+        Ok(inserted != Inserted::Occupied)
     }
 
     async fn replace(
@@ -135,14 +136,15 @@ impl Cache for InMemoryCache {
         entry: Entry,
         expiry: Expiry,
     ) -> Result<Replaced, CacheError> {
-        let (shards, at) = (&self.shards, self.shards.at(key));
-        let mut slot = Slot::new(key, &entry, expiry, at.now);
-        let mut replace =
-            |reserved| shards.with(at, |shard, usage| shard.table.replace(at, expected, &mut slot, reserved, usage));
+        let (shards, query) = (&self.shards, self.shards.query(key));
+        let mut slot = Slot::new(key, &entry, expiry, query.now);
+        let mut replace = |reserved| {
+            shards.with(query, |shard, usage| shard.table.replace(query, expected, &mut slot, reserved, usage))
+        };
         match replace(0) {
             Ok(replaced) => Ok(replaced),
             Err(Lacking(more)) => {
-                shards.make_room(0, more, at.now)?;
+                shards.make_room(0, more, query.now)?;
                 // If it is still the version that was too small, it still lacks just as much.
                 let replaced = replace(more);
                 if !matches!(replaced, Ok(Replaced::Done)) {
@@ -154,26 +156,26 @@ impl Cache for InMemoryCache {
     }
 
     async fn touch(&self, key: &str) -> Result<bool, CacheError> {
-        let at = self.shards.at(key);
-        Ok(self.shards.with(at, |shard, usage| shard.table.touch(at, usage)))
+        let query = self.shards.query(key);
+        Ok(self.shards.with(query, |shard, usage| shard.table.touch(query, usage)))
     }
 
     async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
-        let at = self.shards.at(key);
-        Ok(self.shards.with(at, |shard, usage| shard.table.delete(at, expected, usage)))
+        let query = self.shards.query(key);
+        Ok(self.shards.with(query, |shard, usage| shard.table.delete(query, expected, usage)))
     }
 
     async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<usize, CacheError> {
-        let (shards, at, end) = (&self.shards, self.shards.at(list), millis_since_epoch(end));
-        shards.drop_ended(at);
-        if end <= at.now {
-            return Ok(shards.with(at, |shard, _| shard.lists.len(list)));
+        let (shards, query, end) = (&self.shards, self.shards.query(list), millis_since_epoch(end));
+        shards.drop_ended(query);
+        if end <= query.now {
+            return Ok(shards.with(query, |shard, _| shard.lists.len(list)));
         }
-        let add = |reserved| shards.with(at, |shard, usage| shard.lists.add(list, member, end, reserved, usage));
+        let add = |reserved| shards.with(query, |shard, usage| shard.lists.add(list, member, end, reserved, usage));
         match add(0) {
             Ok(count) => Ok(count),
             Err(Lacking(bytes)) => {
-                shards.make_room(0, bytes, at.now)?;
+                shards.make_room(0, bytes, query.now)?;
                 add(bytes).map_err(|_| {
                     shards.usage.release(0, bytes);
                     full()
@@ -183,7 +185,7 @@ impl Cache for InMemoryCache {
     }
 
     async fn list_remove(&self, list: &str, members: &[String]) -> Result<(), CacheError> {
-        self.shards.with(self.shards.at(list), |shard, usage| shard.lists.remove(list, members, usage));
+        self.shards.with(self.shards.query(list), |shard, usage| shard.lists.remove(list, members, usage));
         Ok(())
     }
 
@@ -193,10 +195,10 @@ impl Cache for InMemoryCache {
         after: Option<&ListMember>,
         limit: usize,
     ) -> Result<Vec<ListMember>, CacheError> {
-        let at = self.shards.at(list);
-        self.shards.drop_ended(at);
+        let query = self.shards.query(list);
+        self.shards.drop_ended(query);
         let after = after.map(|after| (millis_since_epoch(after.end), after.name.as_str()));
-        let page = self.shards.with(at, |shard, _| shard.lists.page(list, after, at.now, limit));
+        let page = self.shards.with(query, |shard, _| shard.lists.page(list, after, query.now, limit));
         Ok(page.into_iter().map(|(end, name)| ListMember::new(&*name, time_of(end))).collect())
     }
 }
@@ -218,8 +220,8 @@ impl Shards {
     }
 
     /// Drops all members of a list that have ended, in steps between which others have the lock.
-    fn drop_ended(&self, at: At<'_>) {
-        while self.with(at, |shard, usage| shard.lists.drop_ended(at.key, at.now, STEP, usage)) == STEP {}
+    fn drop_ended(&self, query: Query<'_>) {
+        while self.with(query, |shard, usage| shard.lists.drop_ended(query.key, query.now, STEP, usage)) == STEP {}
     }
 
     /// Drops everything whose time is over.
@@ -230,16 +232,16 @@ impl Shards {
         }
     }
 
-    fn at<'a>(&self, key: &'a str) -> At<'a> {
+    fn query<'a>(&self, key: &'a str) -> Query<'a> {
         let mut hasher = self.hasher.build_hasher();
         // In one piece, which takes less than `str` does with a mark at its end.
         hasher.write(key.as_bytes());
-        At { key, hash: hasher.finish(), now: self.clock.now_ms() }
+        Query { key, hash: hasher.finish(), now: self.clock.now_ms() }
     }
 
     /// Calls `f` with the shard that has the key.
-    fn with<T>(&self, at: At<'_>, f: impl FnOnce(&mut Contents, &Usage) -> T) -> T {
-        let At { hash, now, .. } = at;
+    fn with<T>(&self, query: Query<'_>, f: impl FnOnce(&mut Contents, &Usage) -> T) -> T {
+        let Query { hash, now, .. } = query;
         // By the lower half of the hash, from above: its tables look at the first and the last bits of the whole.
         let index = ((u64::from(hash as u32) * self.shards.len() as u64) >> 32) as usize;
         let (answer, turn) = self.shard(index).with(now, &self.usage, |contents| f(contents, &self.usage));

@@ -132,7 +132,7 @@ impl Shard {
 
 /// Where an operation looks, and when.
 #[derive(Clone, Copy)]
-pub(super) struct At<'a> {
+pub(super) struct Query<'a> {
     pub(super) key: &'a str,
     pub(super) hash: u64,
     pub(super) now: u64,
@@ -170,7 +170,7 @@ pub(super) enum Inserted {
     Written,
     /// Nothing was written: an earlier try of the same write is there, or its time is over already.
     Unneeded,
-    Taken,
+    Occupied,
 }
 
 impl Table {
@@ -183,42 +183,48 @@ impl Table {
         self.deadlines.first()
     }
 
-    pub(super) fn get(&mut self, at: At<'_>, usage: &Usage) -> Option<Entry> {
-        self.live(at, usage, |slot| slot.entry())
+    pub(super) fn get(&mut self, query: Query<'_>, usage: &Usage) -> Option<Entry> {
+        self.live(query, usage, |slot| slot.entry())
     }
 
     /// The entry, with its idle time restarted if that started `after` milliseconds ago or earlier.
-    pub(super) fn get_and_touch(&mut self, at: At<'_>, after: u64, usage: &Usage) -> Option<Entry> {
-        self.live(at, usage, |slot| {
-            slot.touch(at.now, after);
+    pub(super) fn get_and_touch(&mut self, query: Query<'_>, after: u64, usage: &Usage) -> Option<Entry> {
+        self.live(query, usage, |slot| {
+            slot.touch(query.now, after);
             slot.entry()
         })
     }
 
-    pub(super) fn touch(&mut self, at: At<'_>, usage: &Usage) -> bool {
-        self.live(at, usage, |slot| slot.touch(at.now, 0)).is_some()
+    pub(super) fn touch(&mut self, query: Query<'_>, usage: &Usage) -> bool {
+        self.live(query, usage, |slot| slot.touch(query.now, 0)).is_some()
     }
 
     /// `Err` gives the slot back: there is no room. `reserved`: the room is taken already.
-    pub(super) fn insert(&mut self, at: At<'_>, new: Slot, reserved: bool, usage: &Usage) -> Result<Inserted, Slot> {
-        let place = match self.slots.entry(at.hash) {
+    pub(super) fn insert(
+        &mut self,
+        query: Query<'_>,
+        new: Slot,
+        reserved: bool,
+        usage: &Usage,
+    ) -> Result<Inserted, Slot> {
+        let place = match self.slots.entry(query.hash) {
             Place::Vacant(place) => place,
-            Place::Occupied(slot) if slot.get().deadline() > at.now => {
+            Place::Occupied(slot) if slot.get().deadline() > query.now => {
                 let is_same = slot.get().version == new.version;
-                return Ok(if is_same { Inserted::Unneeded } else { Inserted::Taken });
+                return Ok(if is_same { Inserted::Unneeded } else { Inserted::Occupied });
             }
             Place::Occupied(_) => {
-                self.remove(at.hash, usage);
-                return self.insert(at, new, reserved, usage);
+                self.remove(query.hash, usage);
+                return self.insert(query, new, reserved, usage);
             }
         };
-        if new.queued <= at.now {
+        if new.queued <= query.now {
             return Ok(Inserted::Unneeded);
         }
         if !reserved && !usage.reserve(1, new.cost()) {
             return Err(new);
         }
-        self.deadlines.push(Due { at: new.queued, hash: at.hash });
+        self.deadlines.push(Due { at: new.queued, hash: query.hash });
         place.insert(new);
         self.tidy();
         Ok(Inserted::Written)
@@ -227,14 +233,14 @@ impl Table {
     /// Up to `reserved` bytes are taken already. The bytes that were there are left in `new`, to be freed outside of the lock.
     pub(super) fn replace(
         &mut self,
-        at: At<'_>,
+        query: Query<'_>,
         expected: Version,
         new: &mut Slot,
         reserved: usize,
         usage: &Usage,
     ) -> Result<Replaced, Lacking> {
-        let ended = new.queued <= at.now;
-        let replaced = self.live(at, usage, |slot| {
+        let ended = new.queued <= query.now;
+        let replaced = self.live(query, usage, |slot| {
             if slot.version == new.version {
                 return Ok(Replaced::Done);
             }
@@ -255,17 +261,17 @@ impl Table {
         });
         let replaced = replaced.unwrap_or(Ok(Replaced::Missing))?;
         if ended && replaced == Replaced::Done {
-            self.remove(at.hash, usage);
+            self.remove(query.hash, usage);
         }
         Ok(replaced)
     }
 
-    pub(super) fn delete(&mut self, at: At<'_>, expected: Version, usage: &Usage) -> Deleted {
-        match self.live(at, usage, |slot| (slot.version != expected).then(|| slot.entry())) {
+    pub(super) fn delete(&mut self, query: Query<'_>, expected: Version, usage: &Usage) -> Deleted {
+        match self.live(query, usage, |slot| (slot.version != expected).then(|| slot.entry())) {
             None => Deleted::Missing,
             Some(Some(other)) => Deleted::Conflict(other),
             Some(None) => {
-                self.remove(at.hash, usage);
+                self.remove(query.hash, usage);
                 Deleted::Done
             }
         }
@@ -292,10 +298,10 @@ impl Table {
     }
 
     /// Calls `f` with the live slot. One whose time is over is removed as it is seen: no change of the clock revives it.
-    fn live<T>(&mut self, at: At<'_>, usage: &Usage, f: impl FnOnce(&mut Slot) -> T) -> Option<T> {
-        let slot = self.slots.get_mut(&at.hash).filter(|slot| slot.is_of(at.key))?;
-        if slot.deadline() <= at.now {
-            self.remove(at.hash, usage);
+    fn live<T>(&mut self, query: Query<'_>, usage: &Usage, f: impl FnOnce(&mut Slot) -> T) -> Option<T> {
+        let slot = self.slots.get_mut(&query.hash).filter(|slot| slot.is_of(query.key))?;
+        if slot.deadline() <= query.now {
+            self.remove(query.hash, usage);
             return None;
         }
         let answer = f(slot);
@@ -303,7 +309,7 @@ impl Table {
         let deadline = slot.deadline();
         if deadline < slot.queued {
             slot.queued = deadline;
-            self.deadlines.push(Due { at: deadline, hash: at.hash });
+            self.deadlines.push(Due { at: deadline, hash: query.hash });
             self.tidy();
         }
         Some(answer)
@@ -415,20 +421,20 @@ mod tests {
     #[test]
     fn of_two_keys_with_one_hash_the_second_is_taken_and_finds_nothing() {
         let (mut table, usage) = (Table::new(), Usage::new(10, usize::MAX));
-        let [first, second] = ["first", "second"].map(|key| At { key, hash: 7, now: 1000 });
-        let slot = |at: At<'_>| {
+        let [first, second] = ["first", "second"].map(|key| Query { key, hash: 7, now: 1000 });
+        let slot = |query: Query<'_>| {
             let expiry = Expiry::new(Duration::from_secs(1), time_of(5000));
-            Slot::new(at.key, &Entry::new("value".into(), Version::unique()), expiry, at.now)
+            Slot::new(query.key, &Entry::new("value".into(), Version::unique()), expiry, query.now)
         };
         assert!(matches!(table.insert(first, slot(first), false, &usage), Ok(Inserted::Written)));
-        assert!(matches!(table.insert(second, slot(second), false, &usage), Ok(Inserted::Taken)));
+        assert!(matches!(table.insert(second, slot(second), false, &usage), Ok(Inserted::Occupied)));
         let version = table.get(first, &usage).unwrap().version;
         assert_eq!(table.get(second, &usage), None);
         assert_eq!(table.replace(second, version, &mut slot(second), 0, &usage).ok(), Some(Replaced::Missing));
         assert_eq!(table.delete(second, version, &usage), Deleted::Missing);
-        let second = At { now: 2000, ..second };
+        let second = Query { now: 2000, ..second };
         assert!(matches!(table.insert(second, slot(second), false, &usage), Ok(Inserted::Written)));
-        assert_eq!(table.get(At { now: 2000, ..first }, &usage), None);
+        assert_eq!(table.get(Query { now: 2000, ..first }, &usage), None);
         assert_eq!(usage.entries(), 1);
     }
 }

@@ -198,7 +198,7 @@ fn debug_shows_counts_alone() {
 
 #[test]
 fn every_cache_hashes_with_a_key_of_its_own() {
-    let hash = || Shards::new(1, 1, Clock::system()).at("cloakroom:key").hash;
+    let hash = || Shards::new(1, 1, Clock::system()).query("cloakroom:key").hash;
     let first = hash();
     assert!((0..8).all(|_| hash() != first));
 }

@@ -8,10 +8,10 @@ use super::clients::ServerSettings;
 use super::{
     EntryLimit, RedisCache,
     clients::{self, Certificates, Credentials},
-    connect::Limits,
+    connect::OperationLimits,
     connections::{ReadWriteConnections, Target},
     executor::{CommandExecutor, Servers},
-    scripts::Scripts,
+    scripts::LuaScripts,
 };
 use crate::{
     cache::{
@@ -21,7 +21,8 @@ use crate::{
     error::{CacheError, CacheErrorKind},
 };
 
-pub(super) const DEFAULT_LIMITS: Limits = Limits { timeout: Duration::from_millis(500), fail_fast: true };
+pub(super) const DEFAULT_LIMITS: OperationLimits =
+    OperationLimits { timeout: Duration::from_millis(500), fail_fast: true };
 const DEFAULT_MAX_ENTRY_BYTES: usize = 16 << 20;
 /// What a string in Redis can have.
 const LONGEST_STRING: usize = 512 << 20;
@@ -49,7 +50,7 @@ pub struct RedisCacheBuilder {
     topology: Topology,
     credentials: Credentials,
     certificates: Certificates,
-    limits: Limits,
+    limits: OperationLimits,
     near: usize,
     max_entry_bytes: usize,
 }
@@ -322,7 +323,7 @@ impl RedisCache {
     fn over(servers: Servers, timeout: Duration, near: bool, max_entry_bytes: usize) -> Self {
         Self {
             executor: CommandExecutor::new(servers, timeout),
-            scripts: Scripts::all(),
+            scripts: LuaScripts::all(),
             inspected: Arc::default(),
             near,
             entry_limit: EntryLimit::new(max_entry_bytes),

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use super::sentinel::{Sentinels, confirm_primary};
 use super::{
     clients::address,
-    connect::{Limits, connect},
+    connect::{OperationLimits, connect},
     errors::Failure,
     tracking::Tracking,
 };
@@ -81,7 +81,7 @@ struct Connected {
 
 pub(super) struct ReadWriteConnections {
     target: Target,
-    limits: Limits,
+    limits: OperationLimits,
     current: Mutex<Option<Connected>>,
     /// Held while connecting, so that one operation does it for all. The failure that was the last.
     connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
@@ -131,7 +131,7 @@ enum Message<'a> {
 }
 
 impl ReadWriteConnections {
-    pub(super) fn new(target: Target, limits: Limits, near: Option<Arc<NearCache>>) -> Self {
+    pub(super) fn new(target: Target, limits: OperationLimits, near: Option<Arc<NearCache>>) -> Self {
         let (reads, writes) = Default::default();
         Self { target, limits, current: Mutex::default(), connecting: Default::default(), reads, writes, near }
     }
@@ -199,7 +199,7 @@ impl ReadWriteConnections {
     }
 
     async fn probe(&self, purpose: Purpose) -> Result<(), Failure> {
-        let mut probe = Probe { connections: self, purpose, answered: None };
+        let mut probe = ProbeGuard { connections: self, purpose, answered: None };
         let part = self.limits.part();
         let ping = redis::cmd("PING");
         let sent = self.send_message(purpose, Message::One(&ping), Attempt::First, part / 4 * 3);
@@ -234,14 +234,14 @@ impl ReadWriteConnections {
         attempt: Attempt,
         patience: Duration,
     ) -> Result<Value, Failure> {
-        let mut watch = Watch { connections: self, purpose, began: Instant::now(), patience, number: None };
+        let mut guard = AbandonGuard { connections: self, purpose, began: Instant::now(), patience, number: None };
         let connection = match self.current(purpose) {
             Some(current) => Ok(current),
             None => Box::pin(self.connection(purpose)).await,
         };
         let outcome = match connection {
             Ok((connection, number)) => {
-                watch.number = Some(number);
+                guard.number = Some(number);
                 let mut outcome = connection.send(message).await.and_then(Value::extract_error);
                 if let (Message::Both(_), Ok(Value::Array(answers))) = (message, &mut outcome) {
                     answers.push(Value::Int(number.cast_signed()));
@@ -250,8 +250,8 @@ impl ReadWriteConnections {
             }
             Err(failure) => Err(failure),
         };
-        let number = watch.number;
-        std::mem::forget(watch);
+        let number = guard.number;
+        std::mem::forget(guard);
         match &outcome {
             Err(failure) if !failure.reached() => {
                 if attempt == Attempt::First {
@@ -444,7 +444,7 @@ impl SharedConnection {
 }
 
 /// Notices when an operation is dropped that waited for long: its deadline has passed.
-struct Watch<'a> {
+struct AbandonGuard<'a> {
     connections: &'a ReadWriteConnections,
     purpose: Purpose,
     began: Instant,
@@ -452,7 +452,7 @@ struct Watch<'a> {
     number: Option<u64>,
 }
 
-impl Drop for Watch<'_> {
+impl Drop for AbandonGuard<'_> {
     fn drop(&mut self) {
         if self.began.elapsed() < self.patience {
             return;
@@ -466,13 +466,13 @@ impl Drop for Watch<'_> {
 }
 
 /// Ends a probe, broken off or not.
-struct Probe<'a> {
+struct ProbeGuard<'a> {
     connections: &'a ReadWriteConnections,
     purpose: Purpose,
     answered: Option<bool>,
 }
 
-impl Drop for Probe<'_> {
+impl Drop for ProbeGuard<'_> {
     fn drop(&mut self) {
         let change = lock(self.connections.breaker(self.purpose)).probed(self.answered, Instant::now());
         report(self.purpose, change);

@@ -9,7 +9,7 @@ use super::cluster::Cluster;
 use super::{
     connections::{Attempt, ReadWriteConnections},
     errors::{Failure, unexpected, unknown_outcome},
-    scripts::Script,
+    scripts::LuaScript,
 };
 use crate::{
     cache::near::NearCache,
@@ -35,10 +35,10 @@ pub(super) enum Repeat {
 pub(super) enum Request<'a> {
     Command(Cmd),
     /// A script, over this key, with these arguments.
-    Script(&'a Script, &'a str, &'a [&'a [u8]]),
+    LuaScript(&'a LuaScript, &'a str, &'a [&'a [u8]]),
 }
 
-pub(super) struct Answer {
+pub(super) struct Reply {
     pub(super) value: Value,
     /// An earlier try of the same command may have been carried out, too.
     pub(super) repeated: bool,
@@ -87,7 +87,7 @@ impl CommandExecutor {
         request: Request<'_>,
         repeat: Repeat,
         deadline: Instant,
-    ) -> Result<Answer, CacheError> {
+    ) -> Result<Reply, CacheError> {
         // In a box: the callers' futures are moved more often than once, with room for all that they wait for.
         let tries = Box::pin(self.tries(request, repeat, deadline));
         match timeout_at(deadline, tries).await {
@@ -104,17 +104,17 @@ impl CommandExecutor {
         timeout_at(deadline, self.send(command, Attempt::First)).await.ok()
     }
 
-    async fn tries(&self, request: Request<'_>, repeat: Repeat, deadline: Instant) -> Result<Answer, CacheError> {
+    async fn tries(&self, request: Request<'_>, repeat: Repeat, deadline: Instant) -> Result<Reply, CacheError> {
         let (mut command, mut in_full) = match request {
             Request::Command(command) => (command, None),
-            Request::Script(script, key, args) => (script.by_hash(key, args), Some((script, key, args))),
+            Request::LuaScript(script, key, args) => (script.by_hash(key, args), Some((script, key, args))),
         };
         let mut repeated = false;
         let mut pause = FIRST_PAUSE;
         let mut attempt = Attempt::First;
         loop {
             let failure = match self.send(&command, attempt).await {
-                Ok(value) => return Ok(Answer { value, repeated }),
+                Ok(value) => return Ok(Reply { value, repeated }),
                 Err(failure) => failure,
             };
             attempt = Attempt::Next;
@@ -159,11 +159,11 @@ impl CommandExecutor {
 
     /// The near cache of the server that has the key, if it is known and if there is one.
     #[cfg_attr(not(feature = "redis-cluster"), allow(unused_variables, reason = "one server has all keys"))]
-    pub(super) fn near(&self, key: &str) -> Option<Near<'_>> {
+    pub(super) fn near(&self, key: &str) -> Option<NearCacheRef<'_>> {
         match &self.servers {
-            Servers::One(connections) => connections.near().map(|near| Near::One(near)),
+            Servers::One(connections) => connections.near().map(|near| NearCacheRef::One(near)),
             #[cfg(feature = "redis-cluster")]
-            Servers::Cluster(cluster) => cluster.near(key).map(Near::OfNode),
+            Servers::Cluster(cluster) => cluster.near(key).map(NearCacheRef::OfNode),
         }
     }
 
@@ -198,14 +198,14 @@ impl CommandExecutor {
 }
 
 /// The near cache of one server.
-pub(super) enum Near<'a> {
+pub(super) enum NearCacheRef<'a> {
     One(&'a NearCache),
     /// A node of a cluster may be left at any time.
     #[cfg(feature = "redis-cluster")]
     OfNode(Arc<NearCache>),
 }
 
-impl Deref for Near<'_> {
+impl Deref for NearCacheRef<'_> {
     type Target = NearCache;
 
     fn deref(&self) -> &NearCache {

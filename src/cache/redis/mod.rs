@@ -4,7 +4,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use self::{executor::CommandExecutor, scripts::Scripts};
+use self::{executor::CommandExecutor, scripts::LuaScripts};
 
 mod builder;
 mod clients;
@@ -67,7 +67,7 @@ pub use self::builder::RedisCacheBuilder;
 #[derive(Clone)]
 pub struct RedisCache {
     executor: CommandExecutor,
-    scripts: &'static Scripts,
+    scripts: &'static LuaScripts,
     /// Whether the server has been asked for its version and its settings: once is enough.
     inspected: Arc<AtomicBool>,
     /// Whether answers are kept in a near cache.

@@ -9,16 +9,16 @@ use tokio::time::Instant;
 
 use super::{
     RedisCache,
-    encoding::{self, Decoded},
+    encoding::{self, DecodedEntry},
     errors::{Failure, unknown_outcome},
-    executor::{Answer, CommandExecutor, Repeat, Request},
-    scripts::Script,
+    executor::{CommandExecutor, Repeat, Reply, Request},
+    scripts::LuaScript,
     server_info,
 };
 use crate::{
     cache::{
         Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version,
-        near::{Fetched, FillToken, Lookup, NearCache},
+        near::{Fetched, FillToken, NearCache, NearLookup},
     },
     clock::{millis, millis_since_epoch, time_of},
     error::{CacheError, CacheErrorKind},
@@ -72,8 +72,8 @@ impl RedisCache {
         }
     }
 
-    async fn script(&self, script: &Script, repeat: Repeat, key: &str, args: &[&[u8]]) -> Result<Answer, CacheError> {
-        self.executor.execute(Request::Script(script, key, args), repeat, self.executor.deadline()).await
+    async fn script(&self, script: &LuaScript, repeat: Repeat, key: &str, args: &[&[u8]]) -> Result<Reply, CacheError> {
+        self.executor.execute(Request::LuaScript(script, key, args), repeat, self.executor.deadline()).await
     }
 
     /// A plain read. One byte more than an entry may have tells that a value is too long.
@@ -88,7 +88,7 @@ impl RedisCache {
     async fn read_and_touch(&self, key: &str, after: u64, deadline: Instant) -> Result<Option<Entry>, CacheError> {
         let (now, after) = (now().to_string(), after.to_string());
         let args = [now.as_bytes(), self.entry_limit.last.as_bytes(), after.as_bytes()];
-        let request = Request::Script(&self.scripts.get_and_touch, key, &args);
+        let request = Request::LuaScript(&self.scripts.get_and_touch, key, &args);
         self.entry_in(self.executor.execute(request, Repeat::Freely, deadline).await?.value)
     }
 
@@ -118,7 +118,7 @@ impl RedisCache {
         if let Some((near, token)) = &asked {
             near.answered(token);
         }
-        let Some(Decoded { entry, idle, end }) = self.live_in(raw)? else { return Ok(None) };
+        let Some(DecodedEntry { entry, idle, end }) = self.live_in(raw)? else { return Ok(None) };
         let fetched = Fetched { entry, idle, end, left };
         if let Some((near, token)) = &asked {
             near.fill(token, key, &fetched);
@@ -136,7 +136,7 @@ impl RedisCache {
     }
 
     /// The live entry in an answer, if there is one.
-    fn live_in(&self, answer: Value) -> Result<Option<Decoded>, CacheError> {
+    fn live_in(&self, answer: Value) -> Result<Option<DecodedEntry>, CacheError> {
         let raw = match answer {
             Value::Nil => return Ok(None),
             // `GETRANGE` of a key that is not there.
@@ -179,8 +179,8 @@ impl Cache for RedisCache {
         if self.near {
             let near = self.executor.near(key);
             let asked = match near.as_deref().map(|near| (near, near.find(key, None))) {
-                Some((_, Lookup::Hit(entry) | Lookup::Due(entry))) => return Ok(Some(entry)),
-                Some((near, Lookup::Miss(token))) => Some((near, token)),
+                Some((_, NearLookup::Hit(entry) | NearLookup::Due(entry))) => return Ok(Some(entry)),
+                Some((near, NearLookup::Miss(token))) => Some((near, token)),
                 None => None,
             };
             // In a box, so that a hit has little to carry.
@@ -197,9 +197,9 @@ impl Cache for RedisCache {
         if self.near && after > 0 {
             let near = self.executor.near(key);
             let asked = match near.as_deref().map(|near| (near, near.find(key, Some(after)))) {
-                Some((_, Lookup::Hit(entry))) => return Ok(Some(entry)),
-                Some((_, Lookup::Due(_))) => return self.touch_and_get(key, after, deadline).await,
-                Some((near, Lookup::Miss(token))) => Some((near, token)),
+                Some((_, NearLookup::Hit(entry))) => return Ok(Some(entry)),
+                Some((_, NearLookup::Due(_))) => return self.touch_and_get(key, after, deadline).await,
+                Some((near, NearLookup::Miss(token))) => Some((near, token)),
                 None => None,
             };
             match Box::pin(self.fetch(asked, key, deadline)).await? {
@@ -235,7 +235,7 @@ impl Cache for RedisCache {
         let (raw, ttl) = self.encode(&entry, expiry)?;
         let (now, ttl, expected) = (now().to_string(), ttl.to_string(), u64::from(expected).to_be_bytes());
         let args: [&[u8]; 5] = [now.as_bytes(), self.entry_limit.last.as_bytes(), &expected, &raw, ttl.as_bytes()];
-        let Answer { value, repeated } = self.script(&self.scripts.replace, Repeat::ByVersion, key, &args).await?;
+        let Reply { value, repeated } = self.script(&self.scripts.replace, Repeat::ByVersion, key, &args).await?;
         match value {
             Value::Int(1) => Ok(Replaced::Done),
             value => match self.entry_in(value)? {
@@ -260,7 +260,7 @@ impl Cache for RedisCache {
         let _guard = self.guard(key);
         let (now, expected) = (now().to_string(), u64::from(expected).to_be_bytes());
         let args: [&[u8]; 3] = [now.as_bytes(), self.entry_limit.last.as_bytes(), &expected];
-        let Answer { value, repeated } = self.script(&self.scripts.delete, Repeat::ByVersion, key, &args).await?;
+        let Reply { value, repeated } = self.script(&self.scripts.delete, Repeat::ByVersion, key, &args).await?;
         match value {
             Value::Int(1) => Ok(Deleted::Done),
             value => match self.entry_in(value)? {

@@ -13,7 +13,7 @@ use super::{
     connections::Connections,
     dialect::{Dialect, PoolSettings, Statements, literal},
     failure::Failure,
-    near::Near,
+    near::NotifyingNearCache,
     tables::SqlTables,
 };
 use crate::error::{CacheError, CacheErrorKind};
@@ -154,7 +154,7 @@ impl<D: Dialect> SqlCacheBuilder<D> {
             Source::Pool(pool) => Connections::of_application(pool, D::ONE_WRITER),
             Source::Url(url) => {
                 let pool = D::pool(&url, &self.pool).map_err(|error| match Failure::of(&error, D::answer) {
-                    Failure::Final(kind, text) => CacheError::new(kind, text),
+                    Failure::Rejected(kind, text) => CacheError::new(kind, text),
                     _ => CacheError::new(CacheErrorKind::Other, "the URL of the database cannot be used"),
                 })?;
                 Connections::own(pool, D::ONE_WRITER)
@@ -245,7 +245,7 @@ fn finish<D: Dialect>(
     settings: PoolSettings,
     fail_fast: bool,
     sweeps: bool,
-    near: Option<Near>,
+    near: Option<NotifyingNearCache>,
 ) -> SqlCache<D> {
     let style = if settings.pooled { literal(D::STYLE) } else { D::STYLE };
     let inner = Inner {

@@ -30,7 +30,7 @@ use tokio::{
 use super::{
     call::deadline,
     failure::Failure,
-    near::{Near, Outbox},
+    near::{NotifyingNearCache, Outbox},
     tables::SqlTables,
 };
 use crate::{
@@ -75,7 +75,7 @@ pub(super) fn near_cache(
     bytes: usize,
     timeout: Duration,
     answer: fn(&dyn DatabaseError) -> Failure,
-) -> Near {
+) -> NotifyingNearCache {
     let (near, outbox) = (Arc::new(NearCache::new(bytes, Reports::ByWriters)), Arc::new(Outbox::default()));
     let listener = Listener {
         near: Arc::clone(&near),
@@ -86,7 +86,7 @@ pub(super) fn near_cache(
         timeout,
         answer,
     };
-    Near::new(near, outbox, |first| tokio::spawn(listener.run(first)))
+    NotifyingNearCache::new(near, outbox, |first| tokio::spawn(listener.run(first)))
 }
 
 impl Listener {
@@ -280,7 +280,7 @@ fn lost() -> CacheError {
 
 fn failed(failure: Failure) -> CacheError {
     match failure {
-        Failure::Final(kind, text) => CacheError::new(kind, text),
+        Failure::Rejected(kind, text) => CacheError::new(kind, text),
         Failure::NotReady { text, .. } => CacheError::new(CacheErrorKind::Unavailable, text),
         Failure::Lost => lost(),
     }

@@ -20,7 +20,7 @@ use self::{
 };
 use super::{
     Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version,
-    near::{Fetched, FillToken, Lookup, NearCache},
+    near::{Fetched, FillToken, NearCache, NearLookup},
 };
 use crate::{
     clock::{millis, millis_since_epoch, time_of},
@@ -152,7 +152,7 @@ struct Inner<D: Dialect> {
     executor: StatementExecutor<D>,
     statements: Statements,
     schema: String,
-    near: Option<near::Near>,
+    near: Option<near::NotifyingNearCache>,
     sweeps: bool,
     inserts: AtomicU64,
     sweeping: AtomicBool,
@@ -274,8 +274,8 @@ impl<D: Dialect> Cache for SqlCache<D> {
         let values = Arguments { key: checked(key)?, now: now(), ..Arguments::default() };
         if let Some(near) = near {
             return match near.cache.find(key, None) {
-                Lookup::Hit(entry) | Lookup::Due(entry) => Ok(Some(entry)),
-                Lookup::Miss(token) => {
+                NearLookup::Hit(entry) | NearLookup::Due(entry) => Ok(Some(entry)),
+                NearLookup::Miss(token) => {
                     let fetched = self.fetch(&near.cache, token, &values, executor.deadline()).await?;
                     Ok(fetched.map(|fetched| fetched.entry))
                 }
@@ -294,9 +294,9 @@ impl<D: Dialect> Cache for SqlCache<D> {
         // What needs no restart yet is a plain read.
         if let (Some(near), after @ 1..) = (near, values.after.unsigned_abs()) {
             match near.cache.find(key, Some(after)) {
-                Lookup::Hit(entry) => return Ok(Some(entry)),
-                Lookup::Due(_) => {}
-                Lookup::Miss(token) => match self.fetch(&near.cache, token, &values, deadline).await? {
+                NearLookup::Hit(entry) => return Ok(Some(entry)),
+                NearLookup::Due(_) => {}
+                NearLookup::Miss(token) => match self.fetch(&near.cache, token, &values, deadline).await? {
                     Some(fetched) if fetched.is_due(after) => {}
                     fetched => return Ok(fetched.map(|fetched| fetched.entry)),
                 },

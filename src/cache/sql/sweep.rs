@@ -47,19 +47,19 @@ impl<D: Dialect> SqlCache<D> {
             if swept.seen < u64::try_from(rows).unwrap_or(u64::MAX) {
                 break;
             }
-            self.rest(rows, begun, &mut unwritten).await?;
+            self.pause_after(rows, begun, &mut unwritten).await?;
         }
         loop {
             let (rows, begun) = (self.inner.batch.rows(), Instant::now());
             if !self.sweep_lists(rows).await? {
                 return Ok(removed);
             }
-            self.rest(rows, begun, &mut unwritten).await?;
+            self.pause_after(rows, begun, &mut unwritten).await?;
         }
     }
 
     /// Leaves others as much time as the batch took.
-    async fn rest(&self, rows: usize, begun: Instant, unwritten: &mut usize) -> Result<(), CacheError> {
+    async fn pause_after(&self, rows: usize, begun: Instant, unwritten: &mut usize) -> Result<(), CacheError> {
         let Inner { executor, batch, .. } = &*self.inner;
         batch.took(rows, begun.elapsed());
         *unwritten += rows;

@@ -1,5 +1,4 @@
 //! What a check of the contract needs: a cache, keys and entries of its own, a way to let time pass, and sentences to judge by.
-#![allow(clippy::panic, reason = "a broken sentence is what this is to panic at")]
 use std::{
     fmt::Debug,
     future::Future,
@@ -23,17 +22,17 @@ use crate::{
 pub(super) struct Late;
 
 /// What a check returns: checks without a time limit return nothing.
-pub(super) trait Verdict {
+pub(super) trait CheckOutcome {
     fn judged(self) -> bool;
 }
 
-impl Verdict for () {
+impl CheckOutcome for () {
     fn judged(self) -> bool {
         true
     }
 }
 
-impl Verdict for Result<(), Late> {
+impl CheckOutcome for Result<(), Late> {
     fn judged(self) -> bool {
         self.is_ok()
     }
