@@ -428,7 +428,7 @@ async fn a_server_that_forgets_what_was_read_says_so() {
         other.put(&format!("k{number}"), bytes("old"), hour()).await.unwrap();
         value(&cache, &format!("k{number}")).await.unwrap();
     }
-    // The server throws keys out of its table now and then, and says so.
+    // The server removes keys from its table now and then, and reports that.
     let began = Instant::now();
     while server.info("tracking_total_keys") > 10 {
         assert!(began.elapsed() < LIMIT);

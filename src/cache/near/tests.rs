@@ -16,13 +16,13 @@ fn found(number: u64) -> Fetched {
 
 fn ask(near: &NearCache) -> FillToken {
     match near.find("k", None) {
-        Lookup::Miss(token) => token,
+        NearLookup::Miss(token) => token,
         _ => panic!("an entry was found"),
     }
 }
 
 fn has(near: &NearCache) -> bool {
-    matches!(near.find("k", None), Lookup::Hit(_))
+    matches!(near.find("k", None), NearLookup::Hit(_))
 }
 
 fn filled() -> NearCache {
@@ -99,7 +99,7 @@ fn an_answer_from_before_an_own_write_is_not_kept() {
         near.written(write, "k", &found(2));
         near.fill(&read, "k", &found(1));
         let version = match near.find("k", None) {
-            Lookup::Hit(entry) => Some(entry.version),
+            NearLookup::Hit(entry) => Some(entry.version),
             _ => None,
         };
         assert_eq!(version, reported.then(|| Version::from(2)));
@@ -183,8 +183,8 @@ fn what_has_to_be_restarted_is_due() {
     let young = Fetched { left: 50_000, ..found(1) };
     assert!(young.is_due(9_000) && young.is_due(10_000) && !young.is_due(11_000));
     near.fill(&ask(&near), "k", &young);
-    assert!(matches!(near.find("k", Some(11_000)), Lookup::Hit(_)));
-    assert!(matches!(near.find("k", Some(10_000)), Lookup::Due(_)));
+    assert!(matches!(near.find("k", Some(11_000)), NearLookup::Hit(_)));
+    assert!(matches!(near.find("k", Some(10_000)), NearLookup::Due(_)));
     assert!(Fetched { left: -1, ..found(1) }.is_due(u64::MAX));
 }
 
@@ -194,7 +194,7 @@ fn the_bytes_have_a_bound() {
     near.begin(1, Instant::now());
     for number in 0..100_000 {
         let key = format!("key{number}");
-        let Lookup::Miss(token) = near.find(&key, None) else { panic!("{key}") };
+        let NearLookup::Miss(token) = near.find(&key, None) else { panic!("{key}") };
         near.fill(&token, &key, &found(number));
     }
     let bytes: usize = near.shards.iter().map(|shard| lock(shard).bytes()).sum();

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::{
     clients::ServerSettings,
-    connect::Limits,
+    connect::OperationLimits,
     connections::{Attempt, Message, ReadWriteConnections, Reply, Target},
     errors::{Failure, Redirect},
 };
@@ -33,7 +33,7 @@ pub(super) struct Cluster {
     /// Where to begin, and to begin again when all known nodes are gone.
     seeds: Vec<Node>,
     servers: ServerSettings,
-    limits: Limits,
+    limits: OperationLimits,
     /// Bytes of all near caches together; 0: there are none.
     near: usize,
     map: Mutex<Map>,
@@ -57,7 +57,12 @@ struct Node {
 }
 
 impl Cluster {
-    pub(super) fn new(seeds: Vec<(Address, Client)>, servers: ServerSettings, limits: Limits, near: usize) -> Self {
+    pub(super) fn new(
+        seeds: Vec<(Address, Client)>,
+        servers: ServerSettings,
+        limits: OperationLimits,
+        near: usize,
+    ) -> Self {
         let node = |(address, client): (Address, Client)| Node {
             address,
             connections: ReadWriteConnections::new(Target::Server(client.into()), limits, None),
@@ -386,7 +391,7 @@ mod tests {
     #[test]
     fn what_was_read_from_a_node_that_lost_slots_is_forgotten() {
         use crate::cache::{
-            near::Lookup,
+            near::NearLookup,
             redis::{builder::DEFAULT_LIMITS, clients},
         };
 
@@ -399,7 +404,7 @@ mod tests {
         let keep = |key: &str, number| {
             let near = cluster.near(key).unwrap();
             near.begin(number, Instant::now());
-            let Lookup::Miss(token) = near.find(key, None) else { panic!("nothing was read") };
+            let NearLookup::Miss(token) = near.find(key, None) else { panic!("nothing was read") };
             near.fill(
                 &token,
                 key,
@@ -412,7 +417,7 @@ mod tests {
             );
             near
         };
-        let has = |near: &NearCache, key: &str| matches!(near.find(key, None), Lookup::Hit(_));
+        let has = |near: &NearCache, key: &str| matches!(near.find(key, None), NearLookup::Hit(_));
         let (first, second) = (keep("bar", 1), keep("foo", 2));
         assert!(cluster.learn(&map_of(&[(0, 8191, 1), (8192, 16383, 2)]), ""));
         assert!(has(&first, "bar") && has(&second, "foo"), "nothing has moved");

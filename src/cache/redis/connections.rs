@@ -27,7 +27,7 @@ use tokio::time::timeout;
 use super::sentinel::{Sentinels, confirm_primary};
 use super::{
     clients::address,
-    connect::{Limits, connect},
+    connect::{OperationLimits, connect},
     errors::Failure,
     tracking::Tracking,
 };
@@ -84,7 +84,7 @@ struct Connected {
 
 pub(super) struct ReadWriteConnections {
     target: Target,
-    limits: Limits,
+    limits: OperationLimits,
     current: Mutex<Option<Connected>>,
     /// Held while connecting, so that one operation does it for all. The failure that was the last.
     connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
@@ -140,6 +140,8 @@ impl Attempt {
 /// What the server said.
 pub(super) struct Reply {
     pub(super) value: Value,
+    /// An earlier attempt of the same operation may have been carried out, too.
+    pub(super) repeated: bool,
     /// The number of the connections that it came over; 0 where nothing that it says may be kept.
     pub(super) connection: u64,
 }
@@ -174,7 +176,7 @@ impl Message {
 }
 
 impl ReadWriteConnections {
-    pub(super) fn new(target: Target, limits: Limits, near: Option<Arc<NearCache>>) -> Self {
+    pub(super) fn new(target: Target, limits: OperationLimits, near: Option<Arc<NearCache>>) -> Self {
         let (reads, writes) = Default::default();
         Self { target, limits, current: Mutex::default(), connecting: Default::default(), reads, writes, near }
     }
@@ -261,7 +263,7 @@ impl ReadWriteConnections {
     }
 
     async fn probe(&self, purpose: Purpose) -> Result<(), Failure> {
-        let mut probe = Probe { connections: self, purpose, answered: None };
+        let mut probe = ProbeGuard { connections: self, purpose, answered: None };
         let part = self.limits.part();
         let ping = Message::One(redis::cmd("PING"));
         let sent = self.send_message(purpose, &ping, Attempt::first(Instant::now()), part / 4 * 3);
@@ -295,21 +297,23 @@ impl ReadWriteConnections {
         attempt: Attempt,
         patience: Duration,
     ) -> Result<Reply, Failure> {
-        let mut watch = Watch { connections: self, purpose, began: attempt.began, patience, number: None };
+        let mut guard = AbandonGuard { connections: self, purpose, began: attempt.began, patience, number: None };
         let connection = match self.current(purpose) {
             Some(current) => Ok(current),
             None => Box::pin(self.connection(purpose)).await,
         };
         let outcome = match connection {
             Ok((connection, number)) => {
-                watch.number = Some(number);
+                guard.number = Some(number);
                 let answer = connection.send(message).await.and_then(Value::extract_error);
-                answer.map(|value| Reply { value, connection: number }).map_err(|error| Failure::from(&error))
+                answer
+                    .map(|value| Reply { value, repeated: false, connection: number })
+                    .map_err(|error| Failure::from(&error))
             }
             Err(failure) => Err(failure),
         };
-        let number = watch.number;
-        std::mem::forget(watch);
+        let number = guard.number;
+        std::mem::forget(guard);
         match &outcome {
             Err(failure) if !failure.reached() => {
                 if attempt.is_first {
@@ -493,7 +497,7 @@ impl SharedConnection {
 }
 
 /// Notices when an operation is dropped that waited for long: its deadline has passed.
-struct Watch<'a> {
+struct AbandonGuard<'a> {
     connections: &'a ReadWriteConnections,
     purpose: Purpose,
     began: Instant,
@@ -501,7 +505,7 @@ struct Watch<'a> {
     number: Option<u64>,
 }
 
-impl Drop for Watch<'_> {
+impl Drop for AbandonGuard<'_> {
     fn drop(&mut self) {
         if self.began.elapsed() < self.patience {
             return;
@@ -515,13 +519,13 @@ impl Drop for Watch<'_> {
 }
 
 /// Ends a probe, broken off or not.
-struct Probe<'a> {
+struct ProbeGuard<'a> {
     connections: &'a ReadWriteConnections,
     purpose: Purpose,
     answered: Option<bool>,
 }
 
-impl Drop for Probe<'_> {
+impl Drop for ProbeGuard<'_> {
     fn drop(&mut self) {
         let change = lock(self.connections.breaker(self.purpose)).probed(self.answered, Instant::now());
         report(self.purpose, change);

@@ -9,7 +9,7 @@ use super::cluster::Cluster;
 use super::{
     connections::{Attempt, Message, ReadWriteConnections, Reply},
     errors::{Failure, unexpected, unknown_outcome},
-    scripts::{Script, ScriptArg},
+    scripts::{LuaScript, ScriptArg},
 };
 use crate::{
     cache::near::NearCache,
@@ -35,7 +35,7 @@ pub(super) enum Repeat {
 pub(super) enum Request<'a> {
     Command(Cmd),
     /// A script, over this key, with these arguments.
-    Script(&'a Script, &'a str, &'a [ScriptArg<'a>]),
+    LuaScript(&'a LuaScript, &'a str, &'a [ScriptArg<'a>]),
 }
 
 /// When an operation began, and when it has to end.
@@ -43,14 +43,6 @@ pub(super) enum Request<'a> {
 pub(super) struct TimeLimit {
     began: Instant,
     deadline: Instant,
-}
-
-pub(super) struct Answer {
-    pub(super) value: Value,
-    /// The number of the connections that it came over; 0 where nothing that it says may be kept.
-    pub(super) connection: u64,
-    /// An earlier try of the same command may have been carried out, too.
-    pub(super) repeated: bool,
 }
 
 /// Clones share the connections.
@@ -98,7 +90,7 @@ impl CommandExecutor {
         question: Option<Cmd>,
         repeat: Repeat,
         limit: TimeLimit,
-    ) -> Result<Answer, CacheError> {
+    ) -> Result<Reply, CacheError> {
         // In a box: the callers' futures are moved more often than once, with room for all that they wait for.
         let tries = Box::pin(self.tries(request, question, repeat, limit));
         match timeout_at(limit.deadline, tries).await {
@@ -123,10 +115,10 @@ impl CommandExecutor {
         question: Option<Cmd>,
         repeat: Repeat,
         limit: TimeLimit,
-    ) -> Result<Answer, CacheError> {
+    ) -> Result<Reply, CacheError> {
         let (command, mut in_full) = match request {
             Request::Command(command) => (command, None),
-            Request::Script(script, key, args) => {
+            Request::LuaScript(script, key, args) => {
                 (script.by_hash(key, args), Some((script, key, args, question.clone())))
             }
         };
@@ -136,7 +128,7 @@ impl CommandExecutor {
         let mut attempt = Attempt::first(limit.began.into_std());
         loop {
             let failure = match self.send(&message, attempt).await {
-                Ok(Reply { value, connection }) => return Ok(Answer { value, connection, repeated }),
+                Ok(reply) => return Ok(Reply { repeated, ..reply }),
                 Err(failure) => failure,
             };
             match failure {
@@ -181,11 +173,11 @@ impl CommandExecutor {
 
     /// The near cache of the server that has the key, if it is known and if there is one.
     #[cfg_attr(not(feature = "redis-cluster"), allow(unused_variables, reason = "one server has all keys"))]
-    pub(super) fn near(&self, key: &str) -> Option<Near<'_>> {
+    pub(super) fn near(&self, key: &str) -> Option<NearCacheRef<'_>> {
         match &self.servers {
-            Servers::One(connections) => connections.near().map(|near| Near::One(near)),
+            Servers::One(connections) => connections.near().map(|near| NearCacheRef::One(near)),
             #[cfg(feature = "redis-cluster")]
-            Servers::Cluster(cluster) => cluster.near(key).map(Near::OfNode),
+            Servers::Cluster(cluster) => cluster.near(key).map(NearCacheRef::OfNode),
         }
     }
 
@@ -225,14 +217,14 @@ impl CommandExecutor {
 }
 
 /// The near cache of one server.
-pub(super) enum Near<'a> {
+pub(super) enum NearCacheRef<'a> {
     One(&'a NearCache),
     /// A node of a cluster may be left at any time.
     #[cfg(feature = "redis-cluster")]
     OfNode(Arc<NearCache>),
 }
 
-impl Deref for Near<'_> {
+impl Deref for NearCacheRef<'_> {
     type Target = NearCache;
 
     fn deref(&self) -> &NearCache {

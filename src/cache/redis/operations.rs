@@ -8,11 +8,12 @@ use redis::{Cmd, Value};
 
 use super::{
     RedisCache,
-    encoding::{self, Decoded},
+    connections::Reply,
+    encoding::{self, DecodedEntry},
     errors::{Failure, unknown_outcome},
-    executor::{Answer, CommandExecutor, Repeat, Request, TimeLimit},
+    executor::{CommandExecutor, Repeat, Request, TimeLimit},
     scripts::{
-        Script,
+        LuaScript,
         ScriptArg::{self, Bytes, Number},
     },
     server_info,
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     cache::{
         Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version,
-        near::{Fetched, FillToken, Lookup, NearCache},
+        near::{Fetched, FillToken, NearCache, NearLookup},
     },
     clock::{millis, millis_since_epoch, time_of},
     error::{CacheError, CacheErrorKind},
@@ -76,12 +77,12 @@ impl RedisCache {
 
     async fn script(
         &self,
-        script: &Script,
+        script: &LuaScript,
         repeat: Repeat,
         key: &str,
         args: &[ScriptArg<'_>],
-    ) -> Result<Answer, CacheError> {
-        self.executor.execute(Request::Script(script, key, args), None, repeat, self.executor.time_limit()).await
+    ) -> Result<Reply, CacheError> {
+        self.executor.execute(Request::LuaScript(script, key, args), None, repeat, self.executor.time_limit()).await
     }
 
     async fn command(&self, command: Cmd, repeat: Repeat, limit: TimeLimit) -> Result<Value, CacheError> {
@@ -97,7 +98,7 @@ impl RedisCache {
     /// has ended is removed.
     async fn read_and_touch(&self, key: &str, after: u64, limit: TimeLimit) -> Result<Option<Entry>, CacheError> {
         let args = [Number(now()), Number(self.last()), Number(after)];
-        let request = Request::Script(&self.scripts.get_and_touch, key, &args);
+        let request = Request::LuaScript(&self.scripts.get_and_touch, key, &args);
         self.entry_in(self.executor.execute(request, None, Repeat::Freely, limit).await?.value)
     }
 
@@ -117,7 +118,7 @@ impl RedisCache {
         let mut time_left = Cmd::with_capacity(2, 4 + key.len());
         time_left.arg("PTTL").arg(key);
         let request = Request::Command(read(key, self.last()));
-        let Answer { value, connection, .. } =
+        let Reply { value, connection, .. } =
             self.executor.execute(request, Some(time_left), Repeat::Freely, limit).await?;
         let (raw, left) = match value {
             Value::Array(parts) => match <[Value; 2]>::try_from(parts) {
@@ -131,7 +132,7 @@ impl RedisCache {
         if let Some((near, token)) = &asked {
             near.answered(token);
         }
-        let Some(Decoded { entry, idle, end }) = self.live_in(raw)? else { return Ok(None) };
+        let Some(DecodedEntry { entry, idle, end }) = self.live_in(raw)? else { return Ok(None) };
         let fetched = Fetched { entry, idle, end, left };
         if let Some((near, token)) = &asked {
             near.fill(token, key, &fetched);
@@ -149,7 +150,7 @@ impl RedisCache {
     }
 
     /// The live entry in an answer, if there is one.
-    fn live_in(&self, answer: Value) -> Result<Option<Decoded>, CacheError> {
+    fn live_in(&self, answer: Value) -> Result<Option<DecodedEntry>, CacheError> {
         let raw = match answer {
             Value::Nil => return Ok(None),
             // `GETRANGE` of a key that is not there.
@@ -192,8 +193,8 @@ impl Cache for RedisCache {
         if self.near {
             let near = self.executor.near(key);
             let asked = match near.as_deref().map(|near| (near, near.find(key, None))) {
-                Some((_, Lookup::Hit(entry) | Lookup::Due(entry))) => return Ok(Some(entry)),
-                Some((near, Lookup::Miss(token))) => Some((near, token)),
+                Some((_, NearLookup::Hit(entry) | NearLookup::Due(entry))) => return Ok(Some(entry)),
+                Some((near, NearLookup::Miss(token))) => Some((near, token)),
                 None => None,
             };
             // In a box, so that a hit has little to carry.
@@ -210,9 +211,9 @@ impl Cache for RedisCache {
         if self.near && after > 0 {
             let near = self.executor.near(key);
             let asked = match near.as_deref().map(|near| (near, near.find(key, Some(after)))) {
-                Some((_, Lookup::Hit(entry))) => return Ok(Some(entry)),
-                Some((_, Lookup::Due(_))) => return self.touch_and_get(key, after, limit).await,
-                Some((near, Lookup::Miss(token))) => Some((near, token)),
+                Some((_, NearLookup::Hit(entry))) => return Ok(Some(entry)),
+                Some((_, NearLookup::Due(_))) => return self.touch_and_get(key, after, limit).await,
+                Some((near, NearLookup::Miss(token))) => Some((near, token)),
                 None => None,
             };
             match Box::pin(self.fetch(asked, key, limit)).await? {
@@ -252,9 +253,9 @@ impl Cache for RedisCache {
         let args = [Number(now), Number(self.last()), Bytes(&expected), Bytes(&raw), Number(ttl)];
         // Once the head has been read again, the server has reported this change, and will report the next one.
         let head = token.is_some().then(|| read(key, encoding::HEADER as u64 - 1));
-        let request = Request::Script(&self.scripts.replace, key, &args);
+        let request = Request::LuaScript(&self.scripts.replace, key, &args);
         let limit = self.executor.time_limit();
-        let Answer { value, repeated, connection } =
+        let Reply { value, repeated, connection } =
             self.executor.execute(request, head, Repeat::ByVersion, limit).await?;
         let (value, head) = match value {
             Value::Array(parts) => match <[Value; 2]>::try_from(parts) {
@@ -293,7 +294,7 @@ impl Cache for RedisCache {
         let _guard = self.guard(key);
         let expected = u64::from(expected).to_be_bytes();
         let args = [Number(now()), Number(self.last()), Bytes(&expected)];
-        let Answer { value, repeated, .. } = self.script(&self.scripts.delete, Repeat::ByVersion, key, &args).await?;
+        let Reply { value, repeated, .. } = self.script(&self.scripts.delete, Repeat::ByVersion, key, &args).await?;
         match value {
             Value::Int(1) => Ok(Deleted::Done),
             value => match self.entry_in(value)? {
@@ -358,7 +359,7 @@ struct InvalidationGuard<'a> {
 impl InvalidationGuard<'_> {
     /// The value was written over the connection that reports the next change: this near cache keeps it.
     fn keep(self, near: &NearCache, token: FillToken, raw: Vec<u8>, ttl: u64, most: usize) {
-        let Some(Decoded { entry, idle, end }) = encoding::decode(raw.into(), most) else { return };
+        let Some(DecodedEntry { entry, idle, end }) = encoding::decode(raw.into(), most) else { return };
         let left = i64::try_from(ttl).unwrap_or(i64::MAX);
         near.written(token, self.key, &Fetched { entry, idle, end, left });
         self.executor.invalidate(self.key, Some(near));

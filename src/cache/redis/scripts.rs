@@ -110,28 +110,28 @@ end
 return missing
 "#;
 
-pub(super) struct Scripts {
-    pub(super) check: Script,
-    pub(super) get_and_touch: Script,
-    pub(super) touch: Script,
-    pub(super) replace: Script,
-    pub(super) delete: Script,
-    pub(super) list_add: Script,
-    pub(super) list_remove: Script,
-    pub(super) list_page: Script,
+pub(super) struct LuaScripts {
+    pub(super) check: LuaScript,
+    pub(super) get_and_touch: LuaScript,
+    pub(super) touch: LuaScript,
+    pub(super) replace: LuaScript,
+    pub(super) delete: LuaScript,
+    pub(super) list_add: LuaScript,
+    pub(super) list_remove: LuaScript,
+    pub(super) list_page: LuaScript,
 }
 
-impl Scripts {
+impl LuaScripts {
     pub(super) fn all() -> &'static Self {
-        static ALL: LazyLock<Scripts> = LazyLock::new(|| Scripts {
-            check: Script::new(&[ARGS, CHECK]),
-            get_and_touch: Script::new(&[ARGS, GET_AND_TOUCH]),
-            touch: Script::new(&[ARGS, TOUCH]),
-            replace: Script::new(&[ARGS, REPLACE]),
-            delete: Script::new(&[ARGS, DELETE]),
-            list_add: Script::new(&[ARGS, LIST_ADD, LIST_END]),
-            list_remove: Script::new(&[ARGS, LIST_REMOVE, LIST_END]),
-            list_page: Script::new(&[ARGS, LIST_PAGE]),
+        static ALL: LazyLock<LuaScripts> = LazyLock::new(|| LuaScripts {
+            check: LuaScript::new(&[ARGS, CHECK]),
+            get_and_touch: LuaScript::new(&[ARGS, GET_AND_TOUCH]),
+            touch: LuaScript::new(&[ARGS, TOUCH]),
+            replace: LuaScript::new(&[ARGS, REPLACE]),
+            delete: LuaScript::new(&[ARGS, DELETE]),
+            list_add: LuaScript::new(&[ARGS, LIST_ADD, LIST_END]),
+            list_remove: LuaScript::new(&[ARGS, LIST_REMOVE, LIST_END]),
+            list_page: LuaScript::new(&[ARGS, LIST_PAGE]),
         });
         &ALL
     }
@@ -144,12 +144,12 @@ pub(super) enum ScriptArg<'a> {
     Number(u64),
 }
 
-pub(super) struct Script {
+pub(super) struct LuaScript {
     text: String,
     hash: String,
 }
 
-impl Script {
+impl LuaScript {
     fn new(parts: &[&str]) -> Self {
         let text = parts.concat();
         let hash = redis::Script::new(&text).get_hash().to_owned();

@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::{
     driver::{ConnectionOf, Driver},
     failure::Failure,
-    near::Near,
+    near::NotifyingNearCache,
     statement::{Arguments, PlaceStyle, Statement, Style},
     tables::SqlTables,
 };
@@ -172,7 +172,7 @@ pub trait Dialect: Driver {
         _tables: &SqlTables,
         _bytes: usize,
         _timeout: Duration,
-    ) -> Option<Near> {
+    ) -> Option<NotifyingNearCache> {
         None
     }
 
