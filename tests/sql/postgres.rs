@@ -140,3 +140,32 @@ async fn inserts_sweep_a_little() {
     }
     panic!("rows that ended stay");
 }
+
+#[tokio::test]
+async fn idle_time_goes_by_the_clock_of_the_database_and_the_end_by_ours() {
+    let server = PostgresServer::start();
+    let cache = patient(&server).await;
+    // What stands in front of the system's own functions on the search path.
+    server.sql(
+        "CREATE SCHEMA clock; CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS
+         $$ SELECT pg_catalog.clock_timestamp() + interval '1 hour' $$",
+    );
+    let options: sqlx::postgres::PgConnectOptions = server.url().parse().unwrap();
+    let options = options.options([("search_path", "clock,pg_catalog,public")]);
+    let ahead = PostgresCache::from_pool(sqlx::PgPool::connect_with(options).await.unwrap());
+    shared::idle_time_goes_by_the_clock_of_the_database_and_the_end_by_ours(&cache, &ahead).await;
+}
+
+/// What the database refuses there is tried again.
+#[tokio::test]
+async fn it_keeps_the_contract_at_the_strictest_isolation() {
+    let server = PostgresServer::start();
+    patient(&server).await;
+    let options: sqlx::postgres::PgConnectOptions = server.url().parse().unwrap();
+    let options = options.options([("default_transaction_isolation", "serializable")]);
+    let pool = sqlx::PgPool::connect_with(options).await.unwrap();
+    let cache: PostgresCache =
+        cloakroom::SqlCacheBuilder::from_pool(pool).timeout(Duration::from_secs(20)).build().await.unwrap();
+    cache_contract(|| async { cache.clone() }, None).await;
+    shared::conflicts_tell_what_is_there_now(&cache).await;
+}

@@ -105,6 +105,35 @@ async fn refusals_are_told_apart() {
     assert!(SqliteCache::schema(&tables).contains("\"web_lists\""));
 }
 
+#[tokio::test]
+async fn a_file_that_is_damaged_or_may_not_be_written_is_told_apart() {
+    let files = SqliteFile::new();
+    let cache = files.patient().await;
+    for number in 0..200 {
+        assert!(cache.insert(&format!("k{number}"), entry("1"), expiry()).await.unwrap());
+    }
+    let pool = |url: String| sqlx::SqlitePool::connect_lazy(&url).unwrap();
+    let reader = SqliteCache::from_pool(pool(format!("{}?mode=ro", files.url())));
+    assert!(reader.get("k7").await.unwrap().is_some());
+    let error = reader.touch("k7").await.unwrap_err();
+    assert!(shared::shown(&error).contains("read-only"), "{error:?}");
+    assert_eq!(kind::<()>(Err(error)), CacheErrorKind::Refused);
+
+    let checkpoint = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_all(&pool(files.url())).await.unwrap();
+    assert_eq!(checkpoint.len(), 1);
+    let other = SqliteFile::new();
+    let file = |files: &SqliteFile| files.dir().join("sessions.db");
+    let mut bytes = std::fs::read(file(&files)).unwrap();
+    bytes[4096..].fill(0xff);
+    std::fs::write(file(&other), &bytes).unwrap();
+    let error = SqliteCache::connect(other.url()).await.unwrap().get("k7").await.unwrap_err();
+    assert_eq!(kind::<()>(Err(error)), CacheErrorKind::Other);
+
+    let other = SqliteFile::new();
+    std::fs::write(file(&other), "no database. ".repeat(1000)).unwrap();
+    assert_eq!(kind(SqliteCache::connect(other.url()).await), CacheErrorKind::Refused);
+}
+
 /// Another connection keeps the lock for longer than the time limit: an error that says that nothing was done, in time.
 #[tokio::test]
 async fn a_lock_that_is_held_is_waited_for_until_the_time_limit_only() {
