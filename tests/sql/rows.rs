@@ -227,6 +227,13 @@ async fn a_write_sets_idle_time_and_end_anew(cache: impl Cache, view: SqlView) {
     assert_eq!(cache.replace("k", there.version, entry("y"), second).await.unwrap(), Replaced::Done);
     assert!(view.number("touched_ms", "k") >= started);
     assert_eq!((view.number("idle_ms", "k"), view.number("end_ms", "k")), (7 * HOUR, end));
+    // An insert over what has ended as well.
+    for (ended, expiry, idle, end) in [("end_ms = 1", first, 1_000, first_end), ("touched_ms = 1", second, 7, end)] {
+        view.set(ended, "k");
+        assert!(cache.insert("k", entry("z"), expiry).await.unwrap());
+        assert!(view.number("touched_ms", "k") >= started);
+        assert_eq!((view.number("idle_ms", "k"), view.number("end_ms", "k")), (idle * HOUR, end));
+    }
 }
 
 /// Idle time goes by the moment at which the row is looked at, not by that at which the statement began.
