@@ -70,10 +70,14 @@ async fn many_processes_migrate_at_once_and_tables_have_the_names_that_were_set(
 async fn touches_and_writes_leave_the_indexes_alone() {
     let server = PostgresServer::start();
     let cache = patient(&server).await;
-    for number in 0..40 {
-        let key = format!("k{number}");
-        let mut there = shared::entry("x");
+    let mut entries = Vec::new();
+    // Pages as full as inserts leave them.
+    for number in 0..400 {
+        let (key, there) = (format!("k{number}"), shared::entry("x"));
         assert!(cache.insert(&key, there.clone(), shared::expiry()).await.unwrap());
+        entries.push((key, there));
+    }
+    for (key, mut there) in entries.into_iter().step_by(10) {
         for _ in 0..3 {
             assert!(cache.touch(&key).await.unwrap());
             cache.get_and_touch(&key, Duration::ZERO).await.unwrap();
@@ -119,6 +123,24 @@ async fn the_sweep_removes_what_has_ended_and_nothing_else() {
     assert_eq!(server.sql("SELECT due_ms > extract(epoch from now()) * 1000 FROM cloakroom_sessions"), "t");
     assert_eq!(cache.get("live").await.unwrap(), Some(live));
     assert_eq!(cache.sweep(usize::MAX).await.unwrap(), 0);
+}
+
+/// Something else holds one of the rows: the sweep does not wait for it.
+#[tokio::test]
+async fn the_sweep_leaves_out_rows_that_are_locked() {
+    let server = PostgresServer::start();
+    let cache = patient(&server).await;
+    for key in ["held", "over"] {
+        assert!(cache.insert(key, shared::entry("x"), shared::expiry()).await.unwrap());
+    }
+    server.sql("UPDATE cloakroom_sessions SET end_ms = 1, due_ms = 1");
+    let pool = sqlx::PgPool::connect(&server.url()).await.unwrap();
+    let mut other = pool.begin().await.unwrap();
+    let held = "SELECT 1 FROM cloakroom_sessions WHERE entry_key = 'held' FOR UPDATE";
+    sqlx::query(held).execute(&mut *other).await.unwrap();
+    assert_eq!(cache.sweep(10).await.unwrap(), 1);
+    other.rollback().await.unwrap();
+    assert_eq!(cache.sweep(10).await.unwrap(), 1);
 }
 
 #[tokio::test]

@@ -143,6 +143,29 @@ async fn a_write_whose_answer_was_lost_and_that_was_overtaken_is_of_unknown_outc
     assert_eq!(cache.get("a").await.unwrap().map(|entry| entry.version), Some(Version::from(8)));
 }
 
+/// The answer is lost, and nothing can be asked any more.
+#[tokio::test]
+async fn a_write_whose_answer_was_lost_before_an_outage_is_of_unknown_outcome() {
+    let server = PostgresServer::start();
+    let proxy = Proxy::before(server.port()).await;
+    patient(&server).await;
+    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port());
+    let cache = PostgresCache::builder(&url).timeout(Duration::from_secs(3)).fail_fast(false).transaction_pooler();
+    let cache = cache.build().await.unwrap();
+    let mut there = entry("1");
+    assert!(cache.insert("a", there.clone(), expiry()).await.unwrap());
+    proxy.set(Mode::CutAnswerForGood(b"UPDATE"));
+    let next = entry("2");
+    assert_eq!(kind(cache.replace("a", there.version, next.clone(), expiry()).await), CacheErrorKind::Timeout);
+    assert_eq!(kind(cache.replace("a", next.version, entry("3"), expiry()).await), CacheErrorKind::Unavailable);
+    there = next;
+    proxy.set(Mode::Pass);
+    assert_eq!(cache.get("a").await.unwrap(), Some(there.clone()));
+    proxy.set(Mode::CutAnswerForGood(b"DELETE"));
+    assert_eq!(kind(cache.delete("a", there.version).await), CacheErrorKind::Timeout);
+    assert_eq!(proxy.cuts(), 2);
+}
+
 #[tokio::test]
 async fn waiting_for_a_connection_of_the_pool_is_bounded() {
     let server = PostgresServer::start();

@@ -105,6 +105,11 @@ async fn a_row_is_due_sooner_after_a_write_and_never_later(cache: impl Cache, vi
     let (last, last_end) = ending_in(50);
     assert!(cache.insert("k", entry("3"), last).await.unwrap());
     assert_eq!(view.number("due_ms", "k"), due(last_end));
+    // The idle time may be over first.
+    let (begun, idle) = (now(), Duration::from_secs(3 * 3600));
+    assert!(cache.insert("idle", entry("4"), Expiry::new(idle, last.end)).await.unwrap());
+    let next = view.number("due_ms", "idle");
+    assert!((due(begun + 3 * HOUR)..=due(now() + 3 * HOUR)).contains(&next), "{next}");
 }
 
 async fn the_sweep_removes_what_has_ended_by_either_clock_and_moves_what_lives(cache: impl Sweeps, view: SqlView) {
@@ -113,6 +118,7 @@ async fn the_sweep_removes_what_has_ended_by_either_clock_and_moves_what_lives(c
         assert!(cache.insert(key, entry("x"), expiry).await.unwrap());
         view.set(if key.starts_with("lives") { "due_ms = 0" } else { "due_ms = 1" }, key);
     }
+    view.set(&format!("idle_ms = {}", 3 * HOUR), "lives as well");
     view.set("touched_ms = 1", "idle");
     view.set(&format!("end_ms = {}", now() - 10 * MINUTE), "over");
     view.set(&format!("end_ms = {}", now() - MINUTE), "over for other clocks");
@@ -124,6 +130,7 @@ async fn the_sweep_removes_what_has_ended_by_either_clock_and_moves_what_lives(c
     left.sort();
     assert_eq!(left, ["lives", "lives as well", "lives too", "over for other clocks"]);
     assert_eq!(view.number("due_ms", "lives"), due(end));
+    assert_eq!(view.number("due_ms", "lives as well"), due(view.number("touched_ms", "lives as well") + 3 * HOUR));
     let next = view.number("due_ms", "over for other clocks");
     assert!((due(begun)..=due(now())).contains(&next), "{next}");
     assert_eq!(cache.sweep_up_to(usize::MAX).await, 0);
@@ -163,7 +170,9 @@ async fn a_list_is_in_the_order_of_ends_and_names_and_ends_move_later_only(cache
     assert_eq!(cache.list_add("list", "b", base + ms(2)).await.unwrap(), 3);
     assert_eq!(page("list", None).await, [c, a.clone(), member("b", base + ms(2))]);
     view.set_members(&format!("end_ms = {}", now() - 1), "c");
-    assert_eq!(page("list", None).await, [a, member("b", base + ms(2))]);
+    assert_eq!(page("list", None).await, [a.clone(), member("b", base + ms(2))]);
+    let ended = ListMember::new("", base - Duration::from_secs(2 * 3600));
+    assert_eq!(page("list", Some(&ended)).await, [a, member("b", base + ms(2))]);
     assert_eq!(cache.list_add("list", "a", base).await.unwrap(), 2);
     cache.list_remove("list", &["a".to_owned(), "d".to_owned()]).await.unwrap();
     assert_eq!(page("list", None).await, [member("b", base + ms(2))]);
