@@ -5,7 +5,7 @@ use cloakroom::{Cache, CacheErrorKind, SqlTables, SqliteCache, testing::cache_co
 
 use crate::{
     shared::{self, entry, expiry, kind},
-    support::sqlite_file::SqliteFile,
+    support::{log::Log, sqlite_file::SqliteFile},
 };
 
 #[tokio::test]
@@ -64,6 +64,55 @@ async fn the_sweep_removes_what_has_ended_and_nothing_else() {
     assert_eq!(rows("SELECT count(*) FROM cloakroom_sessions").await.unwrap(), 1);
     assert_eq!(rows("SELECT count(*) FROM cloakroom_sessions_lists").await.unwrap(), 0);
     assert_eq!(cache.get("live").await.unwrap(), Some(live));
+}
+
+/// It begins before the tables are there, fails, and tries again.
+#[tokio::test]
+async fn the_sweeper_goes_on_after_a_failure() {
+    let files = SqliteFile::new();
+    let cache = SqliteCache::builder(files.url()).timeout(Duration::from_secs(20)).sweep_with_inserts(false);
+    let cache = cache.build().await.unwrap();
+    let (log, _recording) = Log::record();
+    let sweeper = tokio::spawn(cache.sweeper(Duration::from_millis(20)));
+    let begun = std::time::Instant::now();
+    while !log.text().contains("sql_sweep_failed") {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no failure is logged");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    cache.migrate().await.unwrap();
+    assert!(cache.insert("over", entry("x"), expiry()).await.unwrap());
+    let view = files.view();
+    view.set("end_ms = 1, due_ms = 1", "over");
+    while !view.keys().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "what has ended stays");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sweeper.abort();
+}
+
+#[tokio::test]
+async fn inserts_sweep_nothing_if_so_set() {
+    let files = SqliteFile::new();
+    let cache = SqliteCache::builder(files.url()).timeout(Duration::from_secs(20)).sweep_with_inserts(false);
+    let cache = cache.build().await.unwrap();
+    cache.migrate().await.unwrap();
+    assert!(cache.insert("over", entry("x"), expiry()).await.unwrap());
+    files.view().set("end_ms = 1, due_ms = 1", "over");
+    for number in 0..200 {
+        assert!(cache.insert(&format!("k{number}"), entry("x"), expiry()).await.unwrap());
+    }
+    assert_eq!(cache.sweep(10).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn tables_without_the_number_of_their_layout_are_migrated() {
+    let files = SqliteFile::new();
+    let (cache, view) = (files.patient().await, files.view());
+    let layouts = || view.rows("SELECT CAST(layout AS TEXT) FROM cloakroom_sessions_schema");
+    assert_eq!(layouts(), ["1"]);
+    view.rows("DELETE FROM cloakroom_sessions_schema");
+    cache.migrate().await.unwrap();
+    assert_eq!(layouts(), ["1"]);
 }
 
 #[tokio::test]
