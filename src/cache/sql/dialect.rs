@@ -161,7 +161,7 @@ pub trait Dialect: Driver {
         }
     }
 
-    /// What a sweep leaves to be done now and then, while others may write.
+    /// What a sweep leaves to be done now and then.
     fn write_back(_connection: &mut ConnectionOf<Self>) -> impl Future<Output = sqlx::Result<()>> + Send {
         async { Ok(()) }
     }

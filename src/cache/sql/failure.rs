@@ -74,6 +74,11 @@ impl Failure {
                             for this name, or expired";
                 return Self::rejected(Refused, text);
             }
+            Error::Configuration(_) => {
+                let text = "the settings of the connection cannot be used: a file of a certificate, or the password, which \
+                            MySQL takes by `caching_sha2_password` over TLS only";
+                return Self::last(Other, text);
+            }
             Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Self::not_ready("the database cannot be reached: there is no such file, socket or host");
             }

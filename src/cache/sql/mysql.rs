@@ -1,6 +1,6 @@
 //! MySQL and MariaDB: their statements, and what their answers mean.
 use sqlx::{
-    ConnectOptions, Pool,
+    AssertSqlSafe, ConnectOptions, Executor, Pool,
     error::DatabaseError,
     mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPoolOptions},
 };
@@ -138,7 +138,14 @@ impl Dialect for MySql {
     fn pool(url: &str, settings: &PoolSettings) -> sqlx::Result<Pool<sqlx::MySql>> {
         let options: MySqlConnectOptions = url.parse()?;
         let options = options.disable_statement_logging();
+        // The server does not notice that a caller gave up who waits for a lock: by default it waits for 50 seconds, or a day.
+        let seconds = settings.timeout.as_millis().div_ceil(1000).clamp(1, 31_536_000);
+        let limits = format!("SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}");
         let pool = MySqlPoolOptions::new().max_connections(settings.connections).test_before_acquire(false);
+        let pool = pool.after_connect(move |connection, _| {
+            let limits = AssertSqlSafe(limits.clone());
+            Box::pin(async move { connection.execute(sqlx::raw_sql(limits)).await.map(drop) })
+        });
         Ok(pool.connect_lazy_with(options))
     }
 

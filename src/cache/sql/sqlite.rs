@@ -154,3 +154,25 @@ impl Dialect for Sqlite {
         result
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Readers and writers do not wait for each other, and what was answered outlives the process.
+    #[tokio::test]
+    async fn connections_have_the_settings_that_are_promised() {
+        let file = std::env::temp_dir().join(format!("cloakroom-settings-{}.db", std::process::id()));
+        let settings = PoolSettings { connections: 1, timeout: Duration::from_millis(500), pooled: false };
+        let pool = Sqlite::pool(&format!("sqlite:{}", file.display()), &settings).unwrap();
+        let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&pool).await.unwrap();
+        let mut numbers = Vec::new();
+        for pragma in ["PRAGMA synchronous", "PRAGMA busy_timeout"] {
+            numbers.push(sqlx::query_scalar::<_, i64>(pragma).fetch_one(&pool).await.unwrap());
+        }
+        pool.close().await;
+        std::fs::remove_file(file).unwrap();
+        // 1 is `NORMAL`.
+        assert_eq!((mode.as_str(), numbers.as_slice()), ("wal", [1, 50].as_slice()));
+    }
+}

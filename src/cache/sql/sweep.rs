@@ -65,9 +65,11 @@ impl<D: Dialect> SqlCache<D> {
         *unwritten += rows;
         if *unwritten >= WRITE_BACK {
             *unwritten = 0;
-            let after =
-                attempt!(executor, StatementKind::Read, executor.deadline(), |connection| D::write_back(connection));
-            after.await?;
+            // Most of it beside other writers, and then without them the little that they added: only a log that is written
+            // back in full begins anew, and as long as it is long, each write of a request writes it back.
+            for kind in [StatementKind::Read, StatementKind::Repeatable] {
+                attempt!(executor, kind, executor.deadline(), |connection| D::write_back(connection)).await?;
+            }
         }
         tokio::time::sleep(begun.elapsed()).await;
         Ok(())
