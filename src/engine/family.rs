@@ -6,9 +6,11 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-use crate::{deadline::Deadline, error::SessionError, id::SessionKey};
-
-use super::timed_out;
+use crate::{
+    deadline::{Deadline, timed_out},
+    error::SessionError,
+    id::SessionKey,
+};
 
 #[derive(Default)]
 pub(crate) struct Family {

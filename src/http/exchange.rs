@@ -12,7 +12,7 @@ use crate::{
     cookie::{self, CookiePolicy},
     engine::SessionEngine,
     error::{ErrorResponse, SessionError},
-    events::{self, Answered},
+    events::{self, LoggedError},
     run_to_end::RunToEnd,
     session::{CookieDue, LazySession, Scope, Session},
 };
@@ -50,9 +50,9 @@ pub(crate) struct Exchange<E> {
 }
 
 /// A commit that is done, or has to be waited for.
-pub(crate) enum Commit {
-    Done(Result<(), Answered>),
-    UnderWay(RunToEnd<Result<(), Answered>>),
+pub(crate) enum ResponseCommit {
+    Done(Result<(), LoggedError>),
+    UnderWay(RunToEnd<Result<(), LoggedError>>),
 }
 
 /// Whether a response with this status means that the handler did what it was to do. A 408 cut it off half-way; what is above
@@ -89,21 +89,21 @@ impl<E> Exchange<E> {
     }
 
     /// What there is to commit, once the handler is done.
-    pub(crate) fn commit<B, Error>(&self, result: &Result<Response<B>, Error>) -> Commit {
+    pub(crate) fn commit<B, Error>(&self, result: &Result<Response<B>, Error>) -> ResponseCommit {
         let scope = if result.as_ref().is_ok_and(|response| commits(response.status())) {
             Scope::All
         } else {
             Scope::DestroyOnly
         };
-        let answer = || Some(result.as_ref().ok()?.extensions().get::<Answered>()?.error());
+        let answer = || Some(result.as_ref().ok()?.extensions().get::<LoggedError>()?.error());
         let Some(session) = self.lazy.close().filter(|session| session.close(scope, answer)) else {
-            return Commit::Done(Ok(()));
+            return ResponseCommit::Done(Ok(()));
         };
         match session.commit_at_once(scope) {
-            Some(done) => Commit::Done(done),
+            Some(done) => ResponseCommit::Done(done),
             None => {
                 let commit = session.clone().run_response_commit(scope, self.lazy.deadline());
-                Commit::UnderWay(RunToEnd::new(commit))
+                ResponseCommit::UnderWay(RunToEnd::new(commit))
             }
         }
     }
@@ -112,14 +112,14 @@ impl<E> Exchange<E> {
     pub(crate) fn respond<B, Error>(
         &self,
         result: Result<Response<B>, Error>,
-        commit: Result<(), Answered>,
+        commit: Result<(), LoggedError>,
     ) -> Result<Response<B>, Error>
     where
         E: ErrorResponse<B>,
     {
         let mut response = result?;
         // The commit's, or else that of an extractor or of a handler that returned it.
-        let error = commit.err().or_else(|| response.extensions_mut().remove::<Answered>());
+        let error = commit.err().or_else(|| response.extensions_mut().remove::<LoggedError>());
         #[cfg(feature = "device-bound")]
         let is_done = error.is_none();
         if let Some(error) = error {
@@ -129,7 +129,7 @@ impl<E> Exchange<E> {
         let set_cookie = cookie.is_some();
         #[cfg(feature = "device-bound")]
         let set_cookie = self.bind(is_done, response.headers_mut()) || set_cookie;
-        let session = SessionUse { accessed: self.lazy.was_looked_at(), set_cookie };
+        let session = SessionUse { accessed: self.lazy.was_accessed(), set_cookie };
         let replaced = match cookie {
             Some(cookie) => self.shared.policy.put(response.headers_mut(), cookie),
             None => self.shared.policy.drop_foreign(response.headers_mut()),
@@ -147,7 +147,7 @@ impl<E> Exchange<E> {
     }
 
     /// The only way to a response that is an error of this layer.
-    fn error_response<B>(&self, error: &Answered) -> Response<B>
+    fn error_response<B>(&self, error: &LoggedError) -> Response<B>
     where
         E: ErrorResponse<B>,
     {
@@ -215,7 +215,7 @@ impl<E> Exchange<E> {
             Ok((None, ..)) => SessionError::Setting("device_bound"),
             Err(error) => error,
         };
-        self.error_response(&events::answer(error, None))
+        self.error_response(&events::response_error(error, None))
     }
 
     /// Offers to bind the session of a login, and removes a bound cookie that is of no use; whether it did that.

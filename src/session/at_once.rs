@@ -8,8 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{IntoKey, Session};
 use crate::{
-    deadline::Deadline,
-    engine::within,
+    deadline::{Deadline, within},
     error::SessionError,
     record::{Run, Tag, check_value_key, json},
 };
@@ -51,7 +50,7 @@ impl Session {
         F: FnMut(Option<T>) -> T + Send + 'static,
     {
         let (limit, name) = (self.max_bytes(), Box::<str>::from(key.name()));
-        let (last, mut f) = (Slot::default(), f);
+        let (last, mut f) = (LastValue::default(), f);
         let into = last.clone();
         let run: Run = Box::new(move |old| {
             into.put(None);
@@ -85,7 +84,7 @@ impl Session {
     where
         T: DeserializeOwned + Send + 'static,
     {
-        let (taken, name) = (Slot::default(), Box::<str>::from(key.name()));
+        let (taken, name) = (LastValue::default(), Box::<str>::from(key.name()));
         let into = taken.clone();
         let run: Run = Box::new(move |old| {
             into.put(None);
@@ -135,7 +134,7 @@ impl Session {
         within(Deadline::after(engine.config().deadline), async {
             let _alone = self.inner.committing.lock().await;
             let key = {
-                let state = self.look();
+                let state = self.access();
                 if state.has_ended() {
                     return Err(SessionError::Gone);
                 }
@@ -187,7 +186,7 @@ impl Session {
         let interval = engine.config().ended_interval;
         loop {
             let (key, has_ended) = {
-                let state = self.look();
+                let state = self.access();
                 (state.key(), state.has_ended())
             };
             let key = match key {
@@ -199,10 +198,10 @@ impl Session {
                 },
             };
             let ending = engine.ending(&key);
-            let told = ending.told();
-            tokio::pin!(told);
+            let notified = ending.notified();
+            tokio::pin!(notified);
             // Registered before the look, so that an end in between is not missed.
-            told.as_mut().enable();
+            notified.as_mut().enable();
             let look = async {
                 if engine.reload(key, self.family()).await?.is_some() {
                     return Ok(None);
@@ -215,15 +214,15 @@ impl Session {
                 _ if has_ended => return EndReason::Ended,
                 _ => {}
             }
-            let _ = tokio::time::timeout(interval, told).await;
+            let _ = tokio::time::timeout(interval, notified).await;
         }
     }
 }
 
 /// Where a closure leaves what it saw when it ran last.
-struct Slot<T>(Arc<Mutex<Option<T>>>);
+struct LastValue<T>(Arc<Mutex<Option<T>>>);
 
-impl<T> Slot<T> {
+impl<T> LastValue<T> {
     fn put(&self, value: Option<T>) {
         let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), value);
         drop(before);
@@ -234,13 +233,13 @@ impl<T> Slot<T> {
     }
 }
 
-impl<T> Default for Slot<T> {
+impl<T> Default for LastValue<T> {
     fn default() -> Self {
         Self(Arc::default())
     }
 }
 
-impl<T> Clone for Slot<T> {
+impl<T> Clone for LastValue<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }

@@ -12,7 +12,7 @@ use crate::{error::SessionError, events, id::SessionKey};
 
 /// How the last such commit failed, until one succeeds. [`Gone`](SessionError::Gone) stands here only if changes were dropped.
 #[derive(Default)]
-pub(super) struct Failure {
+pub(super) struct CommitFailure {
     last: Option<Arc<Failed>>,
     /// Those of handles that were detached from a request's: its response may be made of their errors, too.
     detached: Vec<Arc<Failed>>,
@@ -39,7 +39,7 @@ impl Failed {
     }
 }
 
-impl Failure {
+impl CommitFailure {
     pub(super) const fn is_none(&self) -> bool {
         self.last.is_none()
     }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::{
     browser::{Browser, CookieDue},
-    failure::Failure,
+    failure::CommitFailure,
     wish::{Ended, Scope, Wish},
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     error::SessionError,
     events,
     id::{SessionId, SessionKey},
-    record::{Changes, Discarded, Effect, HeadChanges, Pair, Record, Values, unknown},
+    record::{Changes, Discarded, Effect, EncodedValue, HeadChanges, Record, Values, unknown},
 };
 
 /// A request that comes with the old ID this soon after a renewal was sent before the browser had the new one.
@@ -43,7 +43,7 @@ pub(super) struct State {
     /// The response's commit has begun.
     closed: bool,
     ended: Option<Ended>,
-    pub(super) failure: Failure,
+    pub(super) failure: CommitFailure,
     /// A copy of the pending changes was stored, or the caller was told why not.
     pub(super) copied: bool,
     browser: Browser,
@@ -76,7 +76,7 @@ impl State {
             touch: false,
             closed: false,
             ended: None,
-            failure: Failure::default(),
+            failure: CommitFailure::default(),
             copied: false,
             browser: Browser::default(),
             detached,
@@ -150,7 +150,7 @@ impl State {
     }
 
     /// Runs `f` on the values in the order of their keys.
-    pub(super) fn with_values<T>(&self, f: impl FnOnce(&mut dyn Iterator<Item = Pair<'_>>) -> T) -> T {
+    pub(super) fn with_values<T>(&self, f: impl FnOnce(&mut dyn Iterator<Item = EncodedValue<'_>>) -> T) -> T {
         let effect = self.effect();
         match self.record() {
             Some(record) => f(&mut effect.merged(&record.values)),
@@ -179,7 +179,7 @@ impl State {
         let effect = self.effect();
         let base = self.record().cloned().unwrap_or(fresh);
         let head = base.head.changed(effect.head(), lifetime);
-        let values = if effect.is_empty() { base.values } else { Values::of_pairs(effect.merged(&base.values)) };
+        let values = if effect.is_empty() { base.values } else { Values::of_values(effect.merged(&base.values)) };
         Record { head, values }
     }
 
@@ -338,7 +338,7 @@ impl State {
     }
 
     /// What there is to commit: the first that applies.
-    fn action(&self, look_first: bool, config: &Config) -> Option<Action> {
+    fn action(&self, look_up_first: bool, config: &Config) -> Option<Action> {
         let is_known = self.stored().is_some() || self.detached;
         if self.wish == Wish::Destroy {
             let is_known = is_known || matches!(self.base, Base::Renewed { .. });
@@ -350,7 +350,7 @@ impl State {
         let has_changes = !self.pending.is_empty()
             && match &self.base {
                 Base::Stored(stored) => {
-                    look_first
+                    look_up_first
                         || self.pending.on != stored.identity()
                         || self.pending.effect().alters(&stored.record, config.max_lifetime)
                 }
@@ -366,7 +366,7 @@ impl State {
     }
 
     /// Takes the next thing to do out of the state.
-    pub(super) fn begin(&mut self, scope: Scope, look_first: bool, config: &Config) -> Next {
+    pub(super) fn begin(&mut self, scope: Scope, look_up_first: bool, config: &Config) -> Next {
         let now = config.clock.now_ms();
         if let Some(UnderWay::Unknown(mut commit)) = self.under_way.take() {
             if self.wish == Wish::Destroy {
@@ -384,8 +384,8 @@ impl State {
             return Next::Done(Ok(()));
         }
         let is_old = |stored: &Stored| now.saturating_sub(stored.at) > LONG_AGO;
-        let look_first = self.stored().is_some_and(|stored| look_first || is_old(stored));
-        let action = self.action(look_first, config);
+        let look_up_first = self.stored().is_some_and(|stored| look_up_first || is_old(stored));
+        let action = self.action(look_up_first, config);
         if action != Some(Action::Destroy) && self.is_lost() {
             return Next::Done(self.lose(action.is_some()));
         }
@@ -396,14 +396,14 @@ impl State {
             }
             return Next::Done(Ok(()));
         };
-        let look_first = match action {
-            Action::Write => look_first,
+        let look_up_first = match action {
+            Action::Write => look_up_first,
             // Neither can tell a live session from a tombstone, which matters where the session may have moved.
             Action::Touch => self.detached,
             Action::Confirm => true,
             Action::Renew | Action::Destroy => false,
         };
-        let mut commit = self.commit(action, look_first, now);
+        let mut commit = self.commit(action, look_up_first, now);
         if matches!(action, Action::Write | Action::Renew) {
             commit.changes = std::mem::take(&mut self.pending);
             commit.changes.stamp(now);
@@ -418,9 +418,9 @@ impl State {
         Next::Commit(commit)
     }
 
-    fn commit(&self, action: Action, look_first: bool, begun_at: u64) -> Commit {
+    fn commit(&self, action: Action, look_up_first: bool, begun_at: u64) -> Commit {
         let (base, found_at, detached) = (self.base.clone(), self.found_at, self.detached);
-        Commit { action, base, changes: Changes::default(), look_first, detached, found_at, begun_at, tried: None }
+        Commit { action, base, changes: Changes::default(), look_up_first, detached, found_at, begun_at, tried: None }
     }
 
     /// Whether nothing can be written any more.
