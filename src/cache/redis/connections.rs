@@ -1,22 +1,20 @@
-//! The two connections to one server, shared by all operations: one for reads, one for writes.
+//! The connections to one server, shared by all operations: some for reads, and one for writes.
 //!
-//! Two, because a write that Redis holds back (`CLIENT PAUSE WRITE`, as while a failover is prepared) blocks everything
-//! that is sent after it on the same connection. They are made together and left together: an address that moved to
+//! Reads have their own, because a write that Redis holds back (`CLIENT PAUSE WRITE`, as while a failover is prepared) blocks
+//! everything that is sent after it on the same connection. All are made together and left together: an address that moved to
 //! another server must not leave reads at the former one, where a session that was ended would still be alive.
 //!
-//! With a near cache, what is read goes over the connection for writes, and the other one is there for the time while that
-//! is held back: the server then reports no write of this process, and the near cache keeps what the process wrote.
+//! With a near cache, what is read goes over the connection for writes, and one other is there for the time while that is held
+//! back: the order of answers and reports on one connection tells whether what was read or written may be kept.
 use std::{
-    future::{Future, poll_fn},
-    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::Poll,
     time::{Duration, Instant},
 };
 
+use futures_util::future::try_join_all;
 use redis::{
     Arg, Client, Cmd, Pipeline, RedisResult, Value,
     aio::{ConnectionManager, MultiplexedConnection},
@@ -39,6 +37,8 @@ use crate::{
     events,
 };
 
+/// Connections for reads: with one alone, the server waits while this process takes in its answers, and the other way round.
+const READS: usize = 3;
 /// Connections that work are not given up earlier than this, whatever the number of requests that fail.
 const YOUNGEST: Duration = Duration::from_millis(200);
 /// How long a failure to connect is the answer to others that want a connection.
@@ -74,9 +74,12 @@ enum SharedConnection {
     Borrowed(ConnectionManager),
 }
 
-/// Both connections, made together.
+/// All connections, made together.
 struct Connected {
-    reads: SharedConnection,
+    /// They take turns.
+    reads: Vec<SharedConnection>,
+    /// The one that was taken last.
+    last: AtomicUsize,
     writes: SharedConnection,
     number: u64,
     since: Instant,
@@ -360,7 +363,7 @@ impl ReadWriteConnections {
         }
     }
 
-    /// The connection, made together with the other one if there is none.
+    /// The connection, made together with the others if there is none.
     async fn connection(&self, purpose: Purpose) -> Result<(SharedConnection, u64), Failure> {
         let mut last = self.connecting.lock().await;
         if let Some(current) = self.current(purpose) {
@@ -372,8 +375,7 @@ impl ReadWriteConnections {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         match self.connect(number).await {
-            Ok((reads, writes)) => {
-                let connected = Connected { reads, writes, number, since: Instant::now() };
+            Ok(connected) => {
                 let connection = connected.get(purpose);
                 *lock(&self.current) = Some(connected);
                 *last = None;
@@ -386,15 +388,20 @@ impl ReadWriteConnections {
         }
     }
 
-    async fn connect(&self, number: u64) -> Result<(SharedConnection, SharedConnection), Failure> {
-        let tracking = self.near.clone().map(|near| Tracking { near, number });
-        let (reads, writes) = match &self.target {
+    async fn connect(&self, number: u64) -> Result<Connected, Failure> {
+        let (count, tracking) = match &self.near {
+            None => (READS, None),
+            Some(near) => (1, Some(Tracking { near: near.clone(), number })),
+        };
+        // One first: where it fails, the others would fail as well.
+        let (writes, reads) = match &self.target {
             Target::Borrowed(manager) => {
                 let connection = SharedConnection::Borrowed(manager.clone());
-                return Ok((connection.clone(), connection));
+                return Ok(Connected::new(vec![connection.clone()], connection, number));
             }
             Target::Server(client) => {
-                both(connect(client, self.limits, None), connect(client, self.limits, tracking)).await?
+                let writes = connect(client, self.limits, tracking).await?;
+                (writes, try_join_all((0..count).map(|_| connect(client, self.limits, None))).await?)
             }
             #[cfg(feature = "redis-sentinel")]
             Target::Sentinels(sentinels) => {
@@ -403,53 +410,26 @@ impl ReadWriteConnections {
                     let connection = connect(&client, self.limits, tracking).await?;
                     confirm_primary(connection, &client).await
                 };
-                both(primary(None), primary(tracking)).await?
+                (primary(tracking).await?, try_join_all((0..count).map(|_| primary(None))).await?)
             }
         };
-        Ok((SharedConnection::Own(reads), SharedConnection::Own(writes)))
+        let reads = reads.into_iter().map(SharedConnection::Own).collect();
+        Ok(Connected::new(reads, SharedConnection::Own(writes), number))
     }
 }
 
 impl Connected {
+    fn new(reads: Vec<SharedConnection>, writes: SharedConnection, number: u64) -> Self {
+        Self { reads, last: AtomicUsize::new(0), writes, number, since: Instant::now() }
+    }
+
     fn get(&self, purpose: Purpose) -> SharedConnection {
+        let next = || self.reads.get(self.last.fetch_add(1, Ordering::Relaxed) % self.reads.len());
         match purpose {
-            Purpose::Reads => self.reads.clone(),
+            Purpose::Reads => next().unwrap_or(&self.writes).clone(),
             Purpose::Writes => self.writes.clone(),
         }
     }
-}
-
-/// Waits for both at the same time, and no longer when one has failed.
-async fn both<T>(
-    first: impl Future<Output = Result<T, Failure>>,
-    second: impl Future<Output = Result<T, Failure>>,
-) -> Result<(T, T), Failure> {
-    let (mut first, mut second) = (pin!(first), pin!(second));
-    let (mut one, mut other) = (None, None);
-    poll_fn(|context| {
-        if one.is_none() {
-            match first.as_mut().poll(context) {
-                Poll::Ready(Ok(value)) => one = Some(value),
-                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
-                Poll::Pending => {}
-            }
-        }
-        if other.is_none() {
-            match second.as_mut().poll(context) {
-                Poll::Ready(Ok(value)) => other = Some(value),
-                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
-                Poll::Pending => {}
-            }
-        }
-        match (one.take(), other.take()) {
-            (Some(one), Some(other)) => Poll::Ready(Ok((one, other))),
-            unfinished => {
-                (one, other) = unfinished;
-                Poll::Pending
-            }
-        }
-    })
-    .await
 }
 
 fn report(purpose: Purpose, change: Transition) {

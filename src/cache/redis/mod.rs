@@ -28,7 +28,7 @@ pub use self::builder::RedisCacheBuilder;
 
 /// Sessions in Redis 6.2 or later, or in Valkey, shared by every process that connects to it. Feature `redis`.
 ///
-/// All operations go over two connections that are shared by all clones, one for plain reads and one for the rest:
+/// All operations go over four connections that are shared by all clones, three for plain reads and one for the rest:
 /// commands of many requests travel together, and a lost connection is built up again. A clone is cheap.
 ///
 /// A plain read is one `GETRANGE` up to the longest entry, a new entry one `SET`, every other operation one script; none
