@@ -218,7 +218,7 @@ pub enum EncodeError {
     /// `Some(None)` or `Some(())`: JSON writes `null`, which comes back as `None`.
     NestedOption,
     /// Its `Serialize` failed, or it has no form in JSON (a map with keys that are no strings, say).
-    Other(Arc<serde_json::Error>),
+    Other(Arc<dyn Error + Send + Sync>),
 }
 
 impl SessionError {

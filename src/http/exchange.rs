@@ -221,6 +221,9 @@ impl<E> Exchange<E> {
     /// Offers to bind the session of a login, and removes a bound cookie that is of no use; whether it did that.
     fn bind(&self, is_done: bool, headers: &mut HeaderMap) -> bool {
         let Some(settings) = &self.shared.device_bound else { return false };
+        if settings.cookie.drop_foreign(headers) {
+            events::replaced_cookie();
+        }
         let session = self.lazy.loaded();
         let offer = session.filter(|_| is_done).and_then(Session::offer_due);
         if let Some(offer) = offer.and_then(|challenge| settings.registration(&challenge)) {

@@ -515,3 +515,13 @@ fn debug_names_each_type_and_what_is_inside() {
     assert!(shown.starts_with("SessionService") && shown.contains("ServiceFn"), "{shown}");
     assert!(format!("{:?}", service.call(Request::new(()))).starts_with("ResponseFuture"));
 }
+
+#[tokio::test]
+async fn without_a_layer_the_answer_is_a_text_that_names_it() {
+    let app = Router::new().route("/", get(|_: Session| async {}));
+    let response = app.oneshot(Request::get("/").body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 500);
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
+    let text = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&text).contains("`SessionLayer`"), "{text:?}");
+}
