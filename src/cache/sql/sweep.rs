@@ -39,7 +39,8 @@ impl Default for Batch {
 impl Batch {
     const FIRST: usize = 200;
     const LEAST: usize = 20;
-    const MOST: usize = 500;
+    /// So many rows leave fewer pages in SQLite's log than the 1,000 at which whatever commits has to write it back.
+    const MOST: usize = 250;
 
     fn rows(&self) -> usize {
         self.0.load(Ordering::Relaxed)
@@ -58,7 +59,7 @@ impl<D: Dialect> SqlCache<D> {
     /// Removes rows that have ended, up to `limit` of them. Returns how many it removed: fewer than `limit` when none is
     /// left that is due.
     ///
-    /// It does so in batches of 20 to 500 rows, as many as take some 8 ms, and waits between two of them for as long as the
+    /// It does so in batches of 20 to 250 rows, as many as take some 8 ms, and waits between two of them for as long as the
     /// first one took. A row is due at the end of the hour in which it ended, as far as that was known when it was written,
     /// and may thus stay for an hour and some minutes longer than its entry lives. Each batch has a
     /// [time limit](super::SqlCacheBuilder::timeout) of its own.
