@@ -141,3 +141,15 @@ pub(crate) async fn idle_time_goes_by_the_clock_of_the_database_and_the_end_by_o
     assert!(ahead.insert("idle", entry("y"), idle).await.unwrap(), "over what has ended");
     assert!(ahead.get("idle").await.unwrap().is_some());
 }
+
+/// What a database answers to an insert that it refuses. No answer in time shows a busy machine, and nothing else.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(crate) async fn refusal(cache: &impl Cache) -> CacheError {
+    for _ in 0..20 {
+        let error = cache.insert("a", entry("1"), expiry()).await.unwrap_err();
+        if !shown(&error).contains("in time") {
+            return error;
+        }
+    }
+    panic!("no answer in time");
+}

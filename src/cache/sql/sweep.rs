@@ -17,6 +17,8 @@ use crate::{error::CacheError, events};
 /// What one statement takes, or a little more: for so long a write of another row may have to wait (SQLite), and the disk
 /// has so much more to write at once.
 const AIM: Duration = Duration::from_millis(8);
+/// Between two batches, unless one of them took longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A batch is swept with every so many inserts of a process: more can be removed than are inserted.
 const EVERY: u64 = 50;
 /// Twice as many rows.
@@ -60,7 +62,7 @@ impl<D: Dialect> SqlCache<D> {
     /// left that is due.
     ///
     /// It does so in batches of 20 to 250 rows, as many as take some 8 ms, and waits between two of them for as long as the
-    /// first one took. A row is due at the end of the hour in which it ended, as far as that was known when it was written,
+    /// first one took; where that is more than 16 ms, for longer, up to a second. A row is due at the end of the hour in which it ended, as far as that was known when it was written,
     /// and may thus stay for an hour and some minutes longer than its entry lives. Each batch has a
     /// [time limit](super::SqlCacheBuilder::timeout) of its own.
     ///
@@ -90,7 +92,7 @@ impl<D: Dialect> SqlCache<D> {
         }
     }
 
-    /// Leaves others as much time as the batch took.
+    /// Leaves others as much time as the batch took, or more.
     async fn rest(&self, rows: usize, begun: Instant, unwritten: &mut usize) -> Result<(), CacheError> {
         let Inner { executor, batch, .. } = &*self.inner;
         batch.took(rows, begun.elapsed());
@@ -103,7 +105,7 @@ impl<D: Dialect> SqlCache<D> {
                 attempt!(executor, kind, executor.deadline(), |connection| D::write_back(connection)).await?;
             }
         }
-        tokio::time::sleep(begun.elapsed()).await;
+        tokio::time::sleep(pause_after(begun.elapsed())).await;
         Ok(())
     }
 
@@ -177,6 +179,12 @@ impl<D: Dialect> SqlCache<D> {
     }
 }
 
+/// What took longer than it should, although there were few rows, comes from a database that is busy with its disk.
+fn pause_after(batch: Duration) -> Duration {
+    let longer = batch.as_secs_f64() / (2.0 * AIM.as_secs_f64());
+    batch.mul_f64(longer.max(1.0)).min(LONGEST_PAUSE.max(batch))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,5 +203,13 @@ mod tests {
         assert_eq!(after(400, AIM / 2), Batch::MOST);
         assert_eq!(after(100, AIM * 100), Batch::LEAST);
         assert_eq!(after(1, Duration::ZERO), Batch::LEAST, "a small limit says little");
+    }
+
+    #[test]
+    fn pauses_grow_where_batches_take_long() {
+        let ms = Duration::from_millis;
+        for (batch, pause) in [(8, 8), (16, 16), (32, 64), (80, 400), (400, 1_000), (2_000, 2_000)] {
+            assert!(pause_after(ms(batch)).abs_diff(ms(pause)) < ms(1), "{batch}");
+        }
     }
 }
