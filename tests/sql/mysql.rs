@@ -240,7 +240,7 @@ async fn failures_of_a_statement_are_told_apart() {
                 "USE app; DROP TRIGGER IF EXISTS fail; CREATE TRIGGER fail BEFORE INSERT ON cloakroom_sessions FOR EACH ROW
                  SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = {number}, MESSAGE_TEXT = 'secret-value'"
             ));
-            let error = shared::refusal(&cache).await;
+            let error = shared::refusal(&cache, expected).await;
             assert!(shown(&error).contains(says), "{number}: {error:?}");
             assert_eq!(kind::<()>(Err(error)), expected, "{number}");
         }

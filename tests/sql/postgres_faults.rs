@@ -335,7 +335,7 @@ async fn failures_of_a_statement_are_told_apart() {
              DROP TRIGGER IF EXISTS fail ON cloakroom_sessions;
              CREATE TRIGGER fail BEFORE INSERT ON cloakroom_sessions FOR EACH ROW EXECUTE FUNCTION fail()"
         ));
-        let error = shared::refusal(&cache).await;
+        let error = shared::refusal(&cache, expected).await;
         assert!(shown(&error).contains(says), "{code}: {error:?}");
         assert!(says.is_empty() || says == "lost" || shown(&error).contains(code), "{code}: {error:?}");
         assert_eq!(kind::<()>(Err(error)), expected, "{code}");
