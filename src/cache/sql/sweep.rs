@@ -27,10 +27,10 @@ impl<D: Dialect> SqlCache<D> {
     /// Removes rows that have ended, up to `limit` of them. Returns how many it removed: fewer than `limit` when none is
     /// left that is due.
     ///
-    /// It does so in batches of 20 to 500 rows, as many as take some 8 ms, and waits between two of them for as long as the
-    /// first one took. A row is due at the end of the hour in which it ended, as far as that was known when it was written,
-    /// and may thus stay for an hour and some minutes longer than its entry lives. Each batch has a
-    /// [time limit](super::SqlCacheBuilder::timeout) of its own.
+    /// It does so in batches of 20 to 250 rows, as many as take some 8 ms, and waits between two of them for as long as the
+    /// first one took; where that is more than 16 ms, for longer, up to a second. A row is due at the end of the hour in
+    /// which it ended, as far as that was known when it was written, and may thus stay for an hour and some minutes longer
+    /// than its entry lives. Each batch has a [time limit](super::SqlCacheBuilder::timeout) of its own.
     ///
     /// # Errors
     /// When the cache cannot do it. What was removed before stays removed.
@@ -58,7 +58,7 @@ impl<D: Dialect> SqlCache<D> {
         }
     }
 
-    /// Leaves others as much time as the batch took.
+    /// Leaves others as much time as the batch took, or more.
     async fn pause_after(&self, rows: usize, begun: Instant, unwritten: &mut usize) -> Result<(), CacheError> {
         let Inner { executor, batch, .. } = &*self.inner;
         batch.took(rows, begun.elapsed());
@@ -71,7 +71,7 @@ impl<D: Dialect> SqlCache<D> {
                 attempt!(executor, kind, executor.deadline(), |connection| D::write_back(connection)).await?;
             }
         }
-        tokio::time::sleep(begun.elapsed()).await;
+        tokio::time::sleep(Batch::pause_after(begun.elapsed())).await;
         Ok(())
     }
 
