@@ -14,7 +14,7 @@ use crate::{
     error::{ErrorResponse, SessionError},
     events::{self, Answered},
     run_to_end::RunToEnd,
-    session::{CookieDue, LazySession, Scope, Session},
+    session::{CookieDue, LazySession, Order, Session},
 };
 
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
@@ -89,19 +89,19 @@ impl<E> Exchange<E> {
 
     /// What there is to commit, once the handler is done.
     pub(crate) fn commit<B, Error>(&self, result: &Result<Response<B>, Error>) -> Commit {
-        let scope = if result.as_ref().is_ok_and(|response| commits(response.status())) {
-            Scope::All
+        let order = if result.as_ref().is_ok_and(|response| commits(response.status())) {
+            Order::Response
         } else {
-            Scope::DestroyOnly
+            Order::FailedResponse
         };
         let answered = || result.as_ref().is_ok_and(|response| response.extensions().get::<Answered>().is_some());
-        let Some(session) = self.lazy.close().filter(|session| session.close(scope, answered)) else {
+        let Some(session) = self.lazy.close().filter(|session| session.close(order, answered)) else {
             return Commit::Done(Ok(()));
         };
-        match session.commit_at_once(scope) {
+        match session.commit_at_once(order, self.lazy.is_shared()) {
             Some(done) => Commit::Done(done),
             None => {
-                let commit = session.clone().run_response_commit(scope, self.lazy.deadline());
+                let commit = session.clone().run_response_commit(order, self.lazy.deadline());
                 Commit::UnderWay(RunToEnd::new(commit))
             }
         }

@@ -6,96 +6,94 @@ use std::ops::Range;
 use serde_json::value::RawValue;
 
 /// Where a key and its value stand in the text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Field {
-    pub(super) key: FieldName,
-    pub(super) value: Range<usize>,
+    /// A key with escapes has its place among the escaped ones in place of an end, and [`ESCAPED`] in place of a start.
+    key: (u32, u32),
+    value: (u32, u32),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum FieldName {
-    InText(Range<usize>),
-    /// By its place among the escaped ones.
-    Escaped(usize),
-}
+const ESCAPED: u32 = u32::MAX;
 
 impl Field {
-    pub(super) const fn plain(key: Range<usize>, value: Range<usize>) -> Self {
-        Self { key: FieldName::InText(key), value }
+    /// `None`: the text is longer than any record.
+    pub(super) fn new(key: Range<usize>, value: Range<usize>) -> Option<Self> {
+        let place = |place: Range<usize>| Some((u32::try_from(place.start).ok()?, u32::try_from(place.end).ok()?));
+        Some(Self { key: place(key)?, value: place(value)? })
     }
 
-    pub(super) fn key<'a>(&self, text: &'a [u8], escaped: &'a [Box<str>]) -> &'a [u8] {
-        match &self.key {
-            FieldName::InText(key) => text.get(key.clone()),
-            FieldName::Escaped(at) => escaped.get(*at).map(|key| key.as_bytes()),
-        }
-        .unwrap_or_default()
+    pub(super) fn escaped(at: usize, value: Range<usize>) -> Option<Self> {
+        Self::new(ESCAPED as usize..at, value)
+    }
+
+    /// The key's place in the text, or else among the escaped ones.
+    pub(super) const fn key(self) -> Result<Range<usize>, usize> {
+        let (start, end) = self.key;
+        if start == ESCAPED { Err(end as usize) } else { Ok(start as usize..end as usize) }
+    }
+
+    pub(super) const fn value(self) -> Range<usize> {
+        self.value.0 as usize..self.value.1 as usize
     }
 }
 
 /// The fields of the object that `bytes` are from `start` to `end`.
 pub(super) fn fields(bytes: &[u8], start: usize, end: usize) -> Option<Vec<Field>> {
-    let bytes = bytes.get(..end)?;
-    let text = bytes.get(start..)?;
+    let text = bytes.get(start..end)?;
     // All at once, as that takes a few instructions for many bytes.
     let plain = text.iter().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~') & (*byte != b'\\'));
     (plain || str::from_utf8(text).is_ok()).then_some(())?;
-    let mut at = after(bytes, start, b'{')?;
-    let mut fields: Vec<Field> = Vec::with_capacity(4);
-    if after(bytes, at, b'}') == Some(end) {
+    let mut rest = text.strip_prefix(b"{")?;
+    let mut fields = Vec::with_capacity(4);
+    if rest == b"}" {
         return Some(fields);
     }
-    let mut last: &[u8] = &[];
+    let mut last: Option<&[u8]> = None;
     loop {
-        let key = after(bytes, at, b'"')?;
-        let key_end = plain_text(bytes, key, plain)?;
-        let name = bytes.get(key..key_end)?;
-        if name <= last && !fields.is_empty() {
+        let key = rest.strip_prefix(b"\"")?;
+        let (name, value) = key.split_at_checked(plain_text(key, plain)?)?;
+        if last.is_some_and(|last| name <= last) {
             return None;
         }
-        last = name;
-        let value = after(bytes, key_end + 1, b':')?;
-        at = value_end(bytes, value, plain)?;
-        fields.push(Field::plain(key..key_end, value..at));
-        match bytes.get(at)? {
-            b',' => at += 1,
-            b'}' => return (at + 1 == end).then_some(fields),
+        last = Some(name);
+        let value = value.strip_prefix(b"\":")?;
+        let length = value_length(value, plain)?;
+        let (key, at) = (end - key.len(), end - value.len());
+        fields.push(Field::new(key..key + name.len(), at..at + length)?);
+        rest = match value.get(length..)? {
+            [b',', rest @ ..] => rest,
+            [b'}'] => return Some(fields),
             _ => return None,
-        }
+        };
     }
 }
 
-fn after(bytes: &[u8], at: usize, byte: u8) -> Option<usize> {
-    (*bytes.get(at)? == byte).then_some(at + 1)
-}
-
-/// Where the quotation mark stands that ends the text from `at`, if nothing in between is escaped or has to be; `plain` says
-/// that of all the bytes.
-fn plain_text(bytes: &[u8], at: usize, plain: bool) -> Option<usize> {
+/// The length of the text in front of a quotation mark, if nothing in between is escaped or has to be; `plain` says that of all
+/// the bytes.
+fn plain_text(bytes: &[u8], plain: bool) -> Option<usize> {
     if plain {
-        return bytes.get(at..)?.iter().position(|byte| *byte == b'"').map(|length| at + length);
+        return bytes.iter().position(|byte| *byte == b'"');
     }
-    let length = bytes.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'\\' | ..0x20))?;
-    (bytes.get(at + length) == Some(&b'"')).then_some(at + length)
+    let length = bytes.iter().position(|byte| matches!(byte, b'"' | b'\\' | ..0x20))?;
+    (bytes.get(length) == Some(&b'"')).then_some(length)
 }
 
-/// Where the value that begins at `at` ends.
-fn value_end(bytes: &[u8], at: usize, plain: bool) -> Option<usize> {
-    let rest = bytes.get(at..)?;
-    let simple = match rest.first()? {
-        b'"' => plain_text(bytes, at + 1, plain).map(|end| end + 1),
-        b'0'..=b'9' => whole_number(rest).map(|length| at + length),
-        b't' => rest.starts_with(b"true").then_some(at + 4),
-        b'f' => rest.starts_with(b"false").then_some(at + 5),
-        b'n' => rest.starts_with(b"null").then_some(at + 4),
+/// The length of the value in front.
+fn value_length(text: &[u8], plain: bool) -> Option<usize> {
+    let simple = match text {
+        [b'"', text @ ..] => plain_text(text, plain).map(|length| length + 2),
+        [b'0'..=b'9', ..] => whole_number(text),
+        [b't', ..] => text.starts_with(b"true").then_some(4),
+        [b'f', ..] => text.starts_with(b"false").then_some(5),
+        [b'n', ..] => text.starts_with(b"null").then_some(4),
         // Blanks would be skipped, and are not what this crate writes.
-        b'{' | b'[' | b'-' => None,
+        [b'{' | b'[' | b'-', ..] => None,
         _ => return None,
     };
     simple.or_else(|| {
-        let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<&RawValue>();
+        let mut values = serde_json::Deserializer::from_slice(text).into_iter::<&RawValue>();
         values.next()?.ok()?;
-        Some(at + values.byte_offset())
+        Some(values.byte_offset())
     })
 }
 
