@@ -176,13 +176,13 @@ fn ending() {
     );
 }
 
-/// How long this thread has waited for a processor that others had, where the system says so.
+/// How long this thread has waited for a processor that others had, where the system reports it.
 fn waited() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     Duration::from_nanos(text.split(' ').nth(1).and_then(|text| text.parse().ok()).unwrap_or_default())
 }
 
-/// The memory of this process, where the system says so.
+/// The memory of this process, where the system reports it.
 fn resident() -> Option<u64> {
     let pages = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse::<u64>().ok()?;
     Some(pages * 4096)

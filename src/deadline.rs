@@ -8,6 +8,11 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::{
+    error::{CacheError, CacheErrorKind, SessionError},
+    events,
+};
+
 /// The time at which waiting ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
@@ -42,6 +47,20 @@ impl Deadline {
             None => Ok(future.await),
         }
     }
+}
+
+/// Runs a call of the store or of a handle that is no load and no commit, until the deadline. A failure of the cache is logged
+/// here, as the caller may answer with whatever it likes.
+pub(crate) async fn within<T>(
+    deadline: Deadline,
+    work: impl Future<Output = Result<T, SessionError>>,
+) -> Result<T, SessionError> {
+    let result = deadline.bound(work).await.unwrap_or_else(|_| Err(timed_out()));
+    result.inspect_err(|error| events::cache_failed(error, None))
+}
+
+pub(crate) fn timed_out() -> SessionError {
+    CacheError::new(CacheErrorKind::Timeout, "the deadline of the session's work passed").into()
 }
 
 /// The output of a future that waits for nothing.

@@ -198,16 +198,16 @@ pub(crate) fn unreadable(key: &SessionKey, reason: &str) {
 
 /// An error that a response is made of: it has been logged, as there is no other way to one.
 #[derive(Clone, Debug)]
-pub(crate) struct Answered(SessionError);
+pub(crate) struct LoggedError(SessionError);
 
-impl Answered {
+impl LoggedError {
     pub(crate) const fn error(&self) -> &SessionError {
         &self.0
     }
 }
 
 /// A response is to be made of the error.
-pub(crate) fn answer(error: SessionError, session: Option<&SessionKey>) -> Answered {
+pub(crate) fn response_error(error: SessionError, session: Option<&SessionKey>) -> LoggedError {
     let has_its_event = match &error {
         // `device_unproven`, when the session was loaded.
         #[cfg(feature = "device-bound")]
@@ -219,7 +219,7 @@ pub(crate) fn answer(error: SessionError, session: Option<&SessionKey>) -> Answe
     if !has_its_event {
         failed(&error, session);
     }
-    Answered(error)
+    LoggedError(error)
 }
 
 pub(crate) fn failed(error: &SessionError, session: Option<&SessionKey>) {

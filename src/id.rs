@@ -1,5 +1,5 @@
-//! The secret in the cookie, and what the session is known by everywhere else.
-use std::{fmt, str::FromStr};
+//! The secret in the cookie, and what the session is known by everywhere else: its key, and the name of its entry in the cache.
+use std::{fmt, ops::Deref, str::FromStr};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -11,6 +11,8 @@ const ID_BYTES: usize = 24;
 pub(crate) const ID_CHARS: usize = 32;
 const KEY_BYTES: usize = 32;
 const KEY_CHARS: usize = 43;
+/// Room for a key and a prefix of 21 bytes.
+const SHORT_CACHE_KEY: usize = 64;
 
 /// Makes the digest of an ID different from every other use of SHA-256 on the same text. With the ID it is the longest that
 /// one round of SHA-256 takes.
@@ -199,6 +201,39 @@ impl<'de> Deserialize<'de> for SessionKey {
     }
 }
 
+/// The name of an entry in the cache: a prefix and a session's key. Without an allocation, as long as the prefix is as short as
+/// most are.
+pub(crate) enum CacheKey {
+    Short { buffer: [u8; SHORT_CACHE_KEY], length: usize },
+    Long(String),
+}
+
+impl CacheKey {
+    pub(crate) fn new(prefix: &str, key: &SessionKey) -> Self {
+        let (mut buffer, length) = ([0; SHORT_CACHE_KEY], prefix.len() + KEY_CHARS);
+        if let Some((front, back)) = buffer.get_mut(..length).and_then(|text| text.split_at_mut_checked(prefix.len())) {
+            front.copy_from_slice(prefix.as_bytes());
+            back.copy_from_slice(key.as_bytes());
+            return Self::Short { buffer, length };
+        }
+        Self::Long([prefix, key.as_str()].concat())
+    }
+}
+
+impl Deref for CacheKey {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            // Two texts in a row are one.
+            Self::Short { buffer, length } => {
+                buffer.get(..*length).and_then(|text| str::from_utf8(text).ok()).unwrap_or_default()
+            }
+            Self::Long(text) => text,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,5 +315,20 @@ mod tests {
     #[test]
     fn no_randomness_means_no_id() {
         assert!(SessionId::generate(|_| Err(SessionError::Random)).is_err());
+    }
+
+    #[test]
+    fn a_cache_key_is_the_prefix_and_the_key() {
+        let key = SessionKey::of_digest(&[7; 32]);
+        for (length, is_short) in
+            [(0, true), (10, true), (21, true), (22, false), (64, false), (65, false), (300, false)]
+        {
+            for letter in ["p", "\u{fc}"] {
+                let prefix = letter.repeat(length / letter.len()) + &"p".repeat(length % letter.len());
+                let name = CacheKey::new(&prefix, &key);
+                assert_eq!(*name, format!("{prefix}{key}"));
+                assert_eq!(matches!(name, CacheKey::Short { .. }), is_short, "{length}");
+            }
+        }
     }
 }

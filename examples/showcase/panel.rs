@@ -113,7 +113,7 @@ impl Reports {
 
 /// What came of the session.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum SessionOutcome {
     None,
     Created,
     Renewed,
@@ -122,7 +122,7 @@ enum Fate {
     Ended,
 }
 
-impl Fate {
+impl SessionOutcome {
     const fn word(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -152,7 +152,7 @@ struct Report {
     asked: String,
     status: StatusCode,
     came_with_cookie: bool,
-    fate: Fate,
+    outcome: SessionOutcome,
     key: Option<SessionKey>,
     /// `Set-Cookie`, without the ID.
     cookie: Option<String>,
@@ -169,16 +169,16 @@ impl Report {
         let removed = cookie.as_ref().is_some_and(|cookie| cookie.contains("Max-Age=0"));
         let wrote = operations.iter().any(|operation| operation.name == "replace" && operation.answer == "written");
         let (before, after) = trace.keys();
-        let fate = match (before, after) {
-            _ if removed => Fate::Ended,
-            (None, None) => Fate::None,
-            (None, Some(_)) => Fate::Created,
-            (before, after) if before != after => Fate::Renewed,
-            _ if wrote => Fate::Written,
-            _ => Fate::Unchanged,
+        let outcome = match (before, after) {
+            _ if removed => SessionOutcome::Ended,
+            (None, None) => SessionOutcome::None,
+            (None, Some(_)) => SessionOutcome::Created,
+            (before, after) if before != after => SessionOutcome::Renewed,
+            _ if wrote => SessionOutcome::Written,
+            _ => SessionOutcome::Unchanged,
         };
-        let key = after.filter(|_| fate != Fate::Ended);
-        Self { asked, status: response.status(), came_with_cookie, fate, key, cookie, operations, total }
+        let key = after.filter(|_| outcome != SessionOutcome::Ended);
+        Self { asked, status: response.status(), came_with_cookie, outcome, key, cookie, operations, total }
     }
 
     fn in_cache(&self) -> Duration {
@@ -193,12 +193,12 @@ impl Report {
     }
 
     fn html(&self) -> String {
-        let (word, sentence) = (self.fate.word(), self.fate.sentence(self.came_with_cookie));
+        let (word, sentence) = (self.outcome.word(), self.outcome.sentence(self.came_with_cookie));
         let status = self.status.as_u16();
         let asked = escape(&self.asked);
         let cookie = match &self.cookie {
             Some(cookie) => format!("sent <code>{}</code>", escape(cookie)),
-            None if self.fate == Fate::None => "not sent".into(),
+            None if self.outcome == SessionOutcome::None => "not sent".into(),
             None if self.came_with_cookie => "not sent: the browser has the right one".into(),
             None => "not sent".into(),
         };

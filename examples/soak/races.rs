@@ -137,7 +137,7 @@ async fn judge(
         report.resurrected += live.len().max(open);
         return Ok(());
     }
-    // A renewal issued a new ID: then it is the only one, and the first opens nothing.
+    // A renewal issued a new ID: then it is the only one, and the first leads to no session.
     report.extra += live.len().max(open).saturating_sub(1);
     report.lost += usize::from(open == 0 || (any(Does::Login) && given.is_empty()));
     let Some(session) = live.first() else {

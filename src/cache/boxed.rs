@@ -1,3 +1,4 @@
+//! Caches that stand for another one: of a type that is chosen at run time, or shared.
 use std::{
     fmt,
     future::Future,
@@ -144,5 +145,61 @@ impl Cache for BoxedCache {
     }
     async fn ping(&self) -> Result<(), CacheError> {
         self.inner.ping().await
+    }
+}
+
+/// A cache that is shared is a cache.
+impl<C: Cache> Cache for Arc<C> {
+    const IMMEDIATE: bool = C::IMMEDIATE;
+
+    fn get(&self, key: &str) -> impl Future<Output = Result<Option<Entry>, CacheError>> + Send {
+        (**self).get(key)
+    }
+    fn get_and_touch(
+        &self,
+        key: &str,
+        after: Duration,
+    ) -> impl Future<Output = Result<Option<Entry>, CacheError>> + Send {
+        (**self).get_and_touch(key, after)
+    }
+    fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> impl Future<Output = Result<bool, CacheError>> + Send {
+        (**self).insert(key, entry, expiry)
+    }
+    fn replace(
+        &self,
+        key: &str,
+        expected: Version,
+        entry: Entry,
+        expiry: Expiry,
+    ) -> impl Future<Output = Result<Replaced, CacheError>> + Send {
+        (**self).replace(key, expected, entry, expiry)
+    }
+    fn touch(&self, key: &str) -> impl Future<Output = Result<bool, CacheError>> + Send {
+        (**self).touch(key)
+    }
+    fn delete(&self, key: &str, expected: Version) -> impl Future<Output = Result<Deleted, CacheError>> + Send {
+        (**self).delete(key, expected)
+    }
+    fn list_add(
+        &self,
+        list: &str,
+        member: &str,
+        end: SystemTime,
+    ) -> impl Future<Output = Result<usize, CacheError>> + Send {
+        (**self).list_add(list, member, end)
+    }
+    fn list_remove(&self, list: &str, members: &[String]) -> impl Future<Output = Result<(), CacheError>> + Send {
+        (**self).list_remove(list, members)
+    }
+    fn list_page(
+        &self,
+        list: &str,
+        after: Option<&ListMember>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<ListMember>, CacheError>> + Send {
+        (**self).list_page(list, after, limit)
+    }
+    fn ping(&self) -> impl Future<Output = Result<(), CacheError>> + Send {
+        (**self).ping()
     }
 }

@@ -35,7 +35,7 @@ pub(super) struct CircuitBreaker {
     probing: bool,
     /// No probe before this time.
     next: Option<Instant>,
-    /// When the server answered last.
+    /// When the last question was asked that the server answered.
     last_answer: Option<Instant>,
 }
 
@@ -59,18 +59,18 @@ impl CircuitBreaker {
         self.failures > 0
     }
 
-    /// The server answered, whatever it said.
-    pub(super) fn answered(&mut self, now: Instant) -> Transition {
+    /// The server answered what it was asked at this time, whatever it said.
+    pub(super) fn answered(&mut self, asked: Instant) -> Transition {
         self.failures = 0;
-        self.last_answer = Some(now);
+        self.last_answer = self.last_answer.max(Some(asked));
         self.next = None;
         if std::mem::take(&mut self.open) { Transition::Closed } else { Transition::None }
     }
 
-    /// Whether the last answer is this long ago.
+    /// Whether the last question that was answered is this long ago.
     #[cfg(feature = "redis")]
-    pub(super) fn is_idle(&self, time: Duration) -> bool {
-        self.last_answer.is_some_and(|last| last.elapsed() >= time)
+    pub(super) fn is_idle(&self, now: Instant, time: Duration) -> bool {
+        self.last_answer.is_some_and(|last| now.saturating_duration_since(last) >= time)
     }
 
     /// The server could not be reached, or did not answer in time.

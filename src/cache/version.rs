@@ -1,3 +1,4 @@
+//! The version of an entry: drawn by its writer, and never the same twice.
 use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher,

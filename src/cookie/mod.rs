@@ -2,8 +2,6 @@
 mod domain;
 mod insecure_origin;
 mod policy;
-mod request;
-mod set_cookie;
 mod settings;
 #[cfg(feature = "signed")]
 mod signature;
@@ -16,5 +14,7 @@ pub use self::settings::SameSite;
 #[cfg(feature = "signed")]
 pub use self::signing_key::SigningKey;
 pub(crate) use self::{
-    insecure_origin::is_likely_lost, policy::CookiePolicy, request::Candidates, settings::CookieSettings,
+    insecure_origin::is_likely_lost,
+    policy::{Candidates, CookiePolicy},
+    settings::CookieSettings,
 };

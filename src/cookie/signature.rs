@@ -5,10 +5,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::{
-    request::{Candidate, Rejection},
-    signing_key::SigningKey,
-};
+use super::signing_key::SigningKey;
 use crate::id::{ID_CHARS, SessionId};
 
 /// How many values of a request are verified: more than the cookies of one name that browsers send.
@@ -25,6 +22,14 @@ pub(super) const VALUE_CHARS: usize = ID_CHARS + SIGNATURE_CHARS;
 pub(super) struct Signer {
     first: Hmac<Sha256>,
     others: Box<[Hmac<Sha256>]>,
+}
+
+/// Which key made the signature of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SignedBy {
+    First,
+    Older,
+    NoKey,
 }
 
 impl Signer {
@@ -44,23 +49,24 @@ impl Signer {
         text
     }
 
-    /// The ID in this value, if one of the keys signed it for a cookie of this name.
-    pub(super) fn verify(&self, value: &[u8]) -> Result<Candidate, Rejection> {
-        let (id, signature) = value.split_at_checked(ID_CHARS).ok_or(Rejection::Malformed)?;
-        let id = SessionId::parse(id).ok_or(Rejection::Malformed)?;
+    /// The ID in this value, and which key signed it for a cookie of this name. `None` if it has not the form of a value.
+    pub(super) fn verify(&self, value: &[u8]) -> Option<(SessionId, SignedBy)> {
+        let (id, signature) = value.split_at_checked(ID_CHARS)?;
+        let id = SessionId::parse(id)?;
         // A bare ID was issued before cookies were signed.
         if signature.is_empty() {
-            return Err(Rejection::Unsigned);
+            return Some((id, SignedBy::NoKey));
         }
-        let tag = decode(signature).ok_or(Rejection::Malformed)?;
-        let signed_by = |key: &Hmac<Sha256>| finish(key, &id).verify_slice(&tag).is_ok();
-        if signed_by(&self.first) {
-            Ok(Candidate { id, resign: false })
-        } else if self.others.iter().any(signed_by) {
-            Ok(Candidate { id, resign: true })
+        let tag = decode(signature)?;
+        let is_by = |key: &Hmac<Sha256>| finish(key, &id).verify_slice(&tag).is_ok();
+        let signed_by = if is_by(&self.first) {
+            SignedBy::First
+        } else if self.others.iter().any(is_by) {
+            SignedBy::Older
         } else {
-            Err(Rejection::Unsigned)
-        }
+            SignedBy::NoKey
+        };
+        Some((id, signed_by))
     }
 }
 

@@ -9,8 +9,8 @@ use super::{
     settings::CheckedDeviceBound,
 };
 use crate::{
-    deadline::Deadline,
-    engine::{SessionEngine, timed_out},
+    deadline::{Deadline, timed_out},
+    engine::SessionEngine,
     error::SessionError,
     events,
     id::{SessionId, SessionKey},

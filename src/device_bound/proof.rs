@@ -212,12 +212,12 @@ mod tests {
         GFsbGVuZ2UifQ.qz5B9Giwt97Ia8SKgJv3jSbCOEV1Byj-e2VadYYFKO4oMWk6iH-qtM3Z1n_qUBHcF49tf9X3jE3qtgyrBR1wZFkjYz6vSxBNi8\
         zM4Wny4oUwGOQ4T0Z5qEl7T9gVNrSX-R8Noqe7WheSjFjw1T_8FCR6KyN5BasK4tPIajerzaM";
 
-    struct Signer {
+    struct TestDevice {
         pair: EcdsaKeyPair,
         jwk: String,
     }
 
-    impl Signer {
+    impl TestDevice {
         fn new() -> Self {
             let (algorithm, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
             let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_key_registers_and_proves_itself_again() {
-        let signer = Signer::new();
+        let signer = TestDevice::new();
         for (registration, refresh) in
             [(signer.registration(), signer.refresh()), (RSA_REGISTRATION.to_owned(), RSA_REFRESH.to_owned())]
         {
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_proof_of_another_key_or_of_another_algorithm_is_refused() {
-        let (one, other) = (Signer::new(), Signer::new());
+        let (one, other) = (TestDevice::new(), TestDevice::new());
         let (key, rsa) = (registered(&one.registration()).unwrap(), registered(RSA_REGISTRATION).unwrap());
         assert_eq!(refreshed(&other.refresh(), &key), Err(ProofError::Signature));
         assert_eq!(refreshed(RSA_REFRESH, &key), Err(ProofError::Algorithm));
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn every_bit_of_a_proof_counts() {
-        let signer = Signer::new();
+        let signer = TestDevice::new();
         for (registration, refresh) in
             [(signer.registration(), signer.refresh()), (RSA_REGISTRATION.to_owned(), RSA_REFRESH.to_owned())]
         {
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_a_proof_must_be_is_checked_before_its_signature() {
-        let signer = Signer::new();
+        let signer = TestDevice::new();
         let jwk = &signer.jwk;
         let claims = r#"{"jti":"challenge"}"#;
         let key = |jwk: &str| format!(r#"{{"alg":"ES256","jwk":{jwk},"typ":"dbsc+jwt"}}"#);

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use super::{
-    Engine, Lookup,
+    Engine, Lookup, Stored,
     queue::Turn,
     write::{CasOutcome, back_off},
 };
@@ -36,7 +36,7 @@ impl<C: Cache> Engine<C> {
         decide: &mut Decide<'_>,
     ) -> Result<bool, SessionError> {
         let mut found = self.look_up(key, NEWEST).await?;
-        let (mut turn, mut hops, mut waited): (Option<Turn>, _, _) = (None, 0, false);
+        let (mut turn, mut hops, mut waited): (Option<Turn<Stored>>, _, _) = (None, 0, false);
         for round in 0_u32.. {
             let newest = match found {
                 Lookup::Live(stored) => stored,

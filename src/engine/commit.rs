@@ -1,9 +1,7 @@
 //! A commit: what a handle wants done, and what came of it.
-use super::{Engine, Family, Stored};
+use super::Stored;
 use crate::{
-    cache::{Cache, Version},
-    deadline::Deadline,
-    error::SessionError,
+    cache::Version,
     id::{SessionId, SessionKey},
     record::{Changes, Record},
 };
@@ -46,7 +44,7 @@ pub(crate) struct Commit {
     pub(crate) base: Base,
     pub(crate) changes: Changes,
     /// The base may be an old one: the session is looked up before anything is decided.
-    pub(crate) look_first: bool,
+    pub(crate) look_up_first: bool,
     /// The handle waits for its request to store the session, and never stores a new one.
     pub(crate) detached: bool,
     /// When the base was found.
@@ -59,7 +57,7 @@ pub(crate) struct Commit {
 
 impl Commit {
     /// Whether it stores a session for the first time.
-    fn is_first(&self) -> bool {
+    pub(super) fn is_first(&self) -> bool {
         !self.detached && !matches!(self.base, Base::Stored(_))
     }
 }
@@ -100,23 +98,4 @@ pub(crate) enum Committed {
     Gone,
     /// The write of unknown outcome did not take effect, and its error stands.
     Dropped,
-}
-
-impl<C: Cache> Engine<C> {
-    pub(super) async fn commit(
-        &self,
-        commit: &mut Commit,
-        family: &Family,
-        deadline: Deadline,
-    ) -> Result<Committed, SessionError> {
-        // What is seldom done is in boxes, so that the future of a common write stays small.
-        match commit.action {
-            Action::Write if commit.is_first() => self.write_new(commit, family, deadline).await,
-            Action::Write => self.write(commit, family, deadline).await,
-            Action::Renew => Box::pin(self.renew(commit, family, deadline)).await,
-            Action::Destroy => Box::pin(self.destroy(commit, family, deadline)).await,
-            Action::Touch => Box::pin(self.touch(commit, family, deadline)).await,
-            Action::Confirm => Box::pin(self.confirm(commit, family, deadline)).await,
-        }
-    }
 }

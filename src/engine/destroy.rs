@@ -1,11 +1,11 @@
 //! Destroying: the session, and what came of it by renewal.
 use std::collections::HashSet;
 
-use super::{Base, Commit, Committed, Engine, Family, Lookup, Stored, TOMBSTONE_LIFE, commit::Tried};
+use super::{Base, Commit, Committed, Engine, Family, Lookup, Stored, commit::Tried};
 use crate::{
     cache::{Cache, Deleted, Entry, Expiry, Replaced, Version},
     clock::{later, millis, time_of},
-    deadline::Deadline,
+    deadline::{Deadline, timed_out},
     error::SessionError,
     events,
     id::SessionKey,
@@ -17,7 +17,7 @@ const MAX_HOPS: usize = 32;
 
 /// What an end found.
 #[derive(Default)]
-pub(super) struct Ended {
+pub(super) struct EndOutcome {
     /// The session that this call ended.
     pub(super) session: Option<Stored>,
     /// An entry was removed that is no record that this process can read.
@@ -28,7 +28,7 @@ pub(super) struct Ended {
     pub(super) tombstones: Vec<SessionKey>,
 }
 
-impl Ended {
+impl EndOutcome {
     pub(super) fn any(&self) -> bool {
         self.session.is_some() || self.unreadable
     }
@@ -66,7 +66,7 @@ impl<C: Cache> Engine<C> {
         }
         // Where even the tombstone is gone, it cannot be found out whether the session lives on under another key.
         let is_known = ended.any() || !ended.tombstones.is_empty();
-        if !is_known && self.now().saturating_sub(commit.found_at) >= millis(TOMBSTONE_LIFE) {
+        if !is_known && self.now().saturating_sub(commit.found_at) >= millis(Tombstone::LIFE) {
             return Err(SessionError::Gone);
         }
         Ok(Committed::Destroyed)
@@ -78,7 +78,7 @@ impl<C: Cache> Engine<C> {
         key: SessionKey,
         known: Option<Stored>,
         deadline: Deadline,
-    ) -> Result<Ended, SessionError> {
+    ) -> Result<EndOutcome, SessionError> {
         let ended = self.end(key, known, deadline, &|_| true).await?;
         self.unlist_ended(&ended).await;
         Ok(ended)
@@ -94,8 +94,8 @@ impl<C: Cache> Engine<C> {
         known: Option<Stored>,
         deadline: Deadline,
         doomed: &(dyn Fn(Option<&Stored>) -> bool + Sync),
-    ) -> Result<Ended, SessionError> {
-        let mut ended = Ended::default();
+    ) -> Result<EndOutcome, SessionError> {
+        let mut ended = EndOutcome::default();
         let mut tombstones = Vec::new();
         let mut found = match known {
             Some(stored) => Lookup::Live(stored),
@@ -106,7 +106,7 @@ impl<C: Cache> Engine<C> {
                 Lookup::Live(stored) if doomed(Some(stored)) => stored.version,
                 Lookup::Unreadable { version } | Lookup::Expired { version } if doomed(None) => *version,
                 Lookup::Live(_) | Lookup::Unreadable { .. } | Lookup::Expired { .. } => {
-                    return Ok(Ended { spared: true, ..Ended::default() });
+                    return Ok(EndOutcome { spared: true, ..EndOutcome::default() });
                 }
                 Lookup::Absent => break,
                 Lookup::Tombstone { successor, version, .. } => {
@@ -122,7 +122,7 @@ impl<C: Cache> Engine<C> {
             };
             match self.cache.delete(&self.cache_key(&key), version).await? {
                 Deleted::Done => {
-                    self.endings.tell(&self.cache_key(&key));
+                    self.endings.notify(&self.cache_key(&key));
                     events::destroyed(&key);
                     match found {
                         Lookup::Live(stored) => ended.session = Some(stored),
@@ -134,7 +134,7 @@ impl<C: Cache> Engine<C> {
                 Deleted::Conflict(entry) => found = self.read(key, entry),
             }
             if deadline.left().is_zero() {
-                return Err(super::timed_out());
+                return Err(timed_out());
             }
         }
         for (key, version) in tombstones.iter().rev() {
@@ -152,7 +152,7 @@ impl<C: Cache> Engine<C> {
         let Some((key, version)) = chain.first() else { return Ok(()) };
         let now = self.now();
         let entry = Entry::new(record::encode_tombstone(key, &Tombstone { successor, at: now }), Version::unique());
-        let expiry = Expiry::new(TOMBSTONE_LIFE, time_of(later(now, TOMBSTONE_LIFE)));
+        let expiry = Expiry::new(Tombstone::LIFE, time_of(later(now, Tombstone::LIFE)));
         // A conflict means that another destroy has been here.
         match self.cache.replace(&self.cache_key(key), *version, entry, expiry).await? {
             Replaced::Done | Replaced::Conflict(_) | Replaced::Missing => Ok(()),

@@ -36,7 +36,7 @@ impl Endings {
     }
 
     /// The entry under `key` is not the live session any more.
-    pub(super) fn tell(&self, key: &str) {
+    pub(super) fn notify(&self, key: &str) {
         if self.count.load(Ordering::Acquire) == 0 {
             return;
         }
@@ -48,7 +48,7 @@ impl Endings {
 
 impl Ending {
     /// Resolves when something happened to the session; it has to be looked up to learn what.
-    pub(crate) fn told(&self) -> Notified<'_> {
+    pub(crate) fn notified(&self) -> Notified<'_> {
         self.notify.notified()
     }
 }

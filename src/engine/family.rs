@@ -3,8 +3,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::timed_out;
-use crate::{deadline::Deadline, error::SessionError, id::SessionKey};
+use crate::{
+    deadline::{Deadline, timed_out},
+    error::SessionError,
+    id::SessionKey,
+};
 
 #[derive(Default)]
 pub(crate) struct Family {

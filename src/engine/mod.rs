@@ -1,25 +1,20 @@
-//! Sessions in a cache: how they are loaded, committed, renewed and destroyed. Internal, and generic over the cache; the
-//! handles see it through [`SessionEngine`], without the cache's type.
-use std::{future::Future, ops::Deref, sync::Arc, time::Duration};
+//! The engine as the handles see it: sessions in a cache are loaded, committed, renewed and destroyed, whatever the type of the
+//! cache is.
+use std::{future::Future, pin::Pin, time::Duration};
 
 use crate::{
-    cache::{Cache, Entry, Expiry, Version},
-    clock::{Clock, time_of},
-    deadline::Deadline,
-    error::{CacheError, CacheErrorKind, SessionError},
-    events,
+    cache::{Cache, ListMember},
+    deadline::{Deadline, at_once},
+    error::SessionError,
     id::{SessionId, SessionKey},
-    random,
-    record::{Head, Identity, Record},
 };
 
 #[cfg(feature = "device-bound")]
 mod bind;
-mod cache_key;
 mod commit;
+mod config;
 mod destroy;
 mod endings;
-mod erased;
 mod family;
 mod layers;
 mod load;
@@ -32,193 +27,127 @@ mod write;
 #[cfg(feature = "device-bound")]
 pub(crate) use self::bind::{Decide, NEWEST};
 pub use self::owners::SessionLimitPolicy;
-use self::{cache_key::CacheKey, endings::Endings, layers::Layers, queue::Queues};
 pub(crate) use self::{
     commit::{Action, Base, Commit, Committed},
+    config::Config,
     endings::Ending,
-    erased::SessionEngine,
     family::Family,
-    load::Found,
+    load::{Engine, Found, Lookup, Stored},
     owners::{Owners, Page, Revoked},
-    renew::TOMBSTONE_LIFE,
 };
 
-pub(crate) struct Engine<C> {
-    pub(crate) cache: Arc<C>,
-    pub(crate) config: Config,
-    queues: Arc<Queues>,
-    endings: Arc<Endings>,
-    layers: Arc<Layers>,
+pub(crate) type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T, SessionError>> + Send + 'a>>;
+
+pub(crate) trait SessionEngine: Send + Sync {
+    fn config(&self) -> &Config;
+    fn load<'a>(&'a self, ids: &'a [SessionId], refresh: Option<Duration>) -> Work<'a, Found>;
+    /// As [`load`](Self::load), where the cache does not wait; `None` where it does.
+    fn load_at_once(&self, ids: &[SessionId], refresh: Option<Duration>) -> Option<Result<Found, SessionError>>;
+    fn reload<'a>(&'a self, key: SessionKey, family: &'a Family) -> Work<'a, Option<Stored>>;
+    /// Whether the session that lived under `key` lives on under another one.
+    fn was_renewed(&self, key: SessionKey) -> Work<'_, bool>;
+    fn commit<'a>(&'a self, commit: &'a mut Commit, family: &'a Family, deadline: Deadline) -> Work<'a, Committed>;
+    /// A first poll of the same future, where the cache does not wait. `None`: it has to wait for something else, and nothing
+    /// was done. Only for a [write](Action::Write), which can be begun again wherever it waits.
+    fn commit_at_once(&self, commit: &mut Commit, family: &Family) -> Option<Result<Committed, SessionError>>;
+    fn ending(&self, key: &SessionKey) -> Ending;
+    /// Has `decide` change the binding of the session under `key` to a device. `false`: there is none.
+    #[cfg(feature = "device-bound")]
+    fn bind<'a>(&'a self, key: SessionKey, deadline: Deadline, decide: &'a mut Decide<'a>) -> Work<'a, bool>;
+    fn owner_page<'a>(&'a self, owner: &'a str, after: Option<&'a ListMember>, limit: usize) -> Work<'a, Page>;
+    fn revoke_all<'a>(&'a self, owner: &'a str, deadline: Deadline) -> Work<'a, usize>;
+    /// `keep` is the session of a handler: if it has ended itself, it ends no others.
+    fn revoke_others<'a>(&'a self, owner: &'a str, keep: Option<SessionKey>, deadline: Deadline) -> Work<'a, usize>;
+    /// `own` is the session of the handler.
+    fn revoke_one<'a>(
+        &'a self,
+        owner: &'a str,
+        own: Option<SessionKey>,
+        key: SessionKey,
+        deadline: Deadline,
+    ) -> Work<'a, Revoked>;
 }
 
-/// What all sessions of a store share.
-#[derive(Clone)]
-pub(crate) struct Config {
-    pub(crate) ttl: Duration,
-    pub(crate) anonymous_ttl: Option<Duration>,
-    pub(crate) max_lifetime: Duration,
-    pub(crate) prefix: Arc<str>,
-    pub(crate) max_bytes: usize,
-    pub(crate) deadline: Duration,
-    pub(crate) ended_interval: Duration,
-    pub(crate) clock: Clock,
-    pub(crate) owners: Owners,
-    pub(crate) random: Random,
-}
+impl<C: Cache> SessionEngine for Engine<C> {
+    fn config(&self) -> &Config {
+        &self.config
+    }
 
-/// Where the bytes of IDs come from.
-pub(crate) type Random = fn(&mut [u8]) -> Result<(), SessionError>;
+    fn load<'a>(&'a self, ids: &'a [SessionId], refresh: Option<Duration>) -> Work<'a, Found> {
+        Box::pin(Self::load(self, ids, refresh))
+    }
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    fn load_at_once(&self, ids: &[SessionId], refresh: Option<Duration>) -> Option<Result<Found, SessionError>> {
+        if C::IMMEDIATE { at_once(Self::load(self, ids, refresh)) } else { None }
+    }
 
-impl Config {
-    pub(crate) const DEFAULT_MAX_BYTES: usize = 64 * 1024;
-    pub(crate) const DEFAULT_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-}
+    fn reload<'a>(&'a self, key: SessionKey, family: &'a Family) -> Work<'a, Option<Stored>> {
+        Box::pin(Self::reload(self, key, family))
+    }
 
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            ttl: 14 * DAY,
-            anonymous_ttl: None,
-            max_lifetime: Self::DEFAULT_LIFETIME,
-            prefix: "cloakroom:".into(),
-            max_bytes: Self::DEFAULT_MAX_BYTES,
-            deadline: Duration::from_secs(1),
-            ended_interval: Duration::from_secs(30),
-            clock: Clock::system(),
-            owners: Owners::default(),
-            random: random::fill,
+    fn was_renewed(&self, key: SessionKey) -> Work<'_, bool> {
+        Box::pin(async move { Ok(self.live_end(key).await?.is_some()) })
+    }
+
+    fn commit<'a>(&'a self, commit: &'a mut Commit, family: &'a Family, deadline: Deadline) -> Work<'a, Committed> {
+        Box::pin(Self::commit(self, commit, family, deadline))
+    }
+
+    fn commit_at_once(&self, commit: &mut Commit, family: &Family) -> Option<Result<Committed, SessionError>> {
+        if !C::IMMEDIATE || commit.action != Action::Write || commit.tried.is_some() {
+            return None;
         }
-    }
-}
-
-/// A session as it was found in the cache or written to it. Clones share it.
-#[derive(Clone, Debug)]
-pub(crate) struct Stored(Arc<StoredSession>);
-
-#[derive(Debug)]
-pub(crate) struct StoredSession {
-    pub(crate) key: SessionKey,
-    pub(crate) version: Version,
-    pub(crate) record: Record,
-    /// When it was read or written, by the store's clock.
-    pub(crate) at: u64,
-}
-
-impl Stored {
-    pub(crate) fn new(key: SessionKey, version: Version, record: Record, at: u64) -> Self {
-        Self(Arc::new(StoredSession { key, version, record, at }))
+        // What has to wait is begun again, with a deadline.
+        at_once(Self::commit(self, commit, family, Deadline::NEVER))
     }
 
-    pub(crate) fn identity(&self) -> Identity {
-        Some(self.version)
+    fn ending(&self, key: &SessionKey) -> Ending {
+        self.endings.wait_for(&self.cache_key(key))
     }
 
-    /// The entry that a cache keeps of it.
-    fn entry(&self) -> Entry {
-        Entry::new(self.record.values.text().clone(), self.version)
+    #[cfg(feature = "device-bound")]
+    fn bind<'a>(&'a self, key: SessionKey, deadline: Deadline, decide: &'a mut Decide<'a>) -> Work<'a, bool> {
+        Box::pin(Self::bind(self, key, deadline, decide))
     }
-}
 
-impl Deref for Stored {
-    type Target = StoredSession;
-
-    fn deref(&self) -> &StoredSession {
-        &self.0
+    fn owner_page<'a>(&'a self, owner: &'a str, after: Option<&'a ListMember>, limit: usize) -> Work<'a, Page> {
+        Box::pin(Self::owner_page(self, owner, after, limit))
     }
-}
 
-/// The entry under a session key.
-pub(crate) enum Lookup {
-    Live(Stored),
-    Tombstone {
-        successor: SessionKey,
-        /// When the session was renewed, by the clock of that process.
-        at: u64,
-        version: Version,
-    },
-    Absent,
-    /// A session whose lifetime is over by this process's clock. For one whose clock is behind it may still live.
-    Expired {
-        version: Version,
-    },
-    /// An entry that is no record of this key, or not of this version of the crate: no session, and never written over.
-    Unreadable {
-        version: Version,
-    },
+    fn revoke_all<'a>(&'a self, owner: &'a str, deadline: Deadline) -> Work<'a, usize> {
+        Box::pin(self.end_sessions(owner, None, deadline))
+    }
+
+    fn revoke_others<'a>(&'a self, owner: &'a str, keep: Option<SessionKey>, deadline: Deadline) -> Work<'a, usize> {
+        Box::pin(self.revoke_all_but_own(owner, keep, deadline))
+    }
+
+    fn revoke_one<'a>(
+        &'a self,
+        owner: &'a str,
+        own: Option<SessionKey>,
+        key: SessionKey,
+        deadline: Deadline,
+    ) -> Work<'a, Revoked> {
+        Box::pin(Self::revoke_one(self, owner, own, key, deadline))
+    }
 }
 
 impl<C: Cache> Engine<C> {
-    pub(crate) fn new(cache: C) -> Self {
-        Self {
-            cache: Arc::new(cache),
-            config: Config::default(),
-            queues: Arc::default(),
-            endings: Arc::default(),
-            layers: Arc::default(),
-        }
-    }
-
-    /// A layer with this cookie name is built. Returns the other name of an earlier layer on the same sessions.
-    pub(crate) fn note_layer(&self, cookie_name: &str) -> Option<Box<str>> {
-        self.layers.note(&self.config.prefix, cookie_name)
-    }
-
-    fn cache_key(&self, key: &SessionKey) -> CacheKey {
-        CacheKey::new(&self.config.prefix, key)
-    }
-
-    fn now(&self) -> u64 {
-        self.config.clock.now_ms()
-    }
-
-    fn expiry(&self, head: &Head) -> Expiry {
-        let anonymous = || self.config.anonymous_ttl.filter(|_| head.owner().is_none());
-        let idle = head.idle().or_else(anonymous).unwrap_or(self.config.ttl);
-        Expiry::new(idle.max(Duration::from_millis(1)), time_of(head.end))
-    }
-
-    fn new_id(&self) -> Result<SessionId, SessionError> {
-        SessionId::generate(self.config.random)
-    }
-
-    /// Runs work of the store's own within the store's deadline.
-    pub(crate) async fn bounded<T>(
+    async fn commit(
         &self,
-        work: impl Future<Output = Result<T, SessionError>>,
-    ) -> Result<T, SessionError> {
-        within(Deadline::after(self.config.deadline), work).await
-    }
-}
-
-/// Runs a call of the store or of a handle that is no load and no commit, until the deadline. A failure of the cache is logged
-/// here, as the caller may answer with whatever it likes.
-pub(crate) async fn within<T>(
-    deadline: Deadline,
-    work: impl Future<Output = Result<T, SessionError>>,
-) -> Result<T, SessionError> {
-    let result = deadline.bound(work).await.unwrap_or_else(|_| Err(timed_out()));
-    result.inspect_err(|error| events::cache_failed(error, None))
-}
-
-pub(crate) fn timed_out() -> SessionError {
-    CacheError::new(CacheErrorKind::Timeout, "the deadline of the session's work passed").into()
-}
-
-/// Whether the error leaves open whether a write took effect.
-fn is_unknown(error: &CacheError) -> bool {
-    matches!(error.kind(), CacheErrorKind::Timeout | CacheErrorKind::Other)
-}
-
-impl<C> Clone for Engine<C> {
-    fn clone(&self) -> Self {
-        Self {
-            cache: Arc::clone(&self.cache),
-            config: self.config.clone(),
-            queues: Arc::clone(&self.queues),
-            endings: Arc::clone(&self.endings),
-            layers: Arc::clone(&self.layers),
+        commit: &mut Commit,
+        family: &Family,
+        deadline: Deadline,
+    ) -> Result<Committed, SessionError> {
+        // What is seldom done is in boxes, so that the future of a common write stays small.
+        match commit.action {
+            Action::Write if commit.is_first() => self.write_new(commit, family, deadline).await,
+            Action::Write => self.write(commit, family, deadline).await,
+            Action::Renew => Box::pin(self.renew(commit, family, deadline)).await,
+            Action::Destroy => Box::pin(self.destroy(commit, family, deadline)).await,
+            Action::Touch => Box::pin(self.touch(commit, family, deadline)).await,
+            Action::Confirm => Box::pin(self.confirm(commit, family, deadline)).await,
         }
     }
 }

@@ -9,39 +9,43 @@ use std::{
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use super::{CacheKey, Stored};
-use crate::deadline::Deadline;
+use crate::{deadline::Deadline, id::CacheKey};
 
-/// The entry that the commit before this one wrote, so that the next one need not collide to learn it.
-type Latest = Option<Stored>;
+/// What the commit before this one wrote, so that the next one need not collide to learn it.
+type Queue<T> = Arc<AsyncMutex<Option<T>>>;
 
 /// By cache key, as stores with different prefixes share the queues. Holds the keys that commits contend for at the moment.
-#[derive(Default)]
-pub(super) struct Queues {
+pub(super) struct Queues<T> {
     count: AtomicUsize,
-    by_key: Mutex<HashMap<Box<str>, Arc<AsyncMutex<Latest>>>>,
+    by_key: Mutex<HashMap<Box<str>, Queue<T>>>,
 }
 
 /// A place in a queue; once it is granted, no other commit of this process writes the entry.
-pub(super) struct Turn {
-    queues: Arc<Queues>,
+pub(super) struct Turn<T> {
+    queues: Arc<Queues<T>>,
     key: Box<str>,
     /// Always there until `drop`.
-    latest: Option<OwnedMutexGuard<Latest>>,
+    latest: Option<OwnedMutexGuard<Option<T>>>,
 }
 
-impl Queues {
+impl<T> Default for Queues<T> {
+    fn default() -> Self {
+        Self { count: AtomicUsize::new(0), by_key: Mutex::default() }
+    }
+}
+
+impl<T> Queues<T> {
     /// Whether commits of this key are queueing: then a newcomer would only collide with them.
     pub(super) fn is_busy(&self, key: impl FnOnce() -> CacheKey) -> bool {
         self.count.load(Ordering::Relaxed) > 0 && self.lock().contains_key(&*key())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<AsyncMutex<Latest>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Queue<T>>> {
         self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the turn of this commit; `None` if the deadline comes first.
-    pub(super) async fn turn(self: &Arc<Self>, key: &str, deadline: Deadline) -> Option<Turn> {
+    pub(super) async fn turn(self: &Arc<Self>, key: &str, deadline: Deadline) -> Option<Turn<T>> {
         let queue = {
             let mut by_key = self.lock();
             let queue = Arc::clone(by_key.entry(key.into()).or_default());
@@ -56,19 +60,19 @@ impl Queues {
     }
 }
 
-impl Turn {
-    pub(super) fn latest(&self) -> Option<Stored> {
+impl<T: Clone> Turn<T> {
+    pub(super) fn latest(&self) -> Option<T> {
         self.latest.as_ref()?.as_ref().cloned()
     }
 
-    pub(super) fn leave_behind(&mut self, stored: &Stored) {
+    pub(super) fn leave_behind(&mut self, stored: &T) {
         if let Some(latest) = &mut self.latest {
             **latest = Some(stored.clone());
         }
     }
 }
 
-impl Drop for Turn {
+impl<T> Drop for Turn<T> {
     fn drop(&mut self) {
         let mut by_key = self.queues.lock();
         self.latest = None;

@@ -4,22 +4,18 @@ use std::time::Duration;
 use super::{
     Commit, Committed, Engine, Family, Lookup, Stored,
     commit::{Renewal, Tried},
-    is_unknown,
     owners::Listing,
-    write::{CasOutcome, back_off},
+    write::{CasOutcome, back_off, is_unknown},
 };
 use crate::{
     cache::{Cache, Deleted, Entry, Expiry, Replaced, Version},
     clock::{later, time_of},
-    deadline::Deadline,
+    deadline::{Deadline, timed_out},
     error::SessionError,
     events,
     id::SessionId,
     record::{self, Changes, Head, Tombstone},
 };
-
-/// How long a destroy can find out what came of a renewed session.
-pub(crate) const TOMBSTONE_LIFE: Duration = Duration::from_secs(60 * 60);
 
 /// Rounds that a renewal loses before it asks the writers of other processes to wait.
 const PATIENCE: u32 = 2;
@@ -64,7 +60,7 @@ impl<C: Cache> Engine<C> {
         };
         let Renewal { id, mut successor, mut old } = renewal;
         for round in 0_u32.. {
-            let found = match self.entomb(&old, &successor, &id, &mut commit.tried).await {
+            let found = match self.write_tombstone(&old, &successor, &id, &mut commit.tried).await {
                 Ok(Replaced::Done) => return Ok(self.renewed(old, successor, id, &listing, deadline).await),
                 Ok(Replaced::Conflict(entry)) => self.read(old.key, entry),
                 Ok(Replaced::Missing) => Lookup::Absent,
@@ -169,7 +165,7 @@ impl<C: Cache> Engine<C> {
         deadline: Deadline,
     ) -> Committed {
         events::renewed(&old.key, &stored.key);
-        self.endings.tell(&self.cache_key(&old.key));
+        self.endings.notify(&self.cache_key(&old.key));
         if stored.record.head.stamp() != old.record.head.stamp() && !self.settle(&stored, listing, deadline).await {
             return Committed::Gone;
         }
@@ -177,7 +173,7 @@ impl<C: Cache> Engine<C> {
     }
 
     /// Turns the old entry into the tombstone. While the outcome is open, the renewal stands in `tried`.
-    async fn entomb(
+    async fn write_tombstone(
         &self,
         old: &Stored,
         successor: &Stored,
@@ -237,7 +233,7 @@ impl<C: Cache> Engine<C> {
                 CasOutcome::Lost(newer) => newer,
             };
             if deadline.left().is_zero() {
-                return Err(super::timed_out());
+                return Err(timed_out());
             }
         }
         Ok(found)
@@ -279,10 +275,10 @@ impl<C: Cache> Engine<C> {
 #[cfg(feature = "device-bound")]
 fn tombstone_life(head: &Head, now: u64) -> Duration {
     let rest = Duration::from_millis(head.end.saturating_sub(now));
-    if head.is_bound() { TOMBSTONE_LIFE.max(rest) } else { TOMBSTONE_LIFE }
+    if head.is_bound() { Tombstone::LIFE.max(rest) } else { Tombstone::LIFE }
 }
 
 #[cfg(not(feature = "device-bound"))]
 const fn tombstone_life(_: &Head, _: u64) -> Duration {
-    TOMBSTONE_LIFE
+    Tombstone::LIFE
 }

@@ -1,17 +1,16 @@
-//! Writing: a new session is inserted, a stored one is written by compare-and-set and replay.
+//! Writing: a new session is inserted, a stored one is written by compare-and-set and replay, or has its idle time restarted.
 use std::time::Duration;
 
 use super::{
     Base, Commit, Committed, Engine, Family, Lookup, Stored,
     commit::{Tried, Write},
-    is_unknown,
     owners::Listing,
     queue::Turn,
 };
 use crate::{
     cache::{Cache, Replaced, Version},
     deadline::Deadline,
-    error::SessionError,
+    error::{CacheError, CacheErrorKind, SessionError},
     events,
     id::{SessionId, SessionKey},
     record::{self, Changes, Head, Record, Values},
@@ -46,7 +45,7 @@ impl<C: Cache> Engine<C> {
         let (mut listing, mut waited) = (Listing::default(), false);
         for round in 0_u32.. {
             // On its own base the list was found to alter something before it came here.
-            let is_known = round == 0 && !commit.look_first && commit.changes.is_on(newest.identity());
+            let is_known = round == 0 && !commit.look_up_first && commit.changes.is_on(newest.identity());
             commit.changes.replay(newest.identity(), &newest.record)?;
             if !is_known && !commit.changes.effect().alters(&newest.record, self.config.max_lifetime) {
                 return Ok(Committed::Stored { stored: newest, id: None });
@@ -103,7 +102,7 @@ impl<C: Cache> Engine<C> {
         deadline: Deadline,
     ) -> Result<Option<Stored>, SessionError> {
         let key = match &commit.base {
-            Base::Stored(stored) if !commit.look_first => return Ok(Some(stored.clone())),
+            Base::Stored(stored) if !commit.look_up_first => return Ok(Some(stored.clone())),
             Base::Stored(stored) => stored.key,
             Base::New(_) if commit.detached => match Box::pin(family.first_key(deadline)).await? {
                 Some(key) => key,
@@ -130,7 +129,7 @@ impl<C: Cache> Engine<C> {
     }
 
     /// Waits for the commits of this process that collided with this one, and learns what the last of them wrote.
-    pub(super) async fn take_turn(&self, newest: &mut Stored, deadline: Deadline) -> Option<Turn> {
+    pub(super) async fn take_turn(&self, newest: &mut Stored, deadline: Deadline) -> Option<Turn<Stored>> {
         let turn = self.queues.turn(&self.cache_key(&newest.key), deadline).await?;
         if let Some(latest) = turn.latest() {
             *newest = latest;
@@ -237,6 +236,32 @@ impl<C: Cache> Engine<C> {
         let pairs = changes.effect().merged(&base.values);
         record::encode(key, &head.written_at(now), Some(base), pairs, self.config.max_bytes)
     }
+
+    pub(super) async fn touch(
+        &self,
+        commit: &mut Commit,
+        family: &Family,
+        deadline: Deadline,
+    ) -> Result<Committed, SessionError> {
+        let Some(stored) = self.newest(commit, family, deadline).await? else { return Ok(Committed::Gone) };
+        let live = self.cache.touch(&self.cache_key(&stored.key)).await?;
+        Ok(if live { Committed::Live } else { Committed::Gone })
+    }
+
+    pub(super) async fn confirm(
+        &self,
+        commit: &mut Commit,
+        family: &Family,
+        deadline: Deadline,
+    ) -> Result<Committed, SessionError> {
+        let found = self.newest(commit, family, deadline).await?;
+        Ok(if found.is_some() { Committed::Live } else { Committed::Gone })
+    }
+}
+
+/// Whether the error leaves open whether a write took effect.
+pub(super) fn is_unknown(error: &CacheError) -> bool {
+    matches!(error.kind(), CacheErrorKind::Timeout | CacheErrorKind::Other)
 }
 
 /// The others are of another process; each lost round is a round that one of them won.

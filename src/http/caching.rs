@@ -187,7 +187,7 @@ mod tests {
         values.iter().map(|value| (field.clone(), HeaderValue::from_static(value))).collect()
     }
 
-    /// What the handler said; what becomes of it with a cookie, and when only looked at; whether that is reported.
+    /// What the handler said; what becomes of it with a cookie, and when only accessed; whether that is reported.
     type Row = (&'static [&'static str], &'static [&'static str], &'static [&'static str], bool);
 
     fn values(headers: &HeaderMap, field: HeaderName) -> Vec<&str> {

@@ -12,9 +12,9 @@ use crate::{
     cookie::{self, CookiePolicy},
     engine::SessionEngine,
     error::{ErrorResponse, SessionError},
-    events::{self, Answered},
+    events::{self, LoggedError},
     run_to_end::RunToEnd,
-    session::{CookieDue, LazySession, Order, Session},
+    session::{CommitReason, CookieDue, LazySession, Session},
 };
 
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
@@ -50,9 +50,9 @@ pub(crate) struct Exchange<E> {
 }
 
 /// A commit that is done, or has to be waited for.
-pub(crate) enum Commit {
-    Done(Result<(), Answered>),
-    UnderWay(RunToEnd<Result<(), Answered>>),
+pub(crate) enum ResponseCommit {
+    Done(Result<(), LoggedError>),
+    UnderWay(RunToEnd<Result<(), LoggedError>>),
 }
 
 /// Whether a response with this status means that the handler did what it was to do. A 408 cut it off half-way.
@@ -88,21 +88,21 @@ impl<E> Exchange<E> {
     }
 
     /// What there is to commit, once the handler is done.
-    pub(crate) fn commit<B, Error>(&self, result: &Result<Response<B>, Error>) -> Commit {
-        let order = if result.as_ref().is_ok_and(|response| commits(response.status())) {
-            Order::Response
+    pub(crate) fn commit<B, Error>(&self, result: &Result<Response<B>, Error>) -> ResponseCommit {
+        let reason = if result.as_ref().is_ok_and(|response| commits(response.status())) {
+            CommitReason::Response
         } else {
-            Order::FailedResponse
+            CommitReason::FailedResponse
         };
-        let answered = || result.as_ref().is_ok_and(|response| response.extensions().get::<Answered>().is_some());
-        let Some(session) = self.lazy.close().filter(|session| session.close(order, answered)) else {
-            return Commit::Done(Ok(()));
+        let answered = || result.as_ref().is_ok_and(|response| response.extensions().get::<LoggedError>().is_some());
+        let Some(session) = self.lazy.close().filter(|session| session.close(reason, answered)) else {
+            return ResponseCommit::Done(Ok(()));
         };
-        match session.commit_at_once(order, self.lazy.is_shared()) {
-            Some(done) => Commit::Done(done),
+        match session.commit_at_once(reason, self.lazy.is_shared()) {
+            Some(done) => ResponseCommit::Done(done),
             None => {
-                let commit = session.clone().run_response_commit(order, self.lazy.deadline());
-                Commit::UnderWay(RunToEnd::new(commit))
+                let commit = session.clone().run_response_commit(reason, self.lazy.deadline());
+                ResponseCommit::UnderWay(RunToEnd::new(commit))
             }
         }
     }
@@ -111,14 +111,14 @@ impl<E> Exchange<E> {
     pub(crate) fn respond<B, Error>(
         &self,
         result: Result<Response<B>, Error>,
-        commit: Result<(), Answered>,
+        commit: Result<(), LoggedError>,
     ) -> Result<Response<B>, Error>
     where
         E: ErrorResponse<B>,
     {
         let mut response = result?;
         // The commit's, or else that of an extractor or of a handler that returned it.
-        let error = commit.err().or_else(|| response.extensions_mut().remove::<Answered>());
+        let error = commit.err().or_else(|| response.extensions_mut().remove::<LoggedError>());
         #[cfg(feature = "device-bound")]
         let is_done = error.is_none();
         if let Some(error) = error {
@@ -128,7 +128,7 @@ impl<E> Exchange<E> {
         let set_cookie = cookie.is_some();
         #[cfg(feature = "device-bound")]
         let set_cookie = self.bind(is_done, response.headers_mut()) || set_cookie;
-        let session = SessionUse { accessed: self.lazy.was_looked_at(), set_cookie };
+        let session = SessionUse { accessed: self.lazy.was_accessed(), set_cookie };
         let replaced = match cookie {
             Some(cookie) => self.shared.policy.put(response.headers_mut(), cookie),
             None => self.shared.policy.drop_foreign(response.headers_mut()),
@@ -146,7 +146,7 @@ impl<E> Exchange<E> {
     }
 
     /// The only way to a response that is an error of this layer.
-    fn error_response<B>(&self, error: &Answered) -> Response<B>
+    fn error_response<B>(&self, error: &LoggedError) -> Response<B>
     where
         E: ErrorResponse<B>,
     {
@@ -214,7 +214,7 @@ impl<E> Exchange<E> {
             Ok((None, ..)) => SessionError::Setting("device_bound"),
             Err(error) => error,
         };
-        self.error_response(&events::answer(error, None))
+        self.error_response(&events::response_error(error, None))
     }
 
     /// Offers to bind the session of a login, and removes a bound cookie that is of no use; whether it did that.

@@ -49,7 +49,7 @@ impl<S: Sync> FromRequestParts<S> for LazySession {
 /// [`on_error`](crate::SessionLayerBuilder::on_error) takes its place.
 impl IntoResponse for SessionError {
     fn into_response(self) -> Response {
-        let answered = events::answer(self, None);
+        let answered = events::response_error(self, None);
         let error = answered.error();
         let mut response = error.response(Body::from(error.public_text()));
         // The layer answers in its place, as it does for an error of its own commit.

@@ -89,7 +89,7 @@ impl<C: Cache> SessionLayer<C> {
         if let Err(error) = store.check() {
             events::setting(&error);
         }
-        let settings = Settings::default();
+        let settings = LayerSettings::default();
         Self::of(
             store,
             CookiePolicy::default(),
@@ -105,7 +105,7 @@ impl<C: Cache> SessionLayer<C> {
         SessionLayerBuilder {
             store,
             cookie: CookieSettings::default(),
-            settings: Settings::default(),
+            settings: LayerSettings::default(),
             on_error: DefaultErrorResponse,
             #[cfg(feature = "device-bound")]
             device_bound: None,
@@ -119,7 +119,7 @@ impl<C: Cache, E> SessionLayer<C, E> {
     fn of(
         store: SessionStore<C>,
         policy: CookiePolicy,
-        settings: Settings,
+        settings: LayerSettings,
         on_error: E,
         #[cfg(feature = "device-bound")] device_bound: Option<CheckedDeviceBound>,
     ) -> Self {
@@ -197,7 +197,7 @@ impl<S, C, E> Layer<S> for SessionLayer<C, E> {
 pub struct SessionLayerBuilder<C, E = DefaultErrorResponse> {
     store: SessionStore<C>,
     cookie: CookieSettings,
-    settings: Settings,
+    settings: LayerSettings,
     on_error: E,
     #[cfg(feature = "device-bound")]
     device_bound: Option<DeviceBound>,
@@ -207,14 +207,14 @@ pub struct SessionLayerBuilder<C, E = DefaultErrorResponse> {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Settings {
+struct LayerSettings {
     refresh: Refresh,
     lazy: bool,
     caching_headers: bool,
     clear_site_data: bool,
 }
 
-impl Default for Settings {
+impl Default for LayerSettings {
     fn default() -> Self {
         Self { refresh: Refresh::default(), lazy: false, caching_headers: true, clear_site_data: false }
     }

@@ -3,12 +3,10 @@ mod caching;
 mod exchange;
 #[cfg(feature = "axum")]
 mod extract;
-mod future;
 mod layer;
 mod service;
 
 pub use self::{
-    future::ResponseFuture,
     layer::{Refresh, SessionLayer, SessionLayerBuilder},
-    service::SessionService,
+    service::{ResponseFuture, SessionService},
 };

@@ -28,7 +28,7 @@ use super::{
     Record,
     head::{Head, HeadChanges, Owner},
     json,
-    values::{Pair, Values},
+    values::{EncodedValue, Values},
 };
 use crate::{cache::Version, error::SessionError};
 
@@ -433,7 +433,7 @@ impl Effect {
     }
 
     /// The values of `base` with the changes made, in the order of their keys.
-    pub(crate) fn merged<'a>(&'a self, base: &'a Values) -> impl Iterator<Item = Pair<'a>> {
+    pub(crate) fn merged<'a>(&'a self, base: &'a Values) -> impl Iterator<Item = EncodedValue<'a>> {
         let mut kept = base.iter().take(if self.cleared { 0 } else { usize::MAX });
         let mut changed = self.values.iter();
         let (mut old, mut new) = (kept.next(), changed.next());

@@ -17,9 +17,9 @@ pub(crate) const MAX_DEPTH: usize = 64;
 /// The value as JSON, refused if it is over `limit` bytes or would not come back as it is.
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, limit: usize) -> Result<Bytes, SessionError> {
     let mut text = Limited { buffer: Vec::with_capacity(32), limit, over: false };
-    let mut limits = Limits::default();
-    let result = value.serialize(&mut Serializer::with_formatter(&mut text, Strict { limits: &mut limits }));
-    if let Some(refused) = limits.refused {
+    let mut checks = Checks::default();
+    let result = value.serialize(&mut Serializer::with_formatter(&mut text, Strict { checks: &mut checks }));
+    if let Some(refused) = checks.refused {
         return Err(SessionError::Encode(refused));
     }
     if text.over {
@@ -27,7 +27,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, limit: usize) -> Result<B
     }
     result.map_err(|error| SessionError::Encode(EncodeError::Other(Arc::new(error))))?;
     // serde_json writes as null what would not come back as it was, so that only a value with a null can hide it.
-    if limits.nulls {
+    if checks.nulls {
         exact::check(value).map_err(SessionError::Encode)?;
     }
     // Exactly as long as it is: then `Bytes` takes it without another allocation.
@@ -113,13 +113,13 @@ impl io::Write for Limited {
 }
 
 #[derive(Default)]
-struct Limits {
+struct Checks {
     depth: usize,
     nulls: bool,
     refused: Option<EncodeError>,
 }
 
-impl Limits {
+impl Checks {
     fn refuse(&mut self, refused: EncodeError) -> io::Result<()> {
         self.refused = Some(refused);
         Err(io::ErrorKind::InvalidData.into())
@@ -137,19 +137,19 @@ impl Limits {
 
 /// Stops at what must not be stored, before it has cost a stack.
 struct Strict<'a> {
-    limits: &'a mut Limits,
+    checks: &'a mut Checks,
 }
 
 impl Formatter for Strict<'_> {
     fn write_null<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.limits.nulls = true;
+        self.checks.nulls = true;
         CompactFormatter.write_null(writer)
     }
 
     fn write_u128<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: u128) -> io::Result<()> {
         match u64::try_from(value) {
             Ok(value) => CompactFormatter.write_u64(writer, value),
-            Err(_) => self.limits.refuse(EncodeError::Range),
+            Err(_) => self.checks.refuse(EncodeError::Range),
         }
     }
 
@@ -157,34 +157,34 @@ impl Formatter for Strict<'_> {
         match (i64::try_from(value), u64::try_from(value)) {
             (Ok(value), _) => CompactFormatter.write_i64(writer, value),
             (_, Ok(value)) => CompactFormatter.write_u64(writer, value),
-            _ => self.limits.refuse(EncodeError::Range),
+            _ => self.checks.refuse(EncodeError::Range),
         }
     }
 
     fn begin_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.limits.enter(1)?;
+        self.checks.enter(1)?;
         CompactFormatter.begin_array(writer)
     }
 
     fn end_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.limits.leave(1);
+        self.checks.leave(1);
         CompactFormatter.end_array(writer)
     }
 
     fn begin_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.limits.enter(1)?;
+        self.checks.enter(1)?;
         CompactFormatter.begin_object(writer)
     }
 
     fn end_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.limits.leave(1);
+        self.checks.leave(1);
         CompactFormatter.end_object(writer)
     }
 
     fn write_raw_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         let levels = depth(fragment);
-        self.limits.enter(levels)?;
-        self.limits.leave(levels);
+        self.checks.enter(levels)?;
+        self.checks.leave(levels);
         writer.write_all(fragment.as_bytes())
     }
 }

@@ -15,6 +15,8 @@
 //! | `i`, `l`, `p`, `o`, `s`, `g`, `a`, `b`, `w`, `r`, `x` | optional, see [`head::Own`] |
 //! | `d` | the values |
 //! | `n`, `t` | a tombstone has the successor's key and the time of the renewal in place of `c`, `e` and `d` |
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
@@ -26,7 +28,6 @@ mod changes;
 mod exact;
 mod head;
 pub(crate) mod json;
-mod scan;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -37,7 +38,7 @@ use self::values::{Fields, Writer};
 pub(crate) use self::{
     changes::{Changes, Effect, Identity, Replay, Run, Tag, unknown},
     head::{Head, HeadChanges, Owner, Stamp},
-    values::{Pair, Values},
+    values::{EncodedValue, Values},
 };
 
 const FORMAT: u64 = 2;
@@ -62,6 +63,11 @@ pub(crate) struct Tombstone {
     pub(crate) successor: SessionKey,
     /// When the session was renewed.
     pub(crate) at: u64,
+}
+
+impl Tombstone {
+    /// How long a destroy can find out what came of a renewed session.
+    pub(crate) const LIFE: Duration = Duration::from_secs(60 * 60);
 }
 
 #[derive(Debug)]
@@ -196,7 +202,7 @@ pub(crate) fn encode<'a>(
     key: &SessionKey,
     head: &Head,
     base: Option<&Record>,
-    pairs: impl Iterator<Item = Pair<'a>>,
+    pairs: impl Iterator<Item = EncodedValue<'a>>,
     limit: usize,
 ) -> Result<Record, SessionError> {
     let mut text = Vec::with_capacity(256);

@@ -165,7 +165,9 @@ fn json(text: &str) -> Bytes {
 }
 
 fn list(changes: &Changes, record: &Record) -> String {
-    let text = |pair: Pair<'_>| format!("{}={}", String::from_utf8_lossy(pair.key), String::from_utf8_lossy(pair.json));
+    let text = |pair: EncodedValue<'_>| {
+        format!("{}={}", String::from_utf8_lossy(pair.key), String::from_utf8_lossy(pair.json))
+    };
     changes.effect().merged(&record.values).map(text).collect::<Vec<_>>().join(" ")
 }
 
@@ -428,7 +430,7 @@ fn names_of_every_kind_come_back() {
     for name in names {
         handle.set(name, "1");
     }
-    let written = Values::of_pairs(handle.changes.effect().merged(&handle.record.values));
+    let written = Values::of_values(handle.changes.effect().merged(&handle.record.values));
     let found: Vec<_> = written.iter().map(|pair| String::from_utf8(pair.key.to_vec()).unwrap()).collect();
     assert_eq!(found, sorted);
     for name in names {

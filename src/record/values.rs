@@ -1,4 +1,8 @@
 //! The values of a stored session: one text, and where in it each value stands.
+//!
+//! Hand-written is the scan of an object in the form that this crate writes, without blanks and with its keys in order: it finds
+//! each value without decoding it. What it accepts is JSON; of JSON it accepts only a part. `None` says nothing: serde_json then
+//! reads the text.
 use std::{fmt, ops::Range, sync::OnceLock};
 
 use bytes::Bytes;
@@ -7,8 +11,6 @@ use serde::{
     de::{self, Deserializer, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
-
-use super::scan::{self, Field};
 
 /// Values by key, as slices of the record they stand in. A value is decoded when it is asked for, not before.
 #[derive(Clone, Default)]
@@ -21,6 +23,34 @@ pub(crate) struct Values {
     written: OnceLock<Places>,
 }
 
+/// Where a key and its value stand in the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Field {
+    key: FieldName,
+    value: Range<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum FieldName {
+    InText(Range<usize>),
+    /// By its place among the escaped ones.
+    Escaped(usize),
+}
+
+impl Field {
+    const fn plain(key: Range<usize>, value: Range<usize>) -> Self {
+        Self { key: FieldName::InText(key), value }
+    }
+
+    fn key<'a>(&self, text: &'a [u8], escaped: &'a [Box<str>]) -> &'a [u8] {
+        match &self.key {
+            FieldName::InText(key) => text.get(key.clone()),
+            FieldName::Escaped(at) => escaped.get(*at).map(|key| key.as_bytes()),
+        }
+        .unwrap_or_default()
+    }
+}
+
 /// Where the fields stand, in the order of their keys, each key once.
 #[derive(Clone, Default)]
 struct Places {
@@ -31,20 +61,20 @@ struct Places {
 
 /// A key, and its value as JSON.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pair<'a> {
+pub(crate) struct EncodedValue<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) json: &'a [u8],
     /// Both, as they stand in an object, with nothing but `":` in between; empty if they stand nowhere like that.
     written: &'a [u8],
 }
 
-impl<'a> From<(&'a [u8], &'a [u8])> for Pair<'a> {
+impl<'a> From<(&'a [u8], &'a [u8])> for EncodedValue<'a> {
     fn from((key, json): (&'a [u8], &'a [u8])) -> Self {
         Self { key, json, written: &[] }
     }
 }
 
-impl<'a> Pair<'a> {
+impl<'a> EncodedValue<'a> {
     /// The key stands in `text` without escapes, and the value behind it.
     fn within(text: &'a [u8], key: Range<usize>, value: Range<usize>) -> Option<Self> {
         let is_tight = value.start == key.end + 2;
@@ -56,7 +86,7 @@ impl<'a> Pair<'a> {
 impl Places {
     /// Of the object that `text` is from `start` to `end`, in the form that this crate writes.
     fn of_object(text: &[u8], start: usize, end: usize) -> Option<Self> {
-        Some(Self { fields: scan::fields(text, start, end)?, escaped: Vec::new() })
+        Some(Self { fields: scan(text, start, end)?, escaped: Vec::new() })
     }
 
     /// Of `fields`, which were borrowed from `text`.
@@ -74,29 +104,21 @@ impl Places {
         for (key, value) in fields {
             let value = place(value.get())?;
             let field = match key {
-                FieldKey::Borrowed(key) => Field::new(place(key)?, value)?,
+                FieldKey::Borrowed(key) => Field::plain(place(key)?, value),
                 FieldKey::Owned(key) => {
                     places.escaped.push(key);
-                    Field::escaped(places.escaped.len() - 1, value)?
+                    Field { key: FieldName::Escaped(places.escaped.len() - 1), value }
                 }
             };
             places.fields.push(field);
         }
         Some(places)
     }
-
-    fn key<'a>(&'a self, field: Field, text: &'a [u8]) -> &'a [u8] {
-        match field.key() {
-            Ok(place) => text.get(place),
-            Err(at) => self.escaped.get(at).map(|key| key.as_bytes()),
-        }
-        .unwrap_or_default()
-    }
 }
 
 impl Values {
     /// These pairs, in the order of their keys, as an object outside of any record.
-    pub(crate) fn of_pairs<'a>(pairs: impl Iterator<Item = Pair<'a>>) -> Self {
+    pub(crate) fn of_values<'a>(pairs: impl Iterator<Item = EncodedValue<'a>>) -> Self {
         let mut writer = Writer::new(Vec::new());
         pairs.for_each(|pair| writer.field(pair));
         writer.finish("")
@@ -132,9 +154,9 @@ impl Values {
     }
 
     fn place(&self, key: &[u8]) -> Option<Range<usize>> {
-        let places = self.places();
-        let at = places.fields.binary_search_by(|field| places.key(*field, &self.text).cmp(key)).ok()?;
-        places.fields.get(at).map(|field| field.value())
+        let Places { fields, escaped } = self.places();
+        let at = fields.binary_search_by(|field| field.key(&self.text, escaped).cmp(key)).ok()?;
+        fields.get(at).map(|field| field.value.clone())
     }
 
     /// The JSON of a value.
@@ -148,16 +170,19 @@ impl Values {
         (place.end <= self.text.len()).then(|| self.text.slice(place))
     }
 
-    fn pair(&self, field: Field) -> Option<Pair<'_>> {
-        match field.key() {
-            Ok(key) => Pair::within(&self.text, key, field.value()),
-            Err(_) => Some((self.places().key(field, &self.text), self.text.get(field.value())?).into()),
+    fn pair(&self, field: &Field) -> Option<EncodedValue<'_>> {
+        match &field.key {
+            FieldName::InText(key) => EncodedValue::within(&self.text, key.clone(), field.value.clone()),
+            FieldName::Escaped(at) => {
+                let (key, json) = (self.places().escaped.get(*at)?, self.text.get(field.value.clone())?);
+                Some((key.as_bytes(), json).into())
+            }
         }
     }
 
     /// Keys and the JSON of their values, in the order of the keys.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Pair<'_>> {
-        self.places().fields.iter().map_while(|field| self.pair(*field))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = EncodedValue<'_>> {
+        self.places().fields.iter().map_while(|field| self.pair(field))
     }
 
     /// The record that the values were read from or written to.
@@ -182,6 +207,79 @@ impl fmt::Debug for Values {
     }
 }
 
+/// The fields of the object that `bytes` are from `start` to `end`.
+fn scan(bytes: &[u8], start: usize, end: usize) -> Option<Vec<Field>> {
+    let bytes = bytes.get(..end)?;
+    let text = bytes.get(start..)?;
+    // All at once, as that takes a few instructions for many bytes.
+    let plain = text.iter().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~') & (*byte != b'\\'));
+    (plain || str::from_utf8(text).is_ok()).then_some(())?;
+    let mut at = after(bytes, start, b'{')?;
+    let mut fields: Vec<Field> = Vec::with_capacity(4);
+    if after(bytes, at, b'}') == Some(end) {
+        return Some(fields);
+    }
+    let mut last: &[u8] = &[];
+    loop {
+        let key = after(bytes, at, b'"')?;
+        let key_end = plain_text(bytes, key, plain)?;
+        let name = bytes.get(key..key_end)?;
+        if name <= last && !fields.is_empty() {
+            return None;
+        }
+        last = name;
+        let value = after(bytes, key_end + 1, b':')?;
+        at = value_end(bytes, value, plain)?;
+        fields.push(Field::plain(key..key_end, value..at));
+        match bytes.get(at)? {
+            b',' => at += 1,
+            b'}' => return (at + 1 == end).then_some(fields),
+            _ => return None,
+        }
+    }
+}
+
+fn after(bytes: &[u8], at: usize, byte: u8) -> Option<usize> {
+    (*bytes.get(at)? == byte).then_some(at + 1)
+}
+
+/// Where the quotation mark stands that ends the text from `at`, if nothing in between is escaped or has to be; `plain` says
+/// that of all the bytes.
+fn plain_text(bytes: &[u8], at: usize, plain: bool) -> Option<usize> {
+    if plain {
+        return bytes.get(at..)?.iter().position(|byte| *byte == b'"').map(|length| at + length);
+    }
+    let length = bytes.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'\\' | ..0x20))?;
+    (bytes.get(at + length) == Some(&b'"')).then_some(at + length)
+}
+
+/// Where the value that begins at `at` ends.
+fn value_end(bytes: &[u8], at: usize, plain: bool) -> Option<usize> {
+    let rest = bytes.get(at..)?;
+    let simple = match rest.first()? {
+        b'"' => plain_text(bytes, at + 1, plain).map(|end| end + 1),
+        b'0'..=b'9' => whole_number(rest).map(|length| at + length),
+        b't' => rest.starts_with(b"true").then_some(at + 4),
+        b'f' => rest.starts_with(b"false").then_some(at + 5),
+        b'n' => rest.starts_with(b"null").then_some(at + 4),
+        // Blanks would be skipped, and are not what this crate writes.
+        b'{' | b'[' | b'-' => None,
+        _ => return None,
+    };
+    simple.or_else(|| {
+        let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<&RawValue>();
+        values.next()?.ok()?;
+        Some(at + values.byte_offset())
+    })
+}
+
+/// The length of digits in front that are a number as they are.
+fn whole_number(text: &[u8]) -> Option<usize> {
+    let length = text.iter().position(|byte| !byte.is_ascii_digit())?;
+    let canonical = length == 1 || text.first() != Some(&b'0');
+    (canonical && !matches!(text.get(length), Some(b'.' | b'e' | b'E'))).then_some(length)
+}
+
 /// Writes a JSON object, at the end of a text.
 pub(crate) struct Writer {
     text: Vec<u8>,
@@ -198,7 +296,7 @@ impl Writer {
     }
 
     /// Keys have to come in their order.
-    pub(crate) fn field(&mut self, Pair { key, json, written }: Pair<'_>) {
+    pub(crate) fn field(&mut self, EncodedValue { key, json, written }: EncodedValue<'_>) {
         self.text.reserve(key.len() + json.len() + 4);
         self.text.push(if self.is_empty() { b'{' } else { b',' });
         if written.is_empty() {
@@ -286,5 +384,89 @@ impl<'de: 'a, 'a> Deserialize<'de> for FieldKey<'a> {
             }
         }
         deserializer.deserialize_str(Key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::Values;
+
+    /// Pieces that make up well-formed and malformed objects.
+    fn piece() -> impl Strategy<Value = &'static str> {
+        let pieces = [
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "\"",
+            "\"a\"",
+            "\"b\"",
+            "\"\u{fc}\"",
+            "\"\\n\"",
+            "\u{7f}",
+            "\\",
+            "\n",
+            " ",
+            "0",
+            "01",
+            "12",
+            "-1",
+            "1.5",
+            "1e9",
+            "1.",
+            "-",
+            "true",
+            "tru",
+            "false",
+            "null",
+            "{\"x\":[1,2]}",
+            "[{}]",
+            "\"a\":1",
+            "\"b\":\"t\"",
+            "\"c\":{\"d\":null}",
+            "\"d\":-0.5",
+        ];
+        prop::sample::select(pieces.to_vec())
+    }
+
+    fn both(text: &str) -> (Option<Values>, Option<Values>) {
+        let bytes = Bytes::copy_from_slice(text.as_bytes());
+        let shared = std::str::from_utf8(&bytes).unwrap();
+        let slow = Values::of_raw(&bytes, shared);
+        (Values::of_object(&bytes, 0, shared.len()), slow)
+    }
+
+    fn pairs(values: &Values) -> Vec<(&[u8], &[u8])> {
+        values.iter().map(|pair| (pair.key, pair.json)).collect()
+    }
+
+    #[test]
+    fn what_this_crate_writes_is_accepted() {
+        for text in ["{}", r#"{"a":1}"#, r#"{"a":"x","b":[1,{"c":2.5}],"c":-7,"d":null,"e":true,"f":false,"g":0}"#] {
+            assert!(both(text).0.is_some(), "{text}");
+        }
+        for text in ["", "{", "{}}", "{\"a\":1,}", "{\"b\":1,\"a\":2}", "{\"a\":1,\"a\":1}", "{\"a\": 1}", "{\"a\":01}"]
+        {
+            assert!(both(text).0.is_none(), "{text}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn it_accepts_what_is_json_and_finds_the_same(pieces in prop::collection::vec(piece(), 0..9), wrap: bool) {
+            let text = pieces.concat();
+            let text = if wrap { format!("{{{text}}}") } else { text };
+            if let (Some(fast), slow) = both(&text) {
+                let slow = slow.expect("serde_json refuses it");
+                prop_assert_eq!(pairs(&fast), pairs(&slow));
+            }
+        }
     }
 }

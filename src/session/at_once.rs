@@ -8,8 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{IntoKey, Session};
 use crate::{
-    deadline::Deadline,
-    engine::within,
+    deadline::{Deadline, within},
     error::SessionError,
     record::{Run, Tag, check_value_key, json},
 };
@@ -51,7 +50,7 @@ impl Session {
         F: FnMut(Option<T>) -> T + Send + 'static,
     {
         let (limit, name) = (self.max_bytes(), Box::<str>::from(key.name()));
-        let (last, mut f) = (Slot::default(), f);
+        let (last, mut f) = (LastValue::default(), f);
         let into = last.clone();
         let run: Run = Box::new(move |old| {
             swap(&into, None);
@@ -85,7 +84,7 @@ impl Session {
     where
         T: DeserializeOwned + Send + 'static,
     {
-        let (taken, name) = (Slot::default(), Box::<str>::from(key.name()));
+        let (taken, name) = (LastValue::default(), Box::<str>::from(key.name()));
         let into = taken.clone();
         let run: Run = Box::new(move |old| {
             swap(&into, None);
@@ -132,7 +131,7 @@ impl Session {
         within(Deadline::after(engine.config().deadline), async {
             let _alone = self.inner.committing.lock().await;
             let key = {
-                let state = self.look();
+                let state = self.access();
                 if state.has_ended() {
                     return Err(SessionError::Gone);
                 }
@@ -184,7 +183,7 @@ impl Session {
         let interval = engine.config().ended_interval;
         loop {
             let (key, has_ended) = {
-                let state = self.look();
+                let state = self.access();
                 (state.key(), state.has_ended())
             };
             let key = match key {
@@ -196,10 +195,10 @@ impl Session {
                 },
             };
             let ending = engine.ending(&key);
-            let told = ending.told();
-            tokio::pin!(told);
+            let notified = ending.notified();
+            tokio::pin!(notified);
             // Registered before the look, so that an end in between is not missed.
-            told.as_mut().enable();
+            notified.as_mut().enable();
             let look = async {
                 if engine.reload(key, self.family()).await?.is_some() {
                     return Ok(None);
@@ -212,17 +211,17 @@ impl Session {
                 _ if has_ended => return EndReason::Ended,
                 _ => {}
             }
-            let _ = tokio::time::timeout(interval, told).await;
+            let _ = tokio::time::timeout(interval, notified).await;
         }
     }
 }
 
 /// Where a closure leaves what it saw when it ran last.
-type Slot<T> = Arc<Mutex<Option<T>>>;
+type LastValue<T> = Arc<Mutex<Option<T>>>;
 
 /// Puts `value` there, and returns what was there.
-fn swap<T>(slot: &Slot<T>, value: Option<T>) -> Option<T> {
-    std::mem::replace(&mut *slot.lock().unwrap_or_else(PoisonError::into_inner), value)
+fn swap<T>(last: &LastValue<T>, value: Option<T>) -> Option<T> {
+    std::mem::replace(&mut *last.lock().unwrap_or_else(PoisonError::into_inner), value)
 }
 
 fn next_tag() -> Tag {

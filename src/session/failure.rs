@@ -3,12 +3,12 @@ use crate::{error::SessionError, events, id::SessionKey};
 
 /// How the last such commit failed, until one succeeds. [`Gone`](SessionError::Gone) stands here only if changes were dropped.
 #[derive(Default)]
-pub(super) struct Failure {
+pub(super) struct CommitFailure {
     error: Option<Box<SessionError>>,
     is_logged: bool,
 }
 
-impl Failure {
+impl CommitFailure {
     pub(super) fn of(error: &SessionError) -> Self {
         Self { error: Some(Box::new(error.clone())), is_logged: false }
     }

@@ -17,8 +17,8 @@ use super::admission::{DeviceAdmission, Verdict};
 use crate::engine::NEWEST;
 use crate::{
     cookie::Candidates,
-    deadline::Deadline,
-    engine::{Found, SessionEngine, timed_out},
+    deadline::{Deadline, timed_out},
+    engine::{Found, SessionEngine},
     error::SessionError,
     events,
     id::SessionId,
@@ -37,10 +37,10 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct LazySession {
-    visit: Arc<Visit>,
+    inner: Arc<LazyInner>,
 }
 
-struct Visit {
+struct LazyInner {
     engine: Arc<dyn SessionEngine>,
     /// The IDs that the browser sent.
     candidates: Candidates,
@@ -67,7 +67,7 @@ impl LazySession {
         refresh: Option<Duration>,
         #[cfg(feature = "device-bound")] admission: Option<Box<DeviceAdmission>>,
     ) -> Self {
-        let visit = Visit {
+        let inner = LazyInner {
             engine,
             candidates,
             refresh,
@@ -81,7 +81,7 @@ impl LazySession {
             closed: AtomicBool::new(false),
             spent: AtomicU64::new(0),
         };
-        Self { visit: Arc::new(visit) }
+        Self { inner: Arc::new(inner) }
     }
 
     /// The session, loaded once per request: the second call gives the same session, or the same error, at once.
@@ -89,7 +89,7 @@ impl LazySession {
     /// # Errors
     /// [`Cache`](SessionError::Cache) when the cache fails. That is no empty session: answer 503.
     pub async fn load(&self) -> Result<Session, SessionError> {
-        self.visit.asked.store(true, Ordering::Relaxed);
+        self.inner.asked.store(true, Ordering::Relaxed);
         self.load_unasked().await
     }
 
@@ -98,43 +98,43 @@ impl LazySession {
         if let Some(loaded) = self.load_at_once() {
             return loaded;
         }
-        let _alone = self.visit.loading.lock().await;
-        if let Some(loaded) = self.visit.loaded.get() {
+        let _alone = self.inner.loading.lock().await;
+        if let Some(loaded) = self.inner.loaded.get() {
             return loaded.clone();
         }
-        let found = self.visit.find().await;
-        self.visit.keep(found)
+        let found = self.inner.find().await;
+        self.inner.keep(found)
     }
 
     /// The session, where nothing has to be waited for: it is loaded already, there is no ID to look up, or the cache answers
     /// at once.
     pub(crate) fn load_at_once(&self) -> Option<Result<Session, SessionError>> {
-        if let Some(loaded) = self.visit.loaded.get() {
+        if let Some(loaded) = self.inner.loaded.get() {
             return Some(loaded.clone());
         }
-        let found = self.visit.find_at_once()?;
-        Some(self.visit.keep(found))
+        let found = self.inner.find_at_once()?;
+        Some(self.inner.keep(found))
     }
 
     /// The session, if it was loaded.
     pub(crate) fn loaded(&self) -> Option<&Session> {
-        self.visit.loaded.get()?.as_ref().ok()
+        self.inner.loaded.get()?.as_ref().ok()
     }
 
     /// Whether the session is bound, and the request came with a bound cookie that does not count.
     #[cfg(feature = "device-bound")]
     pub(crate) fn has_spoilt_cookie(&self) -> bool {
-        self.visit.unproven.load(Ordering::Relaxed) && self.has_bound_cookie()
+        self.inner.unproven.load(Ordering::Relaxed) && self.has_bound_cookie()
     }
 
     #[cfg(feature = "device-bound")]
     pub(crate) fn has_bound_cookie(&self) -> bool {
-        self.visit.admission.as_ref().is_some_and(|admission| !admission.cookies.is_empty())
+        self.inner.admission.as_ref().is_some_and(|admission| !admission.cookies.is_empty())
     }
 
     /// The response's commit begins. The session, if it was loaded before.
     pub(crate) fn close(&self) -> Option<&Session> {
-        self.visit.closed.store(true, Ordering::SeqCst);
+        self.inner.closed.store(true, Ordering::SeqCst);
         self.loaded()
     }
 
@@ -146,25 +146,23 @@ impl LazySession {
     }
 
     /// Whether the response depends on the session: it was asked for, or a handle is left that may still be read.
-    pub(crate) fn was_looked_at(&self) -> bool {
-        self.is_shared()
-            || self.visit.asked.load(Ordering::Relaxed)
-            || self.loaded().is_some_and(Session::was_looked_at)
+    pub(crate) fn was_accessed(&self) -> bool {
+        self.is_shared() || self.inner.asked.load(Ordering::Relaxed) || self.loaded().is_some_and(Session::was_accessed)
     }
 
     /// Whether there is a handle beside the layer's own.
     pub(crate) fn is_shared(&self) -> bool {
-        Arc::strong_count(&self.visit) > 1 || self.loaded().is_some_and(Session::is_shared)
+        Arc::strong_count(&self.inner) > 1 || self.loaded().is_some_and(Session::is_shared)
     }
 
     /// When the commit has to be done: what loading left of the store's deadline.
     pub(crate) fn deadline(&self) -> Deadline {
-        let spent = Duration::from_micros(self.visit.spent.load(Ordering::Relaxed));
-        Deadline::after(self.visit.engine.config().deadline.saturating_sub(spent))
+        let spent = Duration::from_micros(self.inner.spent.load(Ordering::Relaxed));
+        Deadline::after(self.inner.engine.config().deadline.saturating_sub(spent))
     }
 }
 
-impl Visit {
+impl LazyInner {
     /// Runs `look_up` on the IDs.
     fn with_ids<T>(&self, look_up: impl FnOnce(&[SessionId]) -> T) -> T {
         let mut ids = self.candidates.iter().map(|candidate| &candidate.id);
@@ -230,7 +228,7 @@ impl Visit {
 }
 
 #[cfg(feature = "device-bound")]
-impl Visit {
+impl LazyInner {
     /// Whether the request has a bound cookie that is not in the record: another process may have issued it a moment ago.
     fn may_be_old(&self, found: &Found) -> bool {
         let Some(admission) = self.admission.as_ref().filter(|admission| !admission.cookies.is_empty()) else {

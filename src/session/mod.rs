@@ -11,10 +11,10 @@ use std::{
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::{
-    deadline::Deadline,
-    engine::{Base, Config, Family, Found, SessionEngine, Stored, timed_out},
+    deadline::{Deadline, timed_out},
+    engine::{Base, Config, Family, Found, SessionEngine, Stored},
     error::SessionError,
-    events::{self, Answered},
+    events::{self, LoggedError},
     id::{SessionId, SessionKey},
     record::{Head, Record, Replay, Values},
     run_to_end::RunToEnd,
@@ -29,7 +29,6 @@ mod lazy;
 mod settings;
 mod state;
 mod users;
-mod value_key;
 mod values;
 mod wish;
 
@@ -39,9 +38,9 @@ pub use self::{
     at_once::EndReason,
     lazy::LazySession,
     users::SessionInfo,
-    value_key::{IntoKey, Key},
+    values::{IntoKey, Key},
 };
-pub(crate) use self::{browser::CookieDue, wish::Order};
+pub(crate) use self::{browser::CookieDue, wish::CommitReason};
 use self::{
     state::{Next, State},
     wish::Wish,
@@ -60,7 +59,7 @@ use self::{
 /// Two requests of one session that change different value keys both take effect. [`set`](Self::set) of the same key: the
 /// last commit counts. [`update`](Self::update) is atomic: what two requests add to a number, both add.
 ///
-/// # The order of calls
+/// # The reason of calls
 ///
 /// It never matters between these: [`destroy`](Self::destroy) wins over everything else in the request, whatever was called
 /// before or after it; [`renew`](Self::renew) keeps the data that is there at the end of the request, so it can be called
@@ -87,7 +86,7 @@ pub struct Session {
 struct Inner {
     engine: Option<Arc<dyn SessionEngine>>,
     /// Whether anything was asked for: then the response depends on the cookie.
-    looked: AtomicBool,
+    accessed: AtomicBool,
     state: Mutex<State>,
     /// One commit at a time.
     committing: AsyncMutex<()>,
@@ -98,7 +97,7 @@ struct Inner {
 }
 
 /// The state of a handle while it is locked. Closures that were discarded meanwhile are dropped after it is unlocked, as they
-/// are the user's and may hold a handle of this session: fields are dropped in their order.
+/// are the user's and may hold a handle of this session: fields are dropped in their reason.
 struct Locked<'a> {
     state: MutexGuard<'a, State>,
     discarded: Option<Box<Replay>>,
@@ -115,7 +114,7 @@ impl Session {
     fn with(engine: Option<Arc<dyn SessionEngine>>, state: State, root: Option<Self>) -> Self {
         let inner = Inner {
             engine,
-            looked: AtomicBool::new(false),
+            accessed: AtomicBool::new(false),
             state: Mutex::new(state),
             committing: AsyncMutex::new(()),
             family: Family::default(),
@@ -165,8 +164,8 @@ impl Session {
     }
 
     /// The state, for a call that depends on the cookie.
-    fn look(&self) -> Locked<'_> {
-        self.inner.looked.store(true, Ordering::Relaxed);
+    fn access(&self) -> Locked<'_> {
+        self.inner.accessed.store(true, Ordering::Relaxed);
         self.lock()
     }
 
@@ -182,7 +181,7 @@ impl Session {
 
     /// As [`open`](Self::open), for what a request may do to a session whose device it has not proven to be: leave it.
     fn open_or_restricted(&self) -> Result<Locked<'_>, SessionError> {
-        let state = self.look();
+        let state = self.access();
         if state.is_closed() { Err(SessionError::Closed) } else { Ok(state) }
     }
 
@@ -226,19 +225,19 @@ impl Session {
     /// Whether there are changes to data or settings that are not committed.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
-        self.look().is_dirty(self.lifetime())
+        self.access().is_dirty(self.lifetime())
     }
 
     /// Whether the session is in no cache: the visitor came without one, and it has not been committed.
     #[must_use]
     pub fn is_new(&self) -> bool {
-        self.look().stored().is_none()
+        self.access().stored().is_none()
     }
 
     /// The public name of the session in logs and lists; `None` for one that is in no cache yet. A renewal changes it.
     #[must_use]
     pub fn key(&self) -> Option<SessionKey> {
-        self.look().key()
+        self.access().key()
     }
 
     /// Restarts the idle timeout, once, at the commit. A commit that writes does so anyway.
@@ -300,7 +299,7 @@ impl Session {
     /// ```
     #[must_use = "changes to this handle leave the session it was detached from as it is"]
     pub fn detach(&self) -> Self {
-        let state = self.look().detach(self.fresh(), self.lifetime());
+        let state = self.access().detach(self.fresh(), self.lifetime());
         let root = self.inner.root.as_ref().unwrap_or(self).clone();
         Self::with(self.inner.engine.clone(), state, Some(root))
     }
@@ -325,7 +324,7 @@ impl Session {
         self.commit_now(false).await
     }
 
-    async fn commit_now(&self, look_first: bool) -> Result<(), SessionError> {
+    async fn commit_now(&self, look_up_first: bool) -> Result<(), SessionError> {
         let Some(engine) = &self.inner.engine else { return Err(SessionError::NoStore) };
         {
             let state = self.open()?;
@@ -334,29 +333,29 @@ impl Session {
             }
         }
         let deadline = Deadline::after(engine.config().deadline);
-        RunToEnd::new(self.clone().run_handler_commit(look_first, deadline)).await
+        RunToEnd::new(self.clone().run_handler_commit(look_up_first, deadline)).await
     }
 
     /// The response's commit. Its failure is logged here, as the client may be gone by then.
-    pub(crate) async fn run_response_commit(self, order: Order, deadline: Deadline) -> Result<(), Answered> {
-        let committed = self.clone().run_commit(order, deadline).await;
+    pub(crate) async fn run_response_commit(self, reason: CommitReason, deadline: Deadline) -> Result<(), LoggedError> {
+        let committed = self.clone().run_commit(reason, deadline).await;
         self.answered(committed)
     }
 
-    fn answered(&self, committed: Result<(), SessionError>) -> Result<(), Answered> {
+    fn answered(&self, committed: Result<(), SessionError>) -> Result<(), LoggedError> {
         match committed {
             // An event has said so: the handler's answer stands.
             Err(SessionError::Gone) if self.lock().has_ended() => Ok(()),
             committed => committed.map_err(|error| {
                 let key = self.lock().key();
-                events::answer(error, key.as_ref())
+                events::response_error(error, key.as_ref())
             }),
         }
     }
 
     /// As [`run_commit`](Self::run_commit), for a caller who learns of the failure and may answer with it.
-    async fn run_handler_commit(self, look_first: bool, deadline: Deadline) -> Result<(), SessionError> {
-        let committed = self.clone().run_commit(Order::Handler { look_first }, deadline).await;
+    async fn run_handler_commit(self, look_up_first: bool, deadline: Deadline) -> Result<(), SessionError> {
+        let committed = self.clone().run_commit(CommitReason::Handler { look_up_first }, deadline).await;
         if let Err(error) = &committed {
             let mut state = self.lock();
             events::cache_failed(error, state.key().as_ref());
@@ -375,15 +374,15 @@ impl Session {
     }
 
     /// Commits what there is to commit.
-    async fn run_commit(self, order: Order, deadline: Deadline) -> Result<(), SessionError> {
+    async fn run_commit(self, reason: CommitReason, deadline: Deadline) -> Result<(), SessionError> {
         let Some(engine) = &self.inner.engine else { return Err(SessionError::NoStore) };
         let Ok(_alone) = deadline.bound(self.inner.committing.lock()).await else { return Err(timed_out()) };
         // The response's commit has taken the changes of a commit that waited for it.
-        if matches!(order, Order::Handler { .. }) && self.lock().is_closed() {
+        if matches!(reason, CommitReason::Handler { .. }) && self.lock().is_closed() {
             return Err(SessionError::Closed);
         }
         loop {
-            let mut commit = match self.lock().begin(order, true, engine.config()) {
+            let mut commit = match self.lock().begin(reason, true, engine.config()) {
                 Next::Commit(commit) => commit,
                 Next::Done(result) => return result,
             };
@@ -402,16 +401,16 @@ impl Session {
 
     /// Closes the handle for the response's commit. `false`: there is nothing to commit. `answered`: whether the response is an
     /// error that was logged.
-    pub(crate) fn close(&self, order: Order, answered: impl FnOnce() -> bool) -> bool {
-        self.lock().close(order, answered)
+    pub(crate) fn close(&self, reason: CommitReason, answered: impl FnOnce() -> bool) -> bool {
+        self.lock().close(reason, answered)
     }
 
     /// The response's commit, where nothing has to be waited for. `None`: it takes [`run_commit`](Self::run_commit).
     /// `shared`: there are other handles, of which one may be committing.
-    pub(crate) fn commit_at_once(&self, order: Order, shared: bool) -> Option<Result<(), Answered>> {
+    pub(crate) fn commit_at_once(&self, reason: CommitReason, shared: bool) -> Option<Result<(), LoggedError>> {
         let engine = self.inner.engine.as_ref()?;
         let _alone = if shared { Some(self.inner.committing.try_lock().ok()?) } else { None };
-        let next = self.lock().begin(order, shared, engine.config());
+        let next = self.lock().begin(reason, shared, engine.config());
         let mut commit = match next {
             Next::Commit(commit) => commit,
             Next::Done(result) => return Some(self.answered(result)),
@@ -441,8 +440,8 @@ impl Session {
         }
     }
 
-    pub(crate) fn was_looked_at(&self) -> bool {
-        self.inner.looked.load(Ordering::Relaxed)
+    pub(crate) fn was_accessed(&self) -> bool {
+        self.inner.accessed.load(Ordering::Relaxed)
     }
 
     /// Whether there are other handles of this session.
@@ -457,7 +456,7 @@ impl Session {
 
     /// The session as a record, to be stored elsewhere.
     pub(crate) fn view(&self) -> Record {
-        self.look().view(self.fresh(), self.lifetime())
+        self.access().view(self.fresh(), self.lifetime())
     }
 }
 

@@ -125,7 +125,7 @@ impl Session {
     #[cfg(feature = "device-bound")]
     #[must_use]
     pub fn is_device_bound(&self) -> bool {
-        self.look().stored().is_some_and(|stored| stored.record.head.is_bound())
+        self.access().stored().is_some_and(|stored| stored.record.head.is_bound())
     }
 
     /// Notes that the user has just proved again who they are, and gives the session a new ID (OWASP ASVS 5.0, 7.2.4):
@@ -149,7 +149,7 @@ impl Session {
     #[must_use]
     pub fn authenticated_at(&self) -> Option<SystemTime> {
         let changed = |head: &HeadChanges| head.authenticated.map(Some);
-        let at = self.look().setting(changed, |record| record.head.authenticated()).flatten()?;
+        let at = self.access().setting(changed, |record| record.head.authenticated()).flatten()?;
         Some(time_of(at))
     }
 
@@ -163,14 +163,14 @@ impl Session {
     /// When the session was created; `None` for one that is not stored yet. A renewal keeps it.
     #[must_use]
     pub fn created_at(&self) -> Option<SystemTime> {
-        self.look().stored().map(|stored| time_of(stored.record.head.created))
+        self.access().stored().map(|stored| time_of(stored.record.head.created))
     }
 
     /// When the session's lifetime is over; `None` for one that is not stored yet. It ends sooner if it is idle for too
     /// long.
     #[must_use]
     pub fn expires_at(&self) -> Option<SystemTime> {
-        let state = self.look();
+        let state = self.access();
         let head = &state.stored()?.record.head;
         Some(time_of(state.effect().head_on(head, self.lifetime()).end))
     }
@@ -213,7 +213,7 @@ impl Session {
     /// The user that the session belongs to.
     #[must_use]
     pub fn owner(&self) -> Option<String> {
-        self.look().owner()
+        self.access().owner()
     }
 }
 

@@ -5,8 +5,8 @@ use bytes::Bytes;
 
 use super::{
     browser::{Browser, CookieDue},
-    failure::Failure,
-    wish::{Ended, Order, Wish},
+    failure::CommitFailure,
+    wish::{CommitReason, Ended, Wish},
 };
 use crate::{
     cache::Version,
@@ -15,7 +15,7 @@ use crate::{
     error::SessionError,
     events,
     id::{SessionId, SessionKey},
-    record::{Changes, Effect, HeadChanges, Pair, Record, Replay, Values, unknown},
+    record::{Changes, Effect, EncodedValue, HeadChanges, Record, Replay, Values, unknown},
 };
 
 /// A request that comes with the old ID this soon after a renewal was sent before the browser had the new one.
@@ -43,7 +43,7 @@ pub(super) struct State {
     /// The response's commit has begun.
     closed: bool,
     ended: Option<Ended>,
-    pub(super) failure: Failure,
+    pub(super) failure: CommitFailure,
     browser: Browser,
     /// The handle commits by itself; a request's handle is committed by the layer.
     pub(super) detached: bool,
@@ -72,7 +72,7 @@ impl State {
             touch: false,
             closed: false,
             ended: None,
-            failure: Failure::default(),
+            failure: CommitFailure::default(),
             browser: Browser::default(),
             detached,
             #[cfg(feature = "device-bound")]
@@ -140,8 +140,8 @@ impl State {
         }
     }
 
-    /// Runs `f` on the values in the order of their keys.
-    pub(super) fn with_values<T>(&self, f: impl FnOnce(&mut dyn Iterator<Item = Pair<'_>>) -> T) -> T {
+    /// Runs `f` on the values in the reason of their keys.
+    pub(super) fn with_values<T>(&self, f: impl FnOnce(&mut dyn Iterator<Item = EncodedValue<'_>>) -> T) -> T {
         let effect = self.effect();
         match self.record() {
             Some(record) => f(&mut effect.merged(&record.values)),
@@ -171,7 +171,7 @@ impl State {
         let effect = self.effect();
         let base = self.record().cloned().unwrap_or(fresh);
         let head = effect.head_on(&base.head, lifetime);
-        let values = if effect.is_empty() { base.values } else { Values::of_pairs(effect.merged(&base.values)) };
+        let values = if effect.is_empty() { base.values } else { Values::of_values(effect.merged(&base.values)) };
         Record { head, values }
     }
 
@@ -232,9 +232,9 @@ impl State {
 
     /// Closes the handle for the response's commit. `false`: there is surely nothing to commit, nor a commit under way.
     /// `answered`: whether the response is an error that was logged.
-    pub(super) fn close(&mut self, order: Order, answered: impl FnOnce() -> bool) -> bool {
+    pub(super) fn close(&mut self, reason: CommitReason, answered: impl FnOnce() -> bool) -> bool {
         self.closed = true;
-        let failed = order == Order::FailedResponse;
+        let failed = reason == CommitReason::FailedResponse;
         let is_dropped = failed && (!self.pending.is_empty() || self.wish == Wish::Renew);
         let is_tried_again = !failed && self.failure.is_tried_again();
         if (is_dropped || !self.failure.is_none()) && !is_tried_again && !answered() {
@@ -268,7 +268,7 @@ impl State {
     /// The changes of a commit were dropped, as the session had ended.
     fn gone(&mut self) {
         if !self.failure.is_gone() {
-            self.failure = Failure::of(&SessionError::Gone);
+            self.failure = CommitFailure::of(&SessionError::Gone);
         }
         if self.closed {
             self.failure.log(self.known_key().as_ref());
@@ -299,7 +299,7 @@ impl State {
     }
 
     /// What there is to commit: the first that applies.
-    fn action(&self, look_first: bool, config: &Config) -> Option<Action> {
+    fn action(&self, look_up_first: bool, config: &Config) -> Option<Action> {
         let is_known = self.stored().is_some() || self.detached;
         if self.wish == Wish::Destroy {
             let is_known = is_known || matches!(self.base, Base::Renewed { .. });
@@ -311,7 +311,7 @@ impl State {
         let has_changes = !self.pending.is_empty()
             && match &self.base {
                 Base::Stored(stored) => {
-                    look_first
+                    look_up_first
                         || self.pending.on != stored.identity()
                         || self.pending.effect().alters(&stored.record, config.max_lifetime)
                 }
@@ -328,9 +328,9 @@ impl State {
 
     /// Takes the next thing to do out of the state.
     /// `shared`: there are other handles.
-    pub(super) fn begin(&mut self, order: Order, shared: bool, config: &Config) -> Next {
+    pub(super) fn begin(&mut self, reason: CommitReason, shared: bool, config: &Config) -> Next {
         let now = config.clock.now_ms();
-        let failed = order == Order::FailedResponse;
+        let failed = reason == CommitReason::FailedResponse;
         if let Some(UnderWay::Unknown(commit)) = self.under_way.take() {
             if self.wish == Wish::Destroy {
                 self.pending.discard(commit.changes);
@@ -347,9 +347,9 @@ impl State {
             return Next::Done(Ok(()));
         }
         let is_old = |stored: &Stored| now.saturating_sub(stored.at) > LONG_AGO;
-        let is_asked = order == Order::Handler { look_first: true };
-        let look_first = self.stored().is_some_and(|stored| is_asked || is_old(stored));
-        let action = self.action(look_first, config);
+        let is_asked = reason == CommitReason::Handler { look_up_first: true };
+        let look_up_first = self.stored().is_some_and(|stored| is_asked || is_old(stored));
+        let action = self.action(look_up_first, config);
         if action != Some(Action::Destroy) && self.is_lost() {
             return Next::Done(self.lose(action.is_some()));
         }
@@ -360,8 +360,8 @@ impl State {
             }
             return Next::Done(Ok(()));
         };
-        let look_first = match action {
-            Action::Write => look_first,
+        let look_up_first = match action {
+            Action::Write => look_up_first,
             // Neither can tell a live session from a tombstone, which matters where the session may have moved.
             Action::Touch => self.detached,
             Action::Confirm => true,
@@ -371,9 +371,9 @@ impl State {
             self.pending.stamp(now);
             let changes = std::mem::take(&mut self.pending);
             self.run(&changes, shared);
-            self.commit(action, changes, look_first, now)
+            self.commit(action, changes, look_up_first, now)
         } else {
-            self.commit(action, Changes::default(), look_first, now)
+            self.commit(action, Changes::default(), look_up_first, now)
         };
         self.touch = false;
         if action == Action::Renew {
@@ -386,9 +386,9 @@ impl State {
         self.under_way = Some(UnderWay::Running(shared.then(|| Box::new(changes.effect().clone()))));
     }
 
-    fn commit(&self, action: Action, changes: Changes, look_first: bool, begun_at: u64) -> Commit {
+    fn commit(&self, action: Action, changes: Changes, look_up_first: bool, begun_at: u64) -> Commit {
         let (base, found_at, detached) = (self.base.clone(), self.found_at, self.detached);
-        Commit { action, base, changes, look_first, detached, found_at, begun_at, tried: None }
+        Commit { action, base, changes, look_up_first, detached, found_at, begun_at, tried: None }
     }
 
     /// Whether nothing can be written any more.
@@ -438,7 +438,7 @@ impl State {
         match committed {
             Committed::Stored { stored, id } => {
                 self.browser.note_stored(self.base.stored(), &stored, id);
-                self.failure = Failure::default();
+                self.failure = CommitFailure::default();
                 self.found_at = stored.at;
                 self.base = Base::Stored(stored);
                 (!was_unknown).then_some(Ok(()))

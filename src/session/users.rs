@@ -7,8 +7,8 @@ use super::{IntoKey, Session};
 use crate::{
     cache::ListMember,
     clock::time_of,
-    deadline::Deadline,
-    engine::{Page, Revoked, Stored, within},
+    deadline::{Deadline, within},
+    engine::{Page, Revoked, Stored},
     error::SessionError,
     events,
     id::SessionKey,

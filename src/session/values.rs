@@ -1,8 +1,10 @@
-//! Reading and changing the values of a session.
+//! Reading and changing the values of a session, under keys with or without the type of the value.
+use std::{fmt, marker::PhantomData};
+
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{IntoKey, Session};
+use super::Session;
 use crate::{
     Value,
     error::SessionError,
@@ -12,7 +14,7 @@ use crate::{
 
 impl Session {
     fn raw(&self, key: &str) -> Option<Bytes> {
-        self.look().get(key)
+        self.access().get(key)
     }
 
     /// The value under `key`; `None` if there is none, or one of another type: an event then names the key, and
@@ -196,19 +198,19 @@ impl Session {
     /// The value keys, sorted.
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
-        self.look().with_values(|values| values.map(|pair| String::from_utf8_lossy(pair.key).into_owned()).collect())
+        self.access().with_values(|values| values.map(|pair| String::from_utf8_lossy(pair.key).into_owned()).collect())
     }
 
     /// How many values there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.look().with_values(|values| values.count())
+        self.access().with_values(|values| values.count())
     }
 
     /// Whether there are no values.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.look().with_values(|values| values.next().is_none())
+        self.access().with_values(|values| values.next().is_none())
     }
 }
 
@@ -219,4 +221,99 @@ where
     F: FnMut(Option<T>) -> T + Send + 'static,
 {
     Box::new(move |old| json::encode(&f(old.map(|json| json::decode(&key, json)).transpose()?), limit).map(Some))
+}
+
+/// The name of a value together with its type: a typo or a wrong type does not compile.
+///
+/// Works wherever a `&str` does.
+///
+/// # Example
+/// ```
+/// use cloakroom::{Key, Session};
+///
+/// const CART: Key<Vec<String>> = Key::new("cart");
+///
+/// let session = Session::new();
+/// session.set(CART, vec!["umbrella".into()])?;
+/// let cart = session.get(CART).unwrap_or_default(); // a Vec<String>
+/// assert_eq!(cart, ["umbrella"]);
+/// assert!(session.contains_key(CART));
+/// # Ok::<(), cloakroom::SessionError>(())
+/// ```
+pub struct Key<T> {
+    name: &'static str,
+    // A key holds no value: it is as free to move between threads as its name.
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T> Key<T> {
+    /// The key of this name. At most 256 bytes are accepted by [`Session::set`](crate::Session::set).
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, value: PhantomData }
+    }
+
+    /// The name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+impl<T> Clone for Key<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Key<T> {}
+
+impl<T> AsRef<str> for Key<T> {
+    fn as_ref(&self) -> &str {
+        self.name
+    }
+}
+
+impl<T> fmt::Debug for Key<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Key").field(&self.name).finish()
+    }
+}
+
+/// What names a value of type `T`: a string names values of all types, a [`Key`] of its own.
+pub trait IntoKey<T>: sealed::Sealed {
+    /// The name.
+    fn name(&self) -> &str;
+}
+
+impl<T> IntoKey<T> for &str {
+    fn name(&self) -> &str {
+        self
+    }
+}
+
+impl<T> IntoKey<T> for &String {
+    fn name(&self) -> &str {
+        self
+    }
+}
+
+impl<T> IntoKey<T> for String {
+    fn name(&self) -> &str {
+        self
+    }
+}
+
+impl<T> IntoKey<T> for Key<T> {
+    fn name(&self) -> &str {
+        self.name
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for &str {}
+    impl Sealed for &String {}
+    impl Sealed for String {}
+    impl<T> Sealed for super::Key<T> {}
 }

@@ -2,9 +2,9 @@
 
 /// Why a commit runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum CommitReason {
     /// The handler called for it.
-    Handler { look_first: bool },
+    Handler { look_up_first: bool },
     /// The response is about to go out.
     Response,
     /// The request failed: a commit takes a destroy, and a renewal whose outcome is open.

@@ -1,3 +1,4 @@
+//! A cache for tests: it counts its calls, fails, loses replies and holds operations on demand.
 use std::{
     collections::{HashMap, VecDeque},
     fmt,

@@ -94,7 +94,7 @@ impl Does {
 }
 
 #[derive(Debug, Default)]
-struct Said {
+struct Replies {
     cookies: Vec<String>,
     /// Additions that were acknowledged, and all that may be stored.
     promised: u64,
@@ -108,12 +108,12 @@ fn client(
     cookie: String,
     does: Does,
     number: usize,
-    said: Arc<Mutex<Said>>,
+    replies: Arc<Mutex<Replies>>,
     losing: TestCache<InMemoryCache>,
 ) -> Client {
     // The runtime would have a client pause that it has polled for long.
     Box::pin(tokio::task::unconstrained(async move {
-        let heard = said.clone();
+        let heard = replies.clone();
         let reply = send(&layer, Some(&cookie), move |session| {
             let (heard, losing) = (heard.clone(), losing.clone());
             async move {
@@ -202,7 +202,7 @@ fn client(
         })
         .await;
         assert!(reply.status == does.status() || reply.status == 200, "{does:?}: {}", reply.status);
-        said.lock().unwrap().cookies.extend(reply.cookie().filter(|cookie| !cookie.ends_with('=')));
+        replies.lock().unwrap().cookies.extend(reply.cookie().filter(|cookie| !cookie.ends_with('=')));
     }))
 }
 
@@ -262,20 +262,20 @@ async fn explore(does: &[Does], bound: usize) -> usize {
         let store = SessionStore::new(stage.clone());
         let layer = layer(&store);
         let cookie = start(&layer, "alice").await;
-        let said = Arc::new(Mutex::new(Said::default()));
+        let replies = Arc::new(Mutex::new(Replies::default()));
         let client = |(number, does): (usize, &Does)| {
             // Answers are lost to this one alone, which has a process to itself.
             let losing = TestCache::new(memory.clone());
             let own = Stage { inner: losing.clone(), twist: stage.twist.clone() };
             let layer = if *does == Does::LostReply { web::layer(&SessionStore::new(own)) } else { layer.clone() };
-            Some(client(layer, cookie.clone(), *does, number, said.clone(), losing))
+            Some(client(layer, cookie.clone(), *does, number, replies.clone(), losing))
         };
         let clients = does.iter().enumerate().map(client).collect();
         stage.twist.yields.store(true, Ordering::Relaxed);
         let steps = play(&stage, clients, &decided, bound).await;
         stage.twist.yields.store(false, Ordering::Relaxed);
-        let said = std::mem::take(&mut *said.lock().unwrap());
-        check(does, &stage, &said, &steps).await;
+        let replies = std::mem::take(&mut *replies.lock().unwrap());
+        check(does, &stage, &replies, &steps).await;
         count += 1;
 
         for step in steps.into_iter().skip(decided.len()) {
@@ -298,7 +298,7 @@ async fn explore(does: &[Does], bound: usize) -> usize {
     }
 }
 
-async fn check(does: &[Does], stage: &Stage, said: &Said, steps: &[Step]) {
+async fn check(does: &[Does], stage: &Stage, replies: &Replies, steps: &[Step]) {
     let schedule = || format!("{does:?} {:?}", steps.iter().map(|step| step.went).collect::<Vec<_>>());
     let how_many = |what: Does| does.iter().filter(|does| **does == what).count();
     let live = live(stage).await;
@@ -309,15 +309,15 @@ async fn check(does: &[Does], stage: &Stage, said: &Said, steps: &[Step]) {
     assert_eq!(live.len(), 1, "live sessions: {live:?} {}", schedule());
     let data = &live[0]["d"];
     let n = data["n"].as_u64().unwrap();
-    assert!((said.promised..=said.possible).contains(&n), "{n} of {said:?}: {}", schedule());
+    assert!((replies.promised..=replies.possible).contains(&n), "{n} of {replies:?}: {}", schedule());
     if how_many(Does::Login) == 0 {
         // What a lost answer leaves open is never more than one addition.
         let open = how_many(Does::LostReply) as u64;
-        assert!(n + open >= said.possible, "lost: {n} of {said:?} {}", schedule());
+        assert!(n + open >= replies.possible, "lost: {n} of {replies:?} {}", schedule());
         for (number, _) in does.iter().enumerate().filter(|(_, does)| **does == Does::Set) {
             assert_eq!(data[format!("key {number}")], 1, "lost: {}", schedule());
         }
-        assert!(said.cookies.is_empty(), "{}", schedule());
+        assert!(replies.cookies.is_empty(), "{}", schedule());
         let owners: Vec<String> = (0..does.len())
             .filter(|number| does[*number] == Does::Owner)
             .map(|number| format!("owner {number}"))

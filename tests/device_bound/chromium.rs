@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One request as it arrived, and how it was answered.
 #[derive(Clone, Debug)]
-struct Seen {
+struct LoggedRequest {
     path: String,
     bound: bool,
     #[expect(dead_code, reason = "shown by assertions that fail")]
@@ -45,7 +45,7 @@ struct Seen {
     status: u16,
 }
 
-type Log = Arc<Mutex<Vec<Seen>>>;
+type Log = Arc<Mutex<Vec<LoggedRequest>>>;
 
 struct Site {
     https: Https,
@@ -90,7 +90,7 @@ async fn note(State(log): State<Log>, request: Request, next: Next) -> Response 
     let (path, skipped) = (request.uri().path().to_owned(), request.headers().contains_key("secure-session-skipped"));
     let response = next.run(request).await;
     let bound = cookies.is_some_and(|cookies| cookies.contains(BOUND));
-    log.lock().unwrap().push(Seen { path, bound, skipped, status: response.status().as_u16() });
+    log.lock().unwrap().push(LoggedRequest { path, bound, skipped, status: response.status().as_u16() });
     response
 }
 
@@ -149,12 +149,12 @@ impl Site {
         ])
     }
 
-    fn log(&self) -> Vec<Seen> {
+    fn log(&self) -> Vec<LoggedRequest> {
         self.log.lock().unwrap().clone()
     }
 
     /// What arrived since the last call.
-    fn take_log(&self) -> Vec<Seen> {
+    fn take_log(&self) -> Vec<LoggedRequest> {
         std::mem::take(&mut self.log.lock().unwrap())
     }
 

@@ -27,7 +27,7 @@ struct Worker {
 
 /// What became of the requests of one session.
 #[derive(Debug, Default, PartialEq)]
-struct Seen {
+struct RequestCounts {
     done: usize,
     /// There was no session.
     none: usize,
@@ -35,8 +35,8 @@ struct Seen {
     gone: usize,
 }
 
-fn seen(done: usize, none: usize, gone: usize) -> Seen {
-    Seen { done, none, gone }
+fn seen(done: usize, none: usize, gone: usize) -> RequestCounts {
+    RequestCounts { done, none, gone }
 }
 
 impl Worker {
@@ -65,7 +65,12 @@ impl Worker {
     }
 
     /// So many requests of each session, those of one after another.
-    async fn load(&mut self, rounds: usize, read: &[SessionId], write: &[SessionId]) -> (Vec<Seen>, Vec<Seen>) {
+    async fn load(
+        &mut self,
+        rounds: usize,
+        read: &[SessionId],
+        write: &[SessionId],
+    ) -> (Vec<RequestCounts>, Vec<RequestCounts>) {
         let words = read
             .iter()
             .map(|id| format!(" r:{}", id.as_ref()))
@@ -116,7 +121,7 @@ async fn worker() {
                     .collect();
                 let mut answers = Vec::new();
                 for task in tasks {
-                    let Seen { done, none, gone } = task.await.unwrap();
+                    let RequestCounts { done, none, gone } = task.await.unwrap();
                     answers.push(format!("{done},{none},{gone}"));
                 }
                 answers
@@ -132,8 +137,8 @@ async fn worker() {
 }
 
 /// An error of any other kind ends the worker, and with it the test.
-async fn requests<C: Cache>(store: SessionStore<C>, id: String, writes: bool, rounds: usize) -> Seen {
-    let mut seen = Seen::default();
+async fn requests<C: Cache>(store: SessionStore<C>, id: String, writes: bool, rounds: usize) -> RequestCounts {
+    let mut seen = RequestCounts::default();
     for _ in 0..rounds {
         // Those that never pause leave the other process no gap to write in.
         tokio::time::sleep(Duration::from_millis(3)).await;

@@ -114,7 +114,7 @@ struct Guest {
     first_seen: SystemTime,
 }
 
-/// A typed extractor that keeps the session, to write when the handler says so.
+/// A typed extractor that keeps the session, to write when the handler asks for it.
 struct Visit(Session, Guest);
 
 impl<S: Send + Sync> FromRequestParts<S> for Visit {

@@ -46,7 +46,7 @@ impl Page {
     }
 
     /// What the panel says of the session: of the form, if there was one, and of the page.
-    fn fates(&self) -> Vec<&str> {
+    fn outcomes(&self) -> Vec<&str> {
         let chips = self.text.split("<dt>Session</dt><dd><b class=\"chip ").skip(1);
         chips.map(|chip| chip.split('"').next().unwrap()).collect()
     }
@@ -166,7 +166,7 @@ async fn who_only_looks_stores_nothing() {
     let mut visitor = Visitor::new(&shop);
     for path in ["/", "/cart", "/sign-in", "/sign-in?note=name", "/nowhere"] {
         let page = visitor.get(path).await;
-        assert_eq!((page.cookie(), page.fates()), (None, vec!["none"]), "{path}");
+        assert_eq!((page.cookie(), page.outcomes()), (None, vec!["none"]), "{path}");
         assert!(page.has("was not asked"), "{path}");
     }
     for path in ["/cart/count", "/devices", "/confirm", "/notices"] {
@@ -196,7 +196,7 @@ async fn forms_of_a_stranger_store_nothing_but_a_cart() {
     ] {
         let page = visitor.post(path, fields).await;
         assert!(page.has(answer), "{path}: {}", page.text);
-        assert_eq!(page.fates(), ["none", "none"], "{path}: the report of the form comes with the page");
+        assert_eq!(page.outcomes(), ["none", "none"], "{path}: the report of the form comes with the page");
         assert_eq!((page.cookie(), &visitor.cookie), (None, &None), "{path}");
     }
     assert_eq!(cache.len(), 0);
@@ -213,17 +213,17 @@ async fn the_panel_says_what_a_page_cost() {
     let timing = added.headers["server-timing"].to_str().unwrap();
     assert!(timing.starts_with("cache;dur=") && timing.contains("desc=\"insert\", total;dur="), "{timing}");
     let page = visitor.get(added.headers[header::LOCATION].to_str().unwrap()).await;
-    assert_eq!((page.fates(), page.operations()), (vec!["created", "loaded"], vec!["insert", "get"]));
+    assert_eq!((page.outcomes(), page.operations()), (vec!["created", "loaded"], vec!["insert", "get"]));
     let id = visitor.cookie.clone().unwrap();
     assert!(page.has("__Host-id=••••••••") && !page.has(id.strip_prefix("__Host-id=").unwrap()));
     assert_eq!(page.headers[header::CACHE_CONTROL], "no-store");
 
     let page = visitor.get("/cart").await;
-    assert_eq!((page.fates(), page.operations(), page.cookie()), (vec!["loaded"], vec!["get"], None));
+    assert_eq!((page.outcomes(), page.operations(), page.cookie()), (vec!["loaded"], vec!["get"], None));
     let page = visitor.post("/cart/add", "item=Hat").await;
-    assert_eq!((page.fates(), page.operations()), (vec!["written", "loaded"], vec!["get", "replace", "get"]));
+    assert_eq!((page.outcomes(), page.operations()), (vec!["written", "loaded"], vec!["get", "replace", "get"]));
     let page = visitor.get("/cart?after=0").await;
-    assert_eq!(page.fates(), ["loaded"], "a report is shown once");
+    assert_eq!(page.outcomes(), ["loaded"], "a report is shown once");
 }
 
 #[tokio::test]
@@ -253,7 +253,7 @@ async fn a_sign_in_renews_and_keeps_the_cart() {
 
     assert!(visitor.post("/sign-in", "name=").await.has("1 to 64"));
     let page = visitor.post("/sign-in", "name=%3Cb%3Ealice").await;
-    assert_eq!(page.fates()[0], "renewed");
+    assert_eq!(page.outcomes()[0], "renewed");
     assert!(page.has("Welcome, &lt;b&gt;alice.") && !page.has("<b>alice"));
     assert_eq!(page.between("id=total>", "<"), "1");
     assert_ne!(visitor.cookie, planted.cookie);
@@ -298,7 +298,7 @@ async fn a_form_from_another_site_does_nothing() {
                 let page = visitor.post_from(site, path, "item=Hat&name=mallory").await;
                 assert_eq!(page.status, StatusCode::FORBIDDEN, "{path} {site:?}");
                 assert!(page.has("sent from another site") && page.has("<aside class=panel>"), "{path} {site:?}");
-                assert!(page.cookie().is_none() && ["none", "loaded"].contains(&page.fates()[0]), "{path} {site:?}");
+                assert!(page.cookie().is_none() && ["none", "loaded"].contains(&page.outcomes()[0]), "{path} {site:?}");
             }
         }
     }
@@ -324,7 +324,7 @@ async fn devices_are_ended_one_by_one_and_all_at_once() {
     assert!(phone.get("/cart").await.has("alice"));
     assert!(desk.post("/devices/revoke", &format!("key={key}")).await.has("That device is signed out."));
     let page = phone.get("/cart").await;
-    assert!(!page.has("alice") && page.fates() == ["none"], "signed out at the next click");
+    assert!(!page.has("alice") && page.outcomes() == ["none"], "signed out at the next click");
     assert_eq!(desk.post("/devices/revoke", "key=x").await.status, StatusCode::UNPROCESSABLE_ENTITY);
 
     let mut phone = Visitor::signed_in(&shop, "alice").await;
@@ -335,7 +335,7 @@ async fn devices_are_ended_one_by_one_and_all_at_once() {
 
     let mut phone = Visitor::signed_in(&shop, "alice").await;
     let page = desk.post("/devices/revoke-all", "").await;
-    assert_eq!(page.fates()[0], "ended");
+    assert_eq!(page.outcomes()[0], "ended");
     for visitor in [&mut desk, &mut phone, &mut tablet] {
         assert_eq!(visitor.get("/devices").await.status, StatusCode::SEE_OTHER);
     }
@@ -357,7 +357,7 @@ async fn a_sign_out_is_final() {
     let page = stolen.get("/").await;
     assert!(page.has("the cookie belongs to no live session") && !page.has("alice") && page.cookie().is_none());
     let page = stolen.post("/cart/add", "item=Hat").await;
-    assert!(page.fates() == ["created", "loaded"] && !page.has("alice"), "a visitor like any other");
+    assert!(page.outcomes() == ["created", "loaded"] && !page.has("alice"), "a visitor like any other");
 }
 
 #[tokio::test]
@@ -381,7 +381,7 @@ async fn an_order_takes_a_recent_sign_in() {
     assert!(visitor.post("/order", "").await.has("Is it still you?"));
     let before = visitor.cookie.clone();
     let page = visitor.post("/confirm", "name=alice").await;
-    assert!(page.has("You can place your order now.") && page.fates()[0] == "renewed");
+    assert!(page.has("You can place your order now.") && page.outcomes()[0] == "renewed");
     assert_ne!(visitor.cookie, before);
     assert!(visitor.post("/order", "").await.has("Ordered: one thing."));
     assert_eq!(Visitor::new(&shop).get("/confirm").await.status, StatusCode::SEE_OTHER);

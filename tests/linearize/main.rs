@@ -49,7 +49,7 @@ enum Event {
 type History = Vec<(usize, Event)>;
 
 #[derive(Debug, Default)]
-struct Seen {
+struct Totals {
     histories: usize,
     operations: usize,
     unknown: usize,
@@ -149,7 +149,7 @@ impl Drop for Disturber {
     }
 }
 
-async fn record(server: Server, count: usize) -> Seen {
+async fn record(server: Server, count: usize) -> Totals {
     let server = Arc::new(server);
     let mut workers = Vec::new();
     for _ in 0..PROCESSES {
@@ -160,7 +160,7 @@ async fn record(server: Server, count: usize) -> Seen {
     let disturber = Disturber::start(&server, seed);
     let store = SessionStore::new(worker::cache(&server.url(), Duration::from_secs(10)).await)
         .deadline(Duration::from_secs(20));
-    let mut seen = Seen::default();
+    let mut seen = Totals::default();
     while seen.histories < count {
         let Ok(id) = store.save(&Session::new()).await else { continue };
         let (history, unknown) = (Mutex::new(History::new()), AtomicUsize::new(0));

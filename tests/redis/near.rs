@@ -225,6 +225,96 @@ async fn own_writes_are_read_at_once_where_the_message_of_them_comes_late() {
 }
 
 #[tokio::test]
+async fn what_this_process_writes_it_reads_without_asking() {
+    let (server, cache, other) = start().await;
+    let mut version = cache.put("k", bytes("0"), hour()).await.unwrap().unwrap();
+    assert_eq!(value(&cache, "k").await, Some(bytes("0")));
+    for round in 1..20 {
+        let text = format!("{round}");
+        version = cache.put_over("k", version, bytes(&text), hour()).await.unwrap().unwrap();
+        let read = async { assert_eq!(value(&cache, "k").await, Some(bytes(&text))) };
+        assert_eq!(reads(&server, &cache, read).await, 0, "round {round}");
+        // The server reports what another process does to it afterwards.
+        if round % 3 == 0 {
+            version = other.put_over("k", version, bytes("another"), hour()).await.unwrap().unwrap();
+            assert!(becomes(&cache, "k", Some("another")).await < SOON);
+        }
+    }
+    assert_eq!(other.delete("k", version).await.unwrap(), Deleted::Done);
+    assert!(becomes(&cache, "k", None).await < SOON);
+}
+
+#[tokio::test]
+async fn an_own_write_that_was_overtaken_by_a_change_is_not_kept() {
+    let server = RedisServer::start();
+    let other = RedisCache::builder(server.url()).timeout(LIMIT).build().await.unwrap();
+    let proxy = HoldingProxy::before(server.port()).await;
+    let cache = near(proxy.url()).await;
+    let mut version = cache.put("k", bytes("old"), hour()).await.unwrap().unwrap();
+    // Loads the script.
+    version = cache.put_over("k", version, bytes("old"), hour()).await.unwrap().unwrap();
+    for round in 0..20 {
+        assert!(value(&cache, "k").await.is_some());
+        proxy.hold();
+        server.reset_calls();
+        let write = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.put_over("k", version, bytes("own"), hour()).await.unwrap().unwrap() }
+        });
+        // The server has answered, and then tells of the other change; here all of it arrives together.
+        let began = Instant::now();
+        while server.calls().get("getrange").is_none_or(|count| *count < 2) {
+            assert!(began.elapsed() < LIMIT);
+            sleep(Duration::from_millis(1)).await;
+        }
+        let found = other.get("k").await.unwrap().unwrap().version;
+        let text = format!("round {round}");
+        let newer = other.put_over("k", found, bytes(&text), hour()).await.unwrap().unwrap();
+        sleep(Duration::from_millis(3)).await;
+        proxy.release();
+        write.await.unwrap();
+        assert_eq!(value(&cache, "k").await, Some(bytes(&text)), "the own write was kept after the change");
+        version = newer;
+    }
+}
+
+#[tokio::test]
+async fn reads_are_answered_while_the_server_holds_back_writes() {
+    let server = RedisServer::start();
+    let cache =
+        RedisCache::builder(server.url()).near_cache(MIB).timeout(Duration::from_secs(2)).build().await.unwrap();
+    let version = cache.put("k", bytes("v"), hour()).await.unwrap().unwrap();
+    for number in 0..20 {
+        cache.put(&format!("k{number}"), bytes("v"), hour()).await.unwrap();
+    }
+    server.command(&["CLIENT", "PAUSE", "600000", "WRITE"]);
+    let write = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.put_over("k", version, bytes("w"), hour()).await }
+    });
+    sleep(Duration::from_millis(20)).await;
+    for number in 0..20 {
+        assert_eq!(value(&cache, &format!("k{number}")).await, Some(bytes("v")));
+    }
+    assert!(write.await.unwrap().is_err());
+    server.command(&["CLIENT", "UNPAUSE"]);
+    let began = Instant::now();
+    while let Err(error) = cache.put("after", bytes("v"), hour()).await {
+        assert!(began.elapsed() < LIMIT, "{error:?}");
+        sleep(Duration::from_millis(10)).await;
+    }
+    // What was held back may have been done by now, and nothing older is served.
+    let now_there = other_value(&server, "k").await;
+    assert!(becomes(&cache, "k", Some(std::str::from_utf8(&now_there).unwrap())).await < SOON);
+}
+
+/// As another process finds it.
+async fn other_value(server: &RedisServer, key: &str) -> Bytes {
+    let other = RedisCache::builder(server.url()).timeout(LIMIT).build().await.unwrap();
+    value(&other, key).await.unwrap()
+}
+
+#[tokio::test]
 async fn an_answer_that_was_overtaken_by_a_change_is_not_kept() {
     let server = RedisServer::start();
     let other = RedisCache::builder(server.url()).timeout(LIMIT).build().await.unwrap();
@@ -338,7 +428,7 @@ async fn a_server_that_forgets_what_was_read_says_so() {
         other.put(&format!("k{number}"), bytes("old"), hour()).await.unwrap();
         value(&cache, &format!("k{number}")).await.unwrap();
     }
-    // The server throws keys out of its table now and then, and says so.
+    // The server removes keys from its table now and then, and reports that.
     let began = Instant::now();
     while server.info("tracking_total_keys") > 10 {
         assert!(began.elapsed() < LIMIT);

@@ -254,7 +254,7 @@ async fn the_contract_holds_in_a_cluster() {
     }
     assert_eq!(app.user().await, "alice");
 
-    // A node alone is no whole, and says so.
+    // A node alone is not the whole cluster, and redirects.
     let single = unhurried(&cluster.urls()[0]).await;
     let elsewhere = (0..).map(|n| format!("k{n}")).find(|key| cluster.slot(key) > 5460).unwrap();
     assert_eq!(single.get(&elsewhere).await.unwrap_err().kind(), CacheErrorKind::Unsupported);

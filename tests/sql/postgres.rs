@@ -70,10 +70,14 @@ async fn many_processes_migrate_at_once_and_tables_have_the_names_that_were_set(
 async fn touches_and_writes_leave_the_indexes_alone() {
     let server = PostgresServer::start();
     let cache = patient(&server).await;
-    for number in 0..40 {
-        let key = format!("k{number}");
-        let mut there = shared::entry("x");
+    let mut entries = Vec::new();
+    // Pages as full as inserts leave them.
+    for number in 0..400 {
+        let (key, there) = (format!("k{number}"), shared::entry("x"));
         assert!(cache.insert(&key, there.clone(), shared::expiry()).await.unwrap());
+        entries.push((key, there));
+    }
+    for (key, mut there) in entries.into_iter().step_by(10) {
         for _ in 0..3 {
             assert!(cache.touch(&key).await.unwrap());
             cache.get_and_touch(&key, Duration::ZERO).await.unwrap();
@@ -121,6 +125,24 @@ async fn the_sweep_removes_what_has_ended_and_nothing_else() {
     assert_eq!(cache.sweep(usize::MAX).await.unwrap(), 0);
 }
 
+/// Something else holds one of the rows: the sweep does not wait for it.
+#[tokio::test]
+async fn the_sweep_leaves_out_rows_that_are_locked() {
+    let server = PostgresServer::start();
+    let cache = patient(&server).await;
+    for key in ["held", "over"] {
+        assert!(cache.insert(key, shared::entry("x"), shared::expiry()).await.unwrap());
+    }
+    server.sql("UPDATE cloakroom_sessions SET end_ms = 1, due_ms = 1");
+    let pool = sqlx::PgPool::connect(&server.url()).await.unwrap();
+    let mut other = pool.begin().await.unwrap();
+    let held = "SELECT 1 FROM cloakroom_sessions WHERE entry_key = 'held' FOR UPDATE";
+    sqlx::query(held).execute(&mut *other).await.unwrap();
+    assert_eq!(cache.sweep(10).await.unwrap(), 1);
+    other.rollback().await.unwrap();
+    assert_eq!(cache.sweep(10).await.unwrap(), 1);
+}
+
 #[tokio::test]
 async fn inserts_sweep_a_little() {
     let server = PostgresServer::start();
@@ -139,4 +161,33 @@ async fn inserts_sweep_a_little() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("rows that ended stay");
+}
+
+#[tokio::test]
+async fn idle_time_goes_by_the_clock_of_the_database_and_the_end_by_ours() {
+    let server = PostgresServer::start();
+    let cache = patient(&server).await;
+    // What stands in front of the system's own functions on the search path.
+    server.sql(
+        "CREATE SCHEMA clock; CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS
+         $$ SELECT pg_catalog.clock_timestamp() + interval '1 hour' $$",
+    );
+    let options: sqlx::postgres::PgConnectOptions = server.url().parse().unwrap();
+    let options = options.options([("search_path", "clock,pg_catalog,public")]);
+    let ahead = PostgresCache::from_pool(sqlx::PgPool::connect_with(options).await.unwrap());
+    shared::idle_time_goes_by_the_clock_of_the_database_and_the_end_by_ours(&cache, &ahead).await;
+}
+
+/// What the database refuses there is tried again.
+#[tokio::test]
+async fn it_keeps_the_contract_at_the_strictest_isolation() {
+    let server = PostgresServer::start();
+    patient(&server).await;
+    let options: sqlx::postgres::PgConnectOptions = server.url().parse().unwrap();
+    let options = options.options([("default_transaction_isolation", "serializable")]);
+    let pool = sqlx::PgPool::connect_with(options).await.unwrap();
+    let cache: PostgresCache =
+        cloakroom::SqlCacheBuilder::from_pool(pool).timeout(Duration::from_secs(20)).build().await.unwrap();
+    cache_contract(|| async { cache.clone() }, None).await;
+    shared::conflicts_tell_what_is_there_now(&cache).await;
 }

@@ -120,3 +120,24 @@ pub(crate) async fn many_members_are_removed(cache: &impl Cache) {
     let after = ListMember::new("member-0594", left[0].end);
     assert_eq!(cache.list_page("many", Some(&after), 2).await.unwrap().len(), 2);
 }
+
+/// `ahead` is on the same tables, and the clock of its database is ahead by an hour.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(crate) async fn idle_time_goes_by_the_clock_of_the_database_and_the_end_by_ours(
+    cache: &impl Cache,
+    ahead: &impl Cache,
+) {
+    let after = |minutes: u64| Duration::from_secs(60 * minutes);
+    let idle = Expiry::new(after(30), SystemTime::now() + after(600));
+    let end = Expiry::new(after(600), SystemTime::now() + after(30));
+    for (key, expiry) in [("idle", idle), ("end", end)] {
+        assert!(cache.insert(key, entry("x"), expiry).await.unwrap());
+        assert!(cache.get(key).await.unwrap().is_some());
+    }
+    assert_eq!(ahead.get("idle").await.unwrap(), None);
+    assert!(!ahead.touch("idle").await.unwrap());
+    assert!(ahead.get("end").await.unwrap().is_some());
+    assert!(ahead.touch("end").await.unwrap());
+    assert!(ahead.insert("idle", entry("y"), idle).await.unwrap(), "over what has ended");
+    assert!(ahead.get("idle").await.unwrap().is_some());
+}

@@ -5,7 +5,7 @@ use cloakroom::{Cache, CacheErrorKind, SqlTables, SqliteCache, testing::cache_co
 
 use crate::{
     shared::{self, entry, expiry, kind},
-    support::sqlite_file::SqliteFile,
+    support::{log::Log, sqlite_file::SqliteFile},
 };
 
 #[tokio::test]
@@ -66,6 +66,55 @@ async fn the_sweep_removes_what_has_ended_and_nothing_else() {
     assert_eq!(cache.get("live").await.unwrap(), Some(live));
 }
 
+/// It begins before the tables are there, fails, and tries again.
+#[tokio::test]
+async fn the_sweeper_goes_on_after_a_failure() {
+    let files = SqliteFile::new();
+    let cache = SqliteCache::builder(files.url()).timeout(Duration::from_secs(20)).sweep_with_inserts(false);
+    let cache = cache.build().await.unwrap();
+    let (log, _recording) = Log::record();
+    let sweeper = tokio::spawn(cache.sweeper(Duration::from_millis(20)));
+    let begun = std::time::Instant::now();
+    while !log.text().contains("sql_sweep_failed") {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no failure is logged");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    cache.migrate().await.unwrap();
+    assert!(cache.insert("over", entry("x"), expiry()).await.unwrap());
+    let view = files.view();
+    view.set("end_ms = 1, due_ms = 1", "over");
+    while !view.keys().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "what has ended stays");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sweeper.abort();
+}
+
+#[tokio::test]
+async fn inserts_sweep_nothing_if_so_set() {
+    let files = SqliteFile::new();
+    let cache = SqliteCache::builder(files.url()).timeout(Duration::from_secs(20)).sweep_with_inserts(false);
+    let cache = cache.build().await.unwrap();
+    cache.migrate().await.unwrap();
+    assert!(cache.insert("over", entry("x"), expiry()).await.unwrap());
+    files.view().set("end_ms = 1, due_ms = 1", "over");
+    for number in 0..200 {
+        assert!(cache.insert(&format!("k{number}"), entry("x"), expiry()).await.unwrap());
+    }
+    assert_eq!(cache.sweep(10).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn tables_without_the_number_of_their_layout_are_migrated() {
+    let files = SqliteFile::new();
+    let (cache, view) = (files.patient().await, files.view());
+    let layouts = || view.rows("SELECT CAST(layout AS TEXT) FROM cloakroom_sessions_schema");
+    assert_eq!(layouts(), ["1"]);
+    view.rows("DELETE FROM cloakroom_sessions_schema");
+    cache.migrate().await.unwrap();
+    assert_eq!(layouts(), ["1"]);
+}
+
 #[tokio::test]
 async fn a_file_that_may_not_grow_is_full_and_keeps_what_it_has() {
     let files = SqliteFile::new();
@@ -102,7 +151,39 @@ async fn refusals_are_told_apart() {
     let cache = SqliteCache::builder(files.url()).tables(tables.clone()).build().await.unwrap();
     cache.migrate().await.unwrap();
     assert!(cache.insert("a", entry("1"), expiry()).await.unwrap());
-    assert!(SqliteCache::schema(&tables).contains("\"web_lists\""));
+    let schema = sqlx::raw_sql(sqlx::AssertSqlSafe(SqliteCache::schema(&tables)));
+    schema.execute(&sqlx::SqlitePool::connect(&files.url()).await.unwrap()).await.unwrap();
+    assert!(cache.get("a").await.unwrap().is_some(), "the schema can be applied again");
+}
+
+#[tokio::test]
+async fn a_file_that_is_damaged_or_may_not_be_written_is_told_apart() {
+    let files = SqliteFile::new();
+    let cache = files.patient().await;
+    for number in 0..200 {
+        assert!(cache.insert(&format!("k{number}"), entry("1"), expiry()).await.unwrap());
+    }
+    let pool = |url: String| sqlx::SqlitePool::connect_lazy(&url).unwrap();
+    let reader = SqliteCache::from_pool(pool(format!("{}?mode=ro", files.url())));
+    assert!(reader.get("k7").await.unwrap().is_some());
+    reader.migrate().await.unwrap();
+    let error = reader.touch("k7").await.unwrap_err();
+    assert!(shared::shown(&error).contains("read-only"), "{error:?}");
+    assert_eq!(kind::<()>(Err(error)), CacheErrorKind::Refused);
+
+    let checkpoint = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_all(&pool(files.url())).await.unwrap();
+    assert_eq!(checkpoint.len(), 1);
+    let other = SqliteFile::new();
+    let file = |files: &SqliteFile| files.dir().join("sessions.db");
+    let mut bytes = std::fs::read(file(&files)).unwrap();
+    bytes[4096..].fill(0xff);
+    std::fs::write(file(&other), &bytes).unwrap();
+    let error = SqliteCache::connect(other.url()).await.unwrap().get("k7").await.unwrap_err();
+    assert_eq!(kind::<()>(Err(error)), CacheErrorKind::Other);
+
+    let other = SqliteFile::new();
+    std::fs::write(file(&other), "no database. ".repeat(1000)).unwrap();
+    assert_eq!(kind(SqliteCache::connect(other.url()).await), CacheErrorKind::Refused);
 }
 
 /// Another connection keeps the lock for longer than the time limit: an error that says that nothing was done, in time.

@@ -181,12 +181,12 @@ pub struct Load {
     /// The counter at the start.
     before: u64,
     stop: Arc<AtomicBool>,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<Progress>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct Progress {
     samples: Vec<Sample>,
     /// By the order in which they began.
     running: BTreeSet<u64>,
@@ -197,7 +197,7 @@ struct Seen {
 impl Load {
     /// `paths` in turn, one request every `pause`.
     pub fn start(app: &App, paths: &'static [&'static str], pause: Duration) -> Self {
-        let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Seen>>::default());
+        let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Progress>>::default());
         let task = {
             let (app, stop, seen) = (app.clone(), stop.clone(), seen.clone());
             tokio::spawn(async move {
@@ -241,7 +241,7 @@ impl Load {
 
     /// Waits until each of these paths was answered with that status so often, by requests that began after `since`.
     pub async fn answers(&self, times: usize, since: Instant, wanted: &[(&str, u16)]) {
-        let is = |seen: &Seen, (path, status): (&str, u16)| {
+        let is = |seen: &Progress, (path, status): (&str, u16)| {
             let is = |sample: &&Sample| sample.at >= since && (sample.path, sample.status) == (path, status);
             seen.samples.iter().rev().filter(is).take(times).count() == times
         };
@@ -254,7 +254,7 @@ impl Load {
         self.until("an answer to each request", |seen| seen.running.first().is_none_or(|id| *id >= begun)).await;
     }
 
-    async fn until(&self, what: &str, is: impl Fn(&Seen) -> bool) {
+    async fn until(&self, what: &str, is: impl Fn(&Progress) -> bool) {
         let began = Instant::now();
         while !is(&self.seen()) {
             if began.elapsed() > PATIENCE {
@@ -266,7 +266,7 @@ impl Load {
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn seen(&self) -> MutexGuard<'_, Progress> {
         self.seen.lock().unwrap()
     }
 
@@ -279,7 +279,7 @@ impl Load {
     }
 }
 
-impl Seen {
+impl Progress {
     fn begin(&mut self) -> u64 {
         let id = self.begun;
         self.begun += 1;

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Runs until it is dropped. Saves nothing unless `start_with` says so.
+/// Runs until it is dropped. Saves nothing unless `start_with` sets it.
 #[derive(Debug)]
 pub struct RedisServer {
     program: PathBuf,

@@ -14,6 +14,10 @@ pub enum Mode {
     Pass,
     /// The next answer to a request with these bytes in it is lost, and the connection cut: what was asked was done.
     CutAnswer(&'static [u8]),
+    /// The same, and from then on `Gone`.
+    CutAnswerForGood(&'static [u8]),
+    /// No new connection lasts.
+    Gone,
 }
 
 #[derive(Clone)]
@@ -51,16 +55,20 @@ impl Proxy {
     }
 
     async fn pass(self, mut client: TcpStream, server: u16) {
+        if *self.mode.lock().unwrap() == Mode::Gone {
+            return;
+        }
         let Ok(mut server) = TcpStream::connect(("127.0.0.1", server)).await else { return };
         let (mut asked, mut answered) = (vec![0; 65536], vec![0; 65536]);
-        let mut cut = false;
+        let (mut cut, mut next) = (false, Mode::Pass);
         loop {
             tokio::select! {
                 read = client.read(&mut asked) => match read {
                     Ok(count @ 1..) => {
                         let request = &asked[..count];
                         let mode = *self.mode.lock().unwrap();
-                        if let Mode::CutAnswer(part) = mode {
+                        if let Mode::CutAnswer(part) | Mode::CutAnswerForGood(part) = mode {
+                            next = if matches!(mode, Mode::CutAnswer(_)) { Mode::Pass } else { Mode::Gone };
                             cut = request.windows(part.len()).any(|there| there == part);
                         }
                         if server.write_all(request).await.is_err() {
@@ -71,7 +79,7 @@ impl Proxy {
                 },
                 read = server.read(&mut answered) => match read {
                     Ok(_) if cut => {
-                        self.set(Mode::Pass);
+                        self.set(next);
                         self.cuts.fetch_add(1, Ordering::SeqCst);
                         return;
                     }

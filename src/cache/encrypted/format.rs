@@ -24,7 +24,7 @@ const TAG_BYTES: usize = 16;
 
 /// Why there is no value in some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unreadable {
+pub(super) enum Undecryptable {
     /// They do not start with the format: plain text, most likely.
     Foreign,
     /// They are shorter than an empty value is.
@@ -54,13 +54,13 @@ pub(super) fn seal(
     Ok(sealed.into())
 }
 
-pub(super) fn open(keys: &[EncryptionKey], cache_key: &str, sealed: &[u8]) -> Result<Bytes, Unreadable> {
-    let Some((&FORMAT, rest)) = sealed.split_first() else { return Err(Unreadable::Foreign) };
-    let (&id, rest) = rest.split_first_chunk().ok_or(Unreadable::Cut)?;
-    let (&nonce, rest) = rest.split_first_chunk().ok_or(Unreadable::Cut)?;
-    let (text, &tag) = rest.split_last_chunk().ok_or(Unreadable::Cut)?;
-    let key = keys.iter().find(|key| key.id() == id).ok_or(Unreadable::UnknownKey(id))?;
-    decrypt(key, cache_key, nonce, text, tag).map_err(|_| Unreadable::Altered(id))
+pub(super) fn open(keys: &[EncryptionKey], cache_key: &str, sealed: &[u8]) -> Result<Bytes, Undecryptable> {
+    let Some((&FORMAT, rest)) = sealed.split_first() else { return Err(Undecryptable::Foreign) };
+    let (&id, rest) = rest.split_first_chunk().ok_or(Undecryptable::Cut)?;
+    let (&nonce, rest) = rest.split_first_chunk().ok_or(Undecryptable::Cut)?;
+    let (text, &tag) = rest.split_last_chunk().ok_or(Undecryptable::Cut)?;
+    let key = keys.iter().find(|key| key.id() == id).ok_or(Undecryptable::UnknownKey(id))?;
+    decrypt(key, cache_key, nonce, text, tag).map_err(|_| Undecryptable::Altered(id))
 }
 
 fn decrypt(

@@ -13,7 +13,7 @@ use ring::{
     rand::{SecureRandom, SystemRandom},
 };
 
-use self::format::Unreadable;
+use self::format::Undecryptable;
 use super::{Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version};
 use crate::{
     error::{CacheError, CacheErrorKind, ConfigError},
@@ -115,14 +115,14 @@ impl<C: Cache> EncryptedCache<C> {
     fn decrypt(&self, key: &str, entry: Entry) -> Entry {
         let (reason, key_id) = match format::open(&self.keys, key, &entry.value) {
             Ok(value) => return Entry::new(value, entry.version),
-            Err(Unreadable::Foreign) if self.accept_plaintext => {
+            Err(Undecryptable::Foreign) if self.accept_plaintext => {
                 events::plaintext_entry();
                 return entry;
             }
-            Err(Unreadable::Foreign) => ("it is not encrypted", None),
-            Err(Unreadable::Cut) => ("its end is missing", None),
-            Err(Unreadable::UnknownKey(id)) => ("its key is not among the keys", Some(id)),
-            Err(Unreadable::Altered(id)) => ("it was changed, or moved from another cache key", Some(id)),
+            Err(Undecryptable::Foreign) => ("it is not encrypted", None),
+            Err(Undecryptable::Cut) => ("its end is missing", None),
+            Err(Undecryptable::UnknownKey(id)) => ("its key is not among the keys", Some(id)),
+            Err(Undecryptable::Altered(id)) => ("it was changed, or moved from another cache key", Some(id)),
         };
         events::undecryptable_entry(reason, key_id.map(u32::from_be_bytes));
         Entry::new(Bytes::new(), entry.version)

@@ -46,3 +46,22 @@ impl InMemoryCacheBuilder {
         InMemoryCache { shards: Arc::new(Shards::new(self.max_entries, self.max_bytes, self.clock)) }
     }
 }
+
+impl InMemoryCache {
+    /// A cache with the default bounds.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// A cache whose bounds can be chosen.
+    pub fn builder() -> InMemoryCacheBuilder {
+        InMemoryCacheBuilder::default()
+    }
+}
+
+impl Default for InMemoryCache {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{deadlines::NEVER, usage::Usage};
+use super::{
+    deadlines::NEVER,
+    usage::{Lacking, Usage},
+};
 
 /// What a list takes beside its name, and a member beside its own: their places in a table and in an order, the counts of
 /// their allocations and the allocator's share.
@@ -23,9 +26,6 @@ struct List {
     ends: HashMap<Arc<str>, u64>,
     order: BTreeSet<(u64, Arc<str>)>,
 }
-
-/// There is no room for a member: so many bytes are lacking.
-pub(super) struct Lacking(pub(super) usize);
 
 impl List {
     fn first_end(&self) -> Option<u64> {

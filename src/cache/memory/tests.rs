@@ -1,7 +1,6 @@
-use super::{shard::Shard, *};
 use bytes::Bytes;
 
-use crate::{clock::Clock, error::CacheErrorKind};
+use super::*;
 
 mod bounds;
 mod lists;
@@ -195,4 +194,11 @@ fn threads_that_compare_and_set_lose_nothing() {
 #[test]
 fn debug_shows_counts_alone() {
     assert_eq!(format!("{:?}", InMemoryCache::new()), "InMemoryCache { entries: 0, bytes: 0, .. }");
+}
+
+#[test]
+fn every_cache_hashes_with_a_key_of_its_own() {
+    let hash = || Shards::new(1, 1, Clock::system()).query("cloakroom:key").hash;
+    let first = hash();
+    assert!((0..8).all(|_| hash() != first));
 }

@@ -12,6 +12,9 @@ pub(super) struct Usage {
     max_bytes: usize,
 }
 
+/// There is no room: so many bytes are lacking.
+pub(super) struct Lacking(pub(super) usize);
+
 impl Usage {
     pub(super) const fn new(max_entries: usize, max_bytes: usize) -> Self {
         Self { entries: AtomicUsize::new(0), bytes: AtomicUsize::new(0), max_entries, max_bytes }

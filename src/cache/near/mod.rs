@@ -9,8 +9,8 @@
 //! - Nothing is served when the last question that was answered over that connection was sent longer than [`BOUND`] ago:
 //!   everything that was reported before that answer has arrived, and a connection that died silently answers nothing.
 //!
-//! In Redis all reads go over the connection that reports their changes: each answer is a proof, and all changes are
-//! reported. In a cluster each node has a near cache of its own for what was read over the connection to it. In PostgreSQL a task asks over that connection, and changes are reported by the processes that make them, after
+//! In Redis the reads whose answers are kept go over the connection that reports their changes: each answer is a proof, and
+//! all changes are reported. In a cluster each node has a near cache of its own for what was read over the connection to it. In PostgreSQL a task asks over that connection, and changes are reported by the processes that make them, after
 //! the fact: an entry is served for [`BOUND`] at most, for the case that such a process ends in between.
 use std::{
     hash::{BuildHasher, RandomState},
@@ -23,7 +23,7 @@ use std::{
 
 mod shard;
 
-use self::shard::{Item, Shard, Times};
+use self::shard::{Item, NearShard, Times};
 use crate::{cache::Entry, clock::millis_since_epoch};
 
 /// A connection that has proved nothing for this long may be dead.
@@ -38,7 +38,7 @@ const MOST_SHARDS: usize = 16;
 const SMALLEST_SHARD: usize = 256 * 1024;
 
 pub(in crate::cache) struct NearCache {
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[Mutex<NearShard>]>,
     hasher: RandomState,
     start: Instant,
     /// The number of the connection that reports changes, or 0.
@@ -62,7 +62,7 @@ pub(in crate::cache) enum Reports {
 }
 
 /// What came of a look for a key.
-pub(in crate::cache) enum Lookup {
+pub(in crate::cache) enum NearLookup {
     Hit(Entry),
     /// An entry, but its idle time has to be restarted.
     Due(Entry),
@@ -106,7 +106,7 @@ impl NearCache {
     pub(in crate::cache) fn new(bytes: usize, reports: Reports) -> Self {
         let count = (bytes / SMALLEST_SHARD).clamp(1, MOST_SHARDS);
         Self {
-            shards: (0..count).map(|_| Mutex::new(Shard::new(bytes / count))).collect(),
+            shards: (0..count).map(|_| Mutex::new(NearShard::new(bytes / count))).collect(),
             hasher: RandomState::new(),
             start: Instant::now(),
             connection: AtomicU64::new(0),
@@ -124,7 +124,7 @@ impl NearCache {
     }
 
     /// Looks for a live entry. With `after`, for one whose idle time was started less than so many milliseconds ago.
-    pub(in crate::cache) fn find(&self, key: &str, after: Option<u64>) -> Lookup {
+    pub(in crate::cache) fn find(&self, key: &str, after: Option<u64>) -> NearLookup {
         let hash = self.hash(key.as_bytes());
         let now = self.nanos(Instant::now());
         let serves = self.is_proved(now);
@@ -133,7 +133,7 @@ impl NearCache {
         let connection = self.connection.load(Ordering::Acquire);
         let token = FillToken { hash, connection, changes: shard.changes(hash), sent: now };
         if !serves || connection == 0 {
-            return Lookup::Miss(token);
+            return NearLookup::Miss(token);
         }
         match shard.find(key.as_bytes()) {
             Some(item) if now < item.times.until && !self.is_old(now, item.times.sent) && wall() < item.times.end => {
@@ -141,12 +141,12 @@ impl NearCache {
                 let left = (item.times.until - now) / 1_000_000;
                 let (idle, entry) = (item.times.idle, item.entry.clone());
                 if after.is_some_and(|after| idle.saturating_sub(left) >= after) {
-                    Lookup::Due(entry)
+                    NearLookup::Due(entry)
                 } else {
-                    Lookup::Hit(entry)
+                    NearLookup::Hit(entry)
                 }
             }
-            _ => Lookup::Miss(token),
+            _ => NearLookup::Miss(token),
         }
     }
 
@@ -166,11 +166,36 @@ impl NearCache {
         }
     }
 
+    /// The state before a write.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "writers of PostgreSQL are told of their own writes"))]
+    pub(in crate::cache) fn token(&self, key: &str) -> FillToken {
+        let (hash, sent) = (self.hash(key.as_bytes()), self.nanos(Instant::now()));
+        let shard = self.shard(hash);
+        FillToken { hash, connection: self.connection.load(Ordering::Acquire), changes: shard.changes(hash), sent }
+    }
+
     /// Keeps what was found, if nothing has happened since the question.
     pub(in crate::cache) fn fill(&self, token: &FillToken, key: &str, found: &Fetched) {
+        self.put(&mut self.shard(token.hash), token, key, found);
+    }
+
+    /// This process has written the entry over the connection that reports changes, and read it again. Older answers that
+    /// are still under way are not kept, and the entry is, if no other change than this one was reported since the write
+    /// was sent.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "as `token`"))]
+    pub(in crate::cache) fn written(&self, token: FillToken, key: &str, written: &Fetched) {
+        let mut shard = self.shard(token.hash);
+        let is_last = shard.changes(token.hash) == token.changes.wrapping_add(1);
+        shard.invalidate(token.hash, key.as_bytes());
+        if is_last {
+            let changes = shard.changes(token.hash);
+            self.put(&mut shard, &FillToken { changes, ..token }, key, written);
+        }
+    }
+
+    fn put(&self, shard: &mut NearShard, token: &FillToken, key: &str, found: &Fetched) {
         // What was left when the server answered was left when the question was sent, and a little more.
         let Some(left) = u64::try_from(found.left).ok().and_then(|left| left.checked_mul(1_000_000)) else { return };
-        let mut shard = self.shard(token.hash);
         // What was asked for later is newer, unless both were under way at the same moment.
         if shard.find(key.as_bytes()).is_some_and(|item| item.times.sent > token.sent) {
             return;
@@ -236,7 +261,7 @@ impl NearCache {
         self.hasher.hash_one(key)
     }
 
-    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+    fn shard(&self, hash: u64) -> MutexGuard<'_, NearShard> {
         // By other bits than those that the table and the counts go by.
         let between = usize::try_from((hash >> 32) & 0xff_ffff).unwrap_or_default();
         #[allow(clippy::indexing_slicing, reason = "the remainder is less than the length, and there is one at least")]
@@ -252,7 +277,7 @@ fn wall() -> u64 {
     millis_since_epoch(std::time::SystemTime::now())
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+fn lock(shard: &Mutex<NearShard>) -> MutexGuard<'_, NearShard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

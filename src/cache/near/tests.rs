@@ -16,13 +16,13 @@ fn found(number: u64) -> Fetched {
 
 fn ask(near: &NearCache) -> FillToken {
     match near.find("k", None) {
-        Lookup::Miss(token) => token,
+        NearLookup::Miss(token) => token,
         _ => panic!("an entry was found"),
     }
 }
 
 fn has(near: &NearCache) -> bool {
-    matches!(near.find("k", None), Lookup::Hit(_))
+    matches!(near.find("k", None), NearLookup::Hit(_))
 }
 
 fn filled() -> NearCache {
@@ -65,6 +65,44 @@ fn an_answer_is_kept_if_nothing_changed_since_the_question() {
         let near = filled();
         event(&near);
         assert_eq!(has(&near), kept, "event {number} after the answer");
+    }
+}
+
+#[test]
+fn an_own_write_is_kept_if_no_other_change_was_reported_since_it_was_sent() {
+    type Event = fn(&NearCache);
+    let events: [(bool, Event); 6] = [
+        (true, |near| near.invalidate(b"k")),
+        (false, |_| {}),
+        (false, |near| (0..2).for_each(|_| near.invalidate(b"k"))),
+        (false, NearCache::invalidate_all),
+        (false, |near| near.end(1)),
+        (false, |near| near.begin(2, Instant::now())),
+    ];
+    for (number, (kept, event)) in events.into_iter().enumerate() {
+        let near = filled();
+        let token = near.token("k");
+        event(&near);
+        near.written(token, "k", &found(2));
+        assert_eq!(has(&near), kept, "event {number}");
+    }
+}
+
+#[test]
+fn an_answer_from_before_an_own_write_is_not_kept() {
+    for reported in [true, false] {
+        let near = near();
+        let (read, write) = (ask(&near), near.token("k"));
+        if reported {
+            near.invalidate(b"k");
+        }
+        near.written(write, "k", &found(2));
+        near.fill(&read, "k", &found(1));
+        let version = match near.find("k", None) {
+            NearLookup::Hit(entry) => Some(entry.version),
+            _ => None,
+        };
+        assert_eq!(version, reported.then(|| Version::from(2)));
     }
 }
 
@@ -145,8 +183,8 @@ fn what_has_to_be_restarted_is_due() {
     let young = Fetched { left: 50_000, ..found(1) };
     assert!(young.is_due(9_000) && young.is_due(10_000) && !young.is_due(11_000));
     near.fill(&ask(&near), "k", &young);
-    assert!(matches!(near.find("k", Some(11_000)), Lookup::Hit(_)));
-    assert!(matches!(near.find("k", Some(10_000)), Lookup::Due(_)));
+    assert!(matches!(near.find("k", Some(11_000)), NearLookup::Hit(_)));
+    assert!(matches!(near.find("k", Some(10_000)), NearLookup::Due(_)));
     assert!(Fetched { left: -1, ..found(1) }.is_due(u64::MAX));
 }
 
@@ -156,7 +194,7 @@ fn the_bytes_have_a_bound() {
     near.begin(1, Instant::now());
     for number in 0..100_000 {
         let key = format!("key{number}");
-        let Lookup::Miss(token) = near.find(&key, None) else { panic!("{key}") };
+        let NearLookup::Miss(token) = near.find(&key, None) else { panic!("{key}") };
         near.fill(&token, &key, &found(number));
     }
     let bytes: usize = near.shards.iter().map(|shard| lock(shard).bytes()).sum();

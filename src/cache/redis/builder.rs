@@ -1,14 +1,17 @@
-//! The settings of the cache in Redis.
+//! The cache in Redis is made: over a URL with its settings, or over a connection of the application.
 use std::{fmt, sync::Arc, time::Duration};
+
+use redis::aio::ConnectionManager;
 
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 use super::clients::ServerSettings;
 use super::{
     RedisCache,
     clients::{self, Certificates, Credentials},
-    connect::Limits,
+    connect::OperationLimits,
     connections::{ReadWriteConnections, Target},
-    executor::Servers,
+    executor::{CommandExecutor, Servers},
+    scripts::LuaScripts,
 };
 use crate::{
     cache::{
@@ -18,8 +21,9 @@ use crate::{
     error::{CacheError, CacheErrorKind},
 };
 
-pub(super) const DEFAULT_LIMITS: Limits = Limits { timeout: Duration::from_millis(500), fail_fast: true };
-pub(super) const DEFAULT_MAX_ENTRY_BYTES: usize = 16 << 20;
+pub(super) const DEFAULT_LIMITS: OperationLimits =
+    OperationLimits { timeout: Duration::from_millis(500), fail_fast: true };
+const DEFAULT_MAX_ENTRY_BYTES: usize = 16 << 20;
 /// What a string in Redis can have.
 const LONGEST_STRING: usize = 512 << 20;
 
@@ -46,7 +50,7 @@ pub struct RedisCacheBuilder {
     topology: Topology,
     credentials: Credentials,
     certificates: Certificates,
-    limits: Limits,
+    limits: OperationLimits,
     near: usize,
     max_entry_bytes: usize,
 }
@@ -65,20 +69,6 @@ impl RedisCacheBuilder {
         let (credentials, certificates) = (Credentials::default(), Certificates::default());
         let max_entry_bytes = DEFAULT_MAX_ENTRY_BYTES;
         Self { topology, credentials, certificates, limits: DEFAULT_LIMITS, near: 0, max_entry_bytes }
-    }
-
-    pub(super) fn one(url: &str) -> Self {
-        Self::new(Topology::One(url.to_owned()))
-    }
-
-    #[cfg(feature = "redis-sentinel")]
-    pub(super) fn sentinels(urls: Vec<String>, name: String) -> Self {
-        Self::new(Topology::Sentinels(urls, name))
-    }
-
-    #[cfg(feature = "redis-cluster")]
-    pub(super) fn cluster(urls: Vec<String>) -> Self {
-        Self::new(Topology::Cluster(urls))
     }
 
     /// The user of Redis (ACL) that holds the sessions, in place of the one in the URL.
@@ -136,8 +126,8 @@ impl RedisCacheBuilder {
 
     /// Keeps what was read in this process, up to so many bytes, and serves reads from there. Default: 0, nothing is kept.
     ///
-    /// Redis tells over the connection for reads when something changes that was read over it (`CLIENT TRACKING`, by the
-    /// protocol RESP3). So a session that was changed or ended elsewhere is served until that message arrives, usually
+    /// Redis tells over the connection for reads and writes when something changes that was read over it (`CLIENT
+    /// TRACKING`, by the protocol RESP3). So a session that was changed or ended elsewhere is served until that message arrives, usually
     /// for less than a millisecond, and if the connection is dead, for a second at most. When the connection is lost,
     /// everything is dropped before another one is used. What this process writes, it reads at once. Writes compare
     /// versions in Redis as always: the changes of a request that saw an older value are replayed on the newer one.
@@ -145,7 +135,7 @@ impl RedisCacheBuilder {
     /// An entry counts with its key, its value and 256 bytes for the rest; those that were not read for longest go first.
     /// The user needs the permission `+client|tracking`. More is in [the guide](crate::guide::redis#near-cache).
     ///
-    /// In a cluster the bytes are shared out among the nodes, and each connection for reads is tracked. A server without
+    /// In a cluster the bytes are shared out among the nodes, and one connection to each is tracked. A server without
     /// RESP3 or `CLIENT TRACKING` is an error of `build`, and of the first operation after `build_lazy`.
     pub const fn near_cache(mut self, bytes: usize) -> Self {
         self.near = bytes;
@@ -249,6 +239,95 @@ impl RedisCacheBuilder {
             }
         };
         Ok(RedisCache::over(servers, limits.timeout, near > 0, max_entry_bytes.min(LONGEST_STRING)))
+    }
+}
+
+impl RedisCache {
+    /// Connects to the server at `url`, with the default settings.
+    ///
+    /// The URL is `redis://[user][:password@]host[:port][/database]`, the same with `rediss:` for TLS (feature
+    /// `redis-tls`), or `unix:///path/to/socket` with `?db=`, `?user=` and `?pass=`.
+    ///
+    /// # Errors
+    /// When the URL cannot be read, or when no server there answers within 500 ms.
+    /// [`builder`](Self::builder) can start without one.
+    pub async fn connect(url: impl AsRef<str>) -> Result<Self, CacheError> {
+        Self::builder(url).build().await
+    }
+
+    /// Settings, before connecting to the server at `url`.
+    pub fn builder(url: impl AsRef<str>) -> RedisCacheBuilder {
+        RedisCacheBuilder::new(Topology::One(url.as_ref().to_owned()))
+    }
+
+    /// Settings, before connecting to the primary that these sentinels name, and to the next one after a failover.
+    ///
+    /// The URLs are those of the sentinels, with user and password only where the sentinels themselves ask for them;
+    /// for the servers there are [`username`](RedisCacheBuilder::username), [`password`](RedisCacheBuilder::password)
+    /// and [`database`](RedisCacheBuilder::database). With `rediss:` all of them are reached through TLS.
+    ///
+    /// # Example
+    /// ```no_run
+    /// use cloakroom::RedisCache;
+    ///
+    /// # async fn run(password: String) -> Result<(), cloakroom::CacheError> {
+    /// let sentinels = ["redis://10.0.0.1:26379", "redis://10.0.0.2:26379", "redis://10.0.0.3:26379"];
+    /// let cache = RedisCache::sentinel(sentinels, "mymaster").password(password).build().await?;
+    /// # drop(cache);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "redis-sentinel")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis-sentinel")))]
+    pub fn sentinel(
+        urls: impl IntoIterator<Item = impl Into<String>>,
+        primary: impl Into<String>,
+    ) -> RedisCacheBuilder {
+        RedisCacheBuilder::new(Topology::Sentinels(urls.into_iter().map(Into::into).collect(), primary.into()))
+    }
+
+    /// Settings, before connecting to the cluster that these nodes belong to.
+    ///
+    /// One node would do; more are there to begin with when that one is down. The first URL says how all nodes are
+    /// connected to: user, password, TLS. Keys are followed when slots move and when a replica takes over; replicas
+    /// are never read from.
+    ///
+    /// # Example
+    /// ```no_run
+    /// use cloakroom::RedisCache;
+    ///
+    /// # async fn run() -> Result<(), cloakroom::CacheError> {
+    /// let cache = RedisCache::cluster(["redis://10.0.0.1:6379", "redis://10.0.0.2:6379"]).build().await?;
+    /// # drop(cache);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "redis-cluster")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis-cluster")))]
+    pub fn cluster(urls: impl IntoIterator<Item = impl Into<String>>) -> RedisCacheBuilder {
+        RedisCacheBuilder::new(Topology::Cluster(urls.into_iter().map(Into::into).collect()))
+    }
+
+    /// Uses a connection that the application already holds, with the default time limit of 500 ms.
+    ///
+    /// Its own settings stay in force beside that limit: the sooner one counts. Reconnecting is left to it, too, and it
+    /// does not reconnect when the server's answer, and not the network, says that it should (a primary that became a
+    /// replica, a password that changed). Where that matters, prefer [`connect`](Self::connect).
+    #[must_use]
+    pub fn from_connection(connection: ConnectionManager) -> Self {
+        let limits = DEFAULT_LIMITS;
+        let servers = Servers::One(ReadWriteConnections::new(Target::Borrowed(connection), limits, None).into());
+        Self::over(servers, limits.timeout, false, DEFAULT_MAX_ENTRY_BYTES)
+    }
+
+    fn over(servers: Servers, timeout: Duration, near: bool, max_entry_bytes: usize) -> Self {
+        Self {
+            executor: CommandExecutor::new(servers, timeout),
+            scripts: LuaScripts::all(),
+            inspected: Arc::default(),
+            near,
+            max_entry_bytes,
+        }
     }
 }
 

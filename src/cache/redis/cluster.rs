@@ -15,8 +15,8 @@ use tokio::time::timeout;
 
 use super::{
     clients::ServerSettings,
-    connect::Limits,
-    connections::{Attempt, ReadWriteConnections, Target},
+    connect::OperationLimits,
+    connections::{Attempt, Message, ReadWriteConnections, Reply, Target},
     errors::{Failure, Redirect},
 };
 use crate::cache::near::{NearCache, Reports};
@@ -33,7 +33,7 @@ pub(super) struct Cluster {
     /// Where to begin, and to begin again when all known nodes are gone.
     seeds: Vec<Node>,
     servers: ServerSettings,
-    limits: Limits,
+    limits: OperationLimits,
     /// Bytes of all near caches together; 0: there are none.
     near: usize,
     map: Mutex<Map>,
@@ -57,7 +57,12 @@ struct Node {
 }
 
 impl Cluster {
-    pub(super) fn new(seeds: Vec<(Address, Client)>, servers: ServerSettings, limits: Limits, near: usize) -> Self {
+    pub(super) fn new(
+        seeds: Vec<(Address, Client)>,
+        servers: ServerSettings,
+        limits: OperationLimits,
+        near: usize,
+    ) -> Self {
         let node = |(address, client): (Address, Client)| Node {
             address,
             connections: ReadWriteConnections::new(Target::Server(client.into()), limits, None),
@@ -66,9 +71,9 @@ impl Cluster {
         Self { seeds, servers, limits, near, map: Mutex::default(), refreshing: tokio::sync::Mutex::default() }
     }
 
-    /// Sends the command to the node that has its key.
-    pub(super) async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Value, Failure> {
-        let slot = slot_of(command);
+    /// Sends the message to the node that has its key.
+    pub(super) async fn send(&self, message: &Message, attempt: Attempt) -> Result<Reply, Failure> {
+        let slot = message.command().and_then(slot_of);
         let mut node = match self.node(slot) {
             Some(node) => node,
             None => {
@@ -79,9 +84,9 @@ impl Cluster {
         let mut once = false;
         for _ in 0..REDIRECTS {
             let outcome = if once {
-                Box::pin(node.connections.send_asking(command, attempt)).await
+                Box::pin(node.connections.send_asking(message, attempt)).await
             } else {
-                node.connections.send(command, attempt).await
+                node.connections.send(message, attempt).await
             };
             match outcome {
                 Err(Failure::Redirected(redirect)) => {
@@ -117,10 +122,8 @@ impl Cluster {
         self.node(Some(slot(key.as_bytes())))?.connections.near().cloned()
     }
 
-    /// Has the key read from the cluster again: at every node, as its slot may have moved meanwhile.
-    pub(super) fn invalidate(&self, key: &str) {
-        let map = self.lock();
-        map.nodes.values().filter_map(|node| node.connections.near()).for_each(|near| near.invalidate(key.as_bytes()));
+    pub(super) fn each_near(&self, act: impl Fn(&NearCache)) {
+        self.lock().nodes.values().filter_map(|node| node.connections.near()).for_each(|near| act(near));
     }
 
     /// How errors name it.
@@ -192,17 +195,18 @@ impl Cluster {
         let each = (self.limits.timeout / 5).max(Duration::from_millis(20));
         let mut question = redis::cmd("CLUSTER");
         question.arg("SLOTS");
+        let question = Message::One(question);
         let mut last = Failure::no_server(false, "no node of the cluster can be reached");
         for node in nodes {
-            match timeout(each, node.connections.send(&question, Attempt::First)).await {
-                Ok(Ok(answer)) if self.learn(&answer, &node.address.0) => return Ok(()),
+            match timeout(each, node.connections.send(&question, Attempt::first(Instant::now()))).await {
+                Ok(Ok(answer)) if self.learn(&answer.value, &node.address.0) => return Ok(()),
                 Ok(Ok(_)) | Err(_) => {}
                 Ok(Err(failure)) => last = failure,
             }
         }
         for seed in &self.seeds {
-            match timeout(each, seed.connections.send(&question, Attempt::First)).await {
-                Ok(Ok(answer)) if self.learn(&answer, &seed.address.0) => {
+            match timeout(each, seed.connections.send(&question, Attempt::first(Instant::now()))).await {
+                Ok(Ok(answer)) if self.learn(&answer.value, &seed.address.0) => {
                     // From now on it is asked under the address that the cluster has for it.
                     seed.connections.disconnect();
                     return Ok(());
@@ -387,7 +391,7 @@ mod tests {
     #[test]
     fn what_was_read_from_a_node_that_lost_slots_is_forgotten() {
         use crate::cache::{
-            near::Lookup,
+            near::NearLookup,
             redis::{builder::DEFAULT_LIMITS, clients},
         };
 
@@ -400,7 +404,7 @@ mod tests {
         let keep = |key: &str, number| {
             let near = cluster.near(key).unwrap();
             near.begin(number, Instant::now());
-            let Lookup::Miss(token) = near.find(key, None) else { panic!("nothing was read") };
+            let NearLookup::Miss(token) = near.find(key, None) else { panic!("nothing was read") };
             near.fill(
                 &token,
                 key,
@@ -413,11 +417,11 @@ mod tests {
             );
             near
         };
-        let has = |near: &NearCache, key: &str| matches!(near.find(key, None), Lookup::Hit(_));
+        let has = |near: &NearCache, key: &str| matches!(near.find(key, None), NearLookup::Hit(_));
         let (first, second) = (keep("bar", 1), keep("foo", 2));
         assert!(cluster.learn(&map_of(&[(0, 8191, 1), (8192, 16383, 2)]), ""));
         assert!(has(&first, "bar") && has(&second, "foo"), "nothing has moved");
-        cluster.invalidate("bar");
+        cluster.each_near(|near| near.invalidate(b"bar"));
         assert!(!has(&first, "bar") && has(&second, "foo"));
         let first = keep("bar", 1);
         assert!(cluster.learn(&map_of(&[(0, 8191, 1), (8192, 12000, 2), (12001, 16383, 3)]), ""));

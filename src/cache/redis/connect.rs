@@ -5,14 +5,14 @@ use std::time::Duration;
 use super::{clients::address, errors::Failure, tracking::Tracking};
 
 #[derive(Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct OperationLimits {
     /// Of one operation.
     pub(super) timeout: Duration,
     /// Whether operations are refused while the server does not answer.
     pub(super) fail_fast: bool,
 }
 
-impl Limits {
+impl OperationLimits {
     /// How long to wait for something that comes before the operation itself.
     pub(super) fn part(&self) -> Duration {
         self.timeout / 2
@@ -29,7 +29,7 @@ impl Limits {
 
 pub(super) async fn connect(
     client: &Client,
-    limits: Limits,
+    limits: OperationLimits,
     tracking: Option<Tracking>,
 ) -> Result<MultiplexedConnection, Failure> {
     #[cfg(feature = "redis-tls")]

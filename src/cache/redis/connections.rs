@@ -3,6 +3,9 @@
 //! Two, because a write that Redis holds back (`CLIENT PAUSE WRITE`, as while a failover is prepared) blocks everything
 //! that is sent after it on the same connection. They are made together and left together: an address that moved to
 //! another server must not leave reads at the former one, where a session that was ended would still be alive.
+//!
+//! With a near cache, what is read goes over the connection for writes, and the other one is there for the time while that
+//! is held back: the server then reports no write of this process, and the near cache keeps what the process wrote.
 use std::{
     future::{Future, poll_fn},
     pin::pin,
@@ -24,7 +27,7 @@ use tokio::time::timeout;
 use super::sentinel::{Sentinels, confirm_primary};
 use super::{
     clients::address,
-    connect::{Limits, connect},
+    connect::{OperationLimits, connect},
     errors::Failure,
     tracking::Tracking,
 };
@@ -81,7 +84,7 @@ struct Connected {
 
 pub(super) struct ReadWriteConnections {
     target: Target,
-    limits: Limits,
+    limits: OperationLimits,
     current: Mutex<Option<Connected>>,
     /// Held while connecting, so that one operation does it for all. The failure that was the last.
     connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
@@ -98,8 +101,8 @@ enum Purpose {
 }
 
 impl Purpose {
-    fn of(command: &Cmd) -> Self {
-        match name(command) {
+    fn of(message: &Message) -> Self {
+        match message.command().map_or(b"".as_slice(), name) {
             b"GETRANGE" | b"PING" | b"INFO" | b"CLUSTER" => Self::Reads,
             _ => Self::Writes,
         }
@@ -114,24 +117,66 @@ impl Purpose {
     }
 }
 
-/// Of one operation: the attempts after the first one were admitted with it, and their failures do not count again.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attempt {
-    First,
-    Next,
+/// One of the attempts of an operation. Those after the first one were admitted with it, and their failures do not count
+/// again.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt {
+    began: Instant,
+    is_first: bool,
 }
 
-#[derive(Clone, Copy)]
-enum Message<'a> {
-    One(&'a Cmd),
+impl Attempt {
+    /// The first one, of an operation that began at this time.
+    pub(super) const fn first(began: Instant) -> Self {
+        Self { began, is_first: true }
+    }
+
+    /// Another one, which begins now.
+    pub(super) fn next() -> Self {
+        Self { began: Instant::now(), is_first: false }
+    }
+}
+
+/// What the server said.
+pub(super) struct Reply {
+    pub(super) value: Value,
+    /// An earlier attempt of the same operation may have been carried out, too.
+    pub(super) repeated: bool,
+    /// The number of the connections that it came over; 0 where nothing that it says may be kept.
+    pub(super) connection: u64,
+}
+
+/// What is sent at a time.
+pub(super) enum Message {
+    One(Cmd),
     /// Both answers are the answer.
-    Both(&'a Pipeline),
+    Both(Pipeline),
     #[cfg(feature = "redis-cluster")]
-    Asking(&'a Pipeline),
+    Asking(Pipeline),
+}
+
+impl Message {
+    /// The command, and a question right behind it, if there is one.
+    pub(super) fn new(command: Cmd, question: Option<Cmd>) -> Self {
+        let Some(question) = question else { return Self::One(command) };
+        let mut both = Pipeline::with_capacity(2);
+        both.add_command(command).add_command(question);
+        Self::Both(both)
+    }
+
+    /// The command that it is about.
+    pub(super) fn command(&self) -> Option<&Cmd> {
+        match self {
+            Self::One(command) => Some(command),
+            Self::Both(both) => both.cmd_iter().next(),
+            #[cfg(feature = "redis-cluster")]
+            Self::Asking(both) => both.cmd_iter().nth(1),
+        }
+    }
 }
 
 impl ReadWriteConnections {
-    pub(super) fn new(target: Target, limits: Limits, near: Option<Arc<NearCache>>) -> Self {
+    pub(super) fn new(target: Target, limits: OperationLimits, near: Option<Arc<NearCache>>) -> Self {
         let (reads, writes) = Default::default();
         Self { target, limits, current: Mutex::default(), connecting: Default::default(), reads, writes, near }
     }
@@ -141,30 +186,49 @@ impl ReadWriteConnections {
         self.target.describe()
     }
 
-    /// Sends the command and waits for the answer, without a limit of its own.
+    /// Sends the message and waits for the answer, without a limit of its own.
     ///
-    /// With a near cache, the answers to `GETRANGE` have the time that is left beside the value, and the number of the
-    /// connection that they came over.
-    pub(super) async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Value, Failure> {
-        let purpose = Purpose::of(command);
-        self.admit(purpose, attempt).await?;
-        if name(command) == b"SET" && lock(&self.writes).is_idle(IDLE) {
-            Box::pin(self.confirm_connection()).await?;
+    /// Two commands at once go over the connection that reports changes, where there is a near cache.
+    pub(super) async fn send(&self, message: &Message, attempt: Attempt) -> Result<Reply, Failure> {
+        match (message, Purpose::of(message)) {
+            (Message::Both(_), Purpose::Reads) => self.send_tracked(message, attempt).await,
+            (Message::One(command), purpose) if name(command) == b"SET" => {
+                if lock(&self.writes).is_idle(attempt.began, IDLE) {
+                    Box::pin(self.confirm_connection()).await?;
+                }
+                self.send_admitted(purpose, message, attempt).await
+            }
+            (_, purpose) => self.send_admitted(purpose, message, attempt).await,
         }
-        let both = self.near.as_ref().and_then(|_| with_time_left(command));
-        let message = both.as_ref().map_or(Message::One(command), Message::Both);
-        self.send_message(purpose, message, attempt, self.limits.timeout / 4 * 3).await
+    }
+
+    /// Reads over the connection that reports changes, which is that for writes. A write that the server holds back would
+    /// hold back the read, too: after a while the other connection is asked, and the answer is one that is not kept.
+    async fn send_tracked(&self, both: &Message, attempt: Attempt) -> Result<Reply, Failure> {
+        let tracked = self.send_admitted(Purpose::Writes, both, attempt);
+        match timeout(self.limits.timeout / 4, tracked).await {
+            Ok(Err(Failure::CircuitOpen)) => {}
+            Ok(outcome) => return outcome,
+            Err(_) => lock(&self.writes).failed(),
+        }
+        let read = both.command().map_or_else(Cmd::new, Cmd::clone);
+        let reply = Box::pin(self.send_admitted(Purpose::Reads, &Message::One(read), attempt)).await?;
+        Ok(Reply { connection: 0, ..reply })
     }
 
     /// The same for a command that another node of the cluster sent here, while it hands over a slot. The answer is one that
     /// a near cache does not keep.
     #[cfg(feature = "redis-cluster")]
-    pub(super) async fn send_asking(&self, command: &Cmd, attempt: Attempt) -> Result<Value, Failure> {
-        let purpose = Purpose::of(command);
+    pub(super) async fn send_asking(&self, message: &Message, attempt: Attempt) -> Result<Reply, Failure> {
         let mut both = Pipeline::with_capacity(2);
-        both.cmd("ASKING").ignore().add_command(command.clone());
+        both.cmd("ASKING").ignore().add_command(message.command().map_or_else(Cmd::new, Cmd::clone));
+        let reply = self.send_admitted(Purpose::of(message), &Message::Asking(both), attempt).await?;
+        Ok(Reply { connection: 0, ..reply })
+    }
+
+    async fn send_admitted(&self, purpose: Purpose, message: &Message, attempt: Attempt) -> Result<Reply, Failure> {
         self.admit(purpose, attempt).await?;
-        self.send_message(purpose, Message::Asking(&both), attempt, self.limits.timeout / 4 * 3).await
+        self.send_message(purpose, message, attempt, self.limits.timeout / 4 * 3).await
     }
 
     /// Whether another node is the better one to ask.
@@ -186,10 +250,10 @@ impl ReadWriteConnections {
 
     /// Refuses the operation if the server is known not to answer, and finds out whether that is still so.
     async fn admit(&self, purpose: Purpose, attempt: Attempt) -> Result<(), Failure> {
-        if !self.limits.fail_fast || attempt == Attempt::Next {
+        if !self.limits.fail_fast || !attempt.is_first {
             return Ok(());
         }
-        let admission = lock(self.breaker(purpose)).admit(Instant::now());
+        let admission = lock(self.breaker(purpose)).admit(attempt.began);
         match admission {
             Admission::Pass => Ok(()),
             Admission::Refused => Err(Failure::CircuitOpen),
@@ -199,10 +263,10 @@ impl ReadWriteConnections {
     }
 
     async fn probe(&self, purpose: Purpose) -> Result<(), Failure> {
-        let mut probe = Probe { connections: self, purpose, answered: None };
+        let mut probe = ProbeGuard { connections: self, purpose, answered: None };
         let part = self.limits.part();
-        let ping = redis::cmd("PING");
-        let sent = self.send_message(purpose, Message::One(&ping), Attempt::First, part / 4 * 3);
+        let ping = Message::One(redis::cmd("PING"));
+        let sent = self.send_message(purpose, &ping, Attempt::first(Instant::now()), part / 4 * 3);
         let answered = match timeout(part, sent).await {
             Ok(Ok(_)) => true,
             Ok(Err(failure)) => failure.reached(),
@@ -217,9 +281,8 @@ impl ReadWriteConnections {
         if lock(&self.current).is_none() {
             return Ok(());
         }
-        let ping = redis::cmd("PING");
-        let message = Message::One(&ping);
-        match self.send_message(Purpose::Writes, message, Attempt::Next, self.limits.timeout / 4 * 3).await {
+        let ping = Message::One(redis::cmd("PING"));
+        match self.send_message(Purpose::Writes, &ping, Attempt::next(), self.limits.timeout / 4 * 3).await {
             Ok(_) | Err(Failure::ConnectionLost) => Ok(()),
             Err(failure) if failure.reached() => Ok(()),
             Err(failure) => Err(failure),
@@ -230,36 +293,35 @@ impl ReadWriteConnections {
     async fn send_message(
         &self,
         purpose: Purpose,
-        message: Message<'_>,
+        message: &Message,
         attempt: Attempt,
         patience: Duration,
-    ) -> Result<Value, Failure> {
-        let mut watch = Watch { connections: self, purpose, began: Instant::now(), patience, number: None };
+    ) -> Result<Reply, Failure> {
+        let mut guard = AbandonGuard { connections: self, purpose, began: attempt.began, patience, number: None };
         let connection = match self.current(purpose) {
             Some(current) => Ok(current),
             None => Box::pin(self.connection(purpose)).await,
         };
         let outcome = match connection {
             Ok((connection, number)) => {
-                watch.number = Some(number);
-                let mut outcome = connection.send(message).await.and_then(Value::extract_error);
-                if let (Message::Both(_), Ok(Value::Array(answers))) = (message, &mut outcome) {
-                    answers.push(Value::Int(number.cast_signed()));
-                }
-                outcome.map_err(|error| Failure::from(&error))
+                guard.number = Some(number);
+                let answer = connection.send(message).await.and_then(Value::extract_error);
+                answer
+                    .map(|value| Reply { value, repeated: false, connection: number })
+                    .map_err(|error| Failure::from(&error))
             }
             Err(failure) => Err(failure),
         };
-        let number = watch.number;
-        std::mem::forget(watch);
+        let number = guard.number;
+        std::mem::forget(guard);
         match &outcome {
             Err(failure) if !failure.reached() => {
-                if attempt == Attempt::First {
+                if attempt.is_first {
                     lock(self.breaker(purpose)).failed();
                 }
             }
             _ => {
-                let change = lock(self.breaker(purpose)).answered(Instant::now());
+                let change = lock(self.breaker(purpose)).answered(attempt.began);
                 report(purpose, change);
             }
         }
@@ -332,7 +394,7 @@ impl ReadWriteConnections {
                 return Ok((connection.clone(), connection));
             }
             Target::Server(client) => {
-                both(connect(client, self.limits, tracking), connect(client, self.limits, None)).await?
+                both(connect(client, self.limits, None), connect(client, self.limits, tracking)).await?
             }
             #[cfg(feature = "redis-sentinel")]
             Target::Sentinels(sentinels) => {
@@ -341,7 +403,7 @@ impl ReadWriteConnections {
                     let connection = connect(&client, self.limits, tracking).await?;
                     confirm_primary(connection, &client).await
                 };
-                both(primary(tracking), primary(None)).await?
+                both(primary(None), primary(tracking)).await?
             }
         };
         Ok((SharedConnection::Own(reads), SharedConnection::Own(writes)))
@@ -406,24 +468,15 @@ fn name(command: &Cmd) -> &[u8] {
     }
 }
 
-/// A read of a value, and how long the value will be there.
-fn with_time_left(command: &Cmd) -> Option<Pipeline> {
-    let mut args = command.args_iter();
-    let (Some(Arg::Simple(b"GETRANGE")), Some(Arg::Simple(key))) = (args.next(), args.next()) else { return None };
-    let mut both = Pipeline::with_capacity(2);
-    both.add_command(command.clone()).cmd("PTTL").arg(key);
-    Some(both)
-}
-
 impl SharedConnection {
-    async fn send(self, message: Message<'_>) -> RedisResult<Value> {
+    async fn send(self, message: &Message) -> RedisResult<Value> {
         match (self, message) {
             (Self::Own(mut connection), Message::One(command)) => connection.send_packed_command(command).await,
             (connection, message) => Box::pin(connection.send_rare(message)).await,
         }
     }
 
-    async fn send_rare(self, message: Message<'_>) -> RedisResult<Value> {
+    async fn send_rare(self, message: &Message) -> RedisResult<Value> {
         let (commands, skip, count) = match message {
             Message::One(command) => {
                 return match self {
@@ -444,7 +497,7 @@ impl SharedConnection {
 }
 
 /// Notices when an operation is dropped that waited for long: its deadline has passed.
-struct Watch<'a> {
+struct AbandonGuard<'a> {
     connections: &'a ReadWriteConnections,
     purpose: Purpose,
     began: Instant,
@@ -452,7 +505,7 @@ struct Watch<'a> {
     number: Option<u64>,
 }
 
-impl Drop for Watch<'_> {
+impl Drop for AbandonGuard<'_> {
     fn drop(&mut self) {
         if self.began.elapsed() < self.patience {
             return;
@@ -466,13 +519,13 @@ impl Drop for Watch<'_> {
 }
 
 /// Ends a probe, broken off or not.
-struct Probe<'a> {
+struct ProbeGuard<'a> {
     connections: &'a ReadWriteConnections,
     purpose: Purpose,
     answered: Option<bool>,
 }
 
-impl Drop for Probe<'_> {
+impl Drop for ProbeGuard<'_> {
     fn drop(&mut self) {
         let change = lock(self.connections.breaker(self.purpose)).probed(self.answered, Instant::now());
         report(self.purpose, change);

@@ -37,7 +37,7 @@ pub(super) fn encode(version: Version, payload: &[u8], expiry: Expiry, now: u64)
     (raw, ttl)
 }
 
-pub(super) struct Decoded {
+pub(super) struct DecodedEntry {
     pub(super) entry: Entry,
     /// In milliseconds.
     pub(super) idle: u64,
@@ -47,7 +47,7 @@ pub(super) struct Decoded {
 
 /// `None` for a value that this crate did not write. Of one with more than `most` bytes the value is left out: it
 /// counts as unreadable, and its version is enough to end it.
-pub(super) fn decode(mut raw: Bytes, most: usize) -> Option<Decoded> {
+pub(super) fn decode(mut raw: Bytes, most: usize) -> Option<DecodedEntry> {
     if raw.len() < HEADER || raw.get_u8() != MAGIC {
         return None;
     }
@@ -57,7 +57,7 @@ pub(super) fn decode(mut raw: Bytes, most: usize) -> Option<Decoded> {
     if raw.len() > most {
         raw = Bytes::new();
     }
-    Some(Decoded { entry: Entry { value: raw, version }, idle, end })
+    Some(DecodedEntry { entry: Entry { value: raw, version }, idle, end })
 }
 
 #[cfg(test)]
@@ -71,7 +71,7 @@ mod tests {
         let end = UNIX_EPOCH + Duration::from_millis(1_000_500);
         let (raw, ttl) = encode(Version::from(7), b"x", Expiry { idle: Duration::from_millis(200), end }, 1_000_000);
         assert_eq!(ttl, 200);
-        let Decoded { entry, idle, end } = decode(raw.into(), 100).unwrap();
+        let DecodedEntry { entry, idle, end } = decode(raw.into(), 100).unwrap();
         assert_eq!((entry.value.as_ref(), entry.version), (b"x".as_ref(), Version::from(7)));
         assert_eq!((idle, end), (200, 1_000_500));
     }

@@ -7,9 +7,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 #[cfg(feature = "redis-cluster")]
 use super::cluster::Cluster;
 use super::{
-    connections::{Attempt, ReadWriteConnections},
+    connections::{Attempt, Message, ReadWriteConnections, Reply},
     errors::{Failure, unexpected, unknown_outcome},
-    scripts::Script,
+    scripts::{LuaScript, ScriptArg},
 };
 use crate::{
     cache::near::NearCache,
@@ -35,13 +35,14 @@ pub(super) enum Repeat {
 pub(super) enum Request<'a> {
     Command(Cmd),
     /// A script, over this key, with these arguments.
-    Script(&'a Script, &'a str, &'a [&'a [u8]]),
+    LuaScript(&'a LuaScript, &'a str, &'a [ScriptArg<'a>]),
 }
 
-pub(super) struct Answer {
-    pub(super) value: Value,
-    /// An earlier try of the same command may have been carried out, too.
-    pub(super) repeated: bool,
+/// When an operation began, and when it has to end.
+#[derive(Clone, Copy)]
+pub(super) struct TimeLimit {
+    began: Instant,
+    deadline: Instant,
 }
 
 /// Clones share the connections.
@@ -68,10 +69,10 @@ impl CommandExecutor {
         self.timeout
     }
 
-    /// When an operation that begins now has to end.
-    pub(super) fn deadline(&self) -> Instant {
-        let now = Instant::now();
-        now.checked_add(self.timeout).unwrap_or(now + FAR)
+    /// That of an operation that begins now.
+    pub(super) fn time_limit(&self) -> TimeLimit {
+        let began = Instant::now();
+        TimeLimit { began, deadline: began.checked_add(self.timeout).unwrap_or(began + FAR) }
     }
 
     /// An answer of another type than the command has. Answers and questions may be out of step, so that the next answer
@@ -81,16 +82,18 @@ impl CommandExecutor {
         unexpected()
     }
 
-    /// Sends the request before the deadline, again where `repeat` allows it.
+    /// Sends the request within the time limit, again where `repeat` allows it. With a `question` right behind it, on the
+    /// connection that reports changes, the answer is an array of both answers; elsewhere the question is left out.
     pub(super) async fn execute(
         &self,
         request: Request<'_>,
+        question: Option<Cmd>,
         repeat: Repeat,
-        deadline: Instant,
-    ) -> Result<Answer, CacheError> {
+        limit: TimeLimit,
+    ) -> Result<Reply, CacheError> {
         // In a box: the callers' futures are moved more often than once, with room for all that they wait for.
-        let tries = Box::pin(self.tries(request, repeat, deadline));
-        match timeout_at(deadline, tries).await {
+        let tries = Box::pin(self.tries(request, question, repeat, limit));
+        match timeout_at(limit.deadline, tries).await {
             Ok(answer) => answer,
             Err(_) => {
                 let text = format!("Redis did not answer within {:?}: {}", self.timeout, self.describe());
@@ -100,42 +103,53 @@ impl CommandExecutor {
     }
 
     /// Sends a question once. `None`: no answer in time.
-    pub(super) async fn ask(&self, command: &Cmd, deadline: Instant) -> Option<Result<Value, Failure>> {
-        timeout_at(deadline, self.send(command, Attempt::First)).await.ok()
+    pub(super) async fn ask(&self, command: Cmd, limit: TimeLimit) -> Option<Result<Value, Failure>> {
+        let (message, attempt) = (Message::One(command), Attempt::first(Instant::now().into_std()));
+        let asked = timeout_at(limit.deadline, self.send(&message, attempt));
+        Some(asked.await.ok()?.map(|reply| reply.value))
     }
 
-    async fn tries(&self, request: Request<'_>, repeat: Repeat, deadline: Instant) -> Result<Answer, CacheError> {
-        let (mut command, mut in_full) = match request {
+    async fn tries(
+        &self,
+        request: Request<'_>,
+        question: Option<Cmd>,
+        repeat: Repeat,
+        limit: TimeLimit,
+    ) -> Result<Reply, CacheError> {
+        let (command, mut in_full) = match request {
             Request::Command(command) => (command, None),
-            Request::Script(script, key, args) => (script.by_hash(key, args), Some((script, key, args))),
+            Request::LuaScript(script, key, args) => {
+                (script.by_hash(key, args), Some((script, key, args, question.clone())))
+            }
         };
+        let mut message = Message::new(command, question);
         let mut repeated = false;
         let mut pause = FIRST_PAUSE;
-        let mut attempt = Attempt::First;
+        let mut attempt = Attempt::first(limit.began.into_std());
         loop {
-            let failure = match self.send(&command, attempt).await {
-                Ok(value) => return Ok(Answer { value, repeated }),
+            let failure = match self.send(&message, attempt).await {
+                Ok(reply) => return Ok(Reply { repeated, ..reply }),
                 Err(failure) => failure,
             };
-            attempt = Attempt::Next;
             match failure {
                 Failure::NoScript if in_full.is_some() => {
-                    if let Some((script, key, args)) = in_full.take() {
-                        command = script.by_text(key, args);
+                    if let Some((script, key, args, question)) = in_full.take() {
+                        message = Message::new(script.by_text(key, args), question);
                     }
                 }
                 Failure::ConnectionLost if !repeated && repeat != Repeat::Never => repeated = true,
                 Failure::ConnectionLost if repeat == Repeat::Never => return Err(unknown_outcome()),
                 // Where time would run out on the way, this answer is the better one: it says that nothing was done.
                 Failure::NotReady(_)
-                    if deadline.saturating_duration_since(Instant::now()) >= self.timeout / 4 + pause =>
+                    if limit.deadline.saturating_duration_since(Instant::now()) >= self.timeout / 4 + pause =>
                 {
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 _ if repeated && repeat == Repeat::ByVersion => return Err(unknown_outcome()),
-                failure => return Err(self.error(failure, name(&command))),
+                failure => return Err(self.error(failure, message.command().map_or("", name))),
             }
+            attempt = Attempt::next();
         }
     }
 
@@ -148,33 +162,38 @@ impl CommandExecutor {
         CacheError::new(kind, text)
     }
 
-    /// Sends the command and waits for the answer, without a limit of its own.
-    async fn send(&self, command: &Cmd, attempt: Attempt) -> Result<Value, Failure> {
+    /// Sends the message and waits for the answer, without a limit of its own.
+    async fn send(&self, message: &Message, attempt: Attempt) -> Result<Reply, Failure> {
         match &self.servers {
-            Servers::One(connections) => connections.send(command, attempt).await,
+            Servers::One(connections) => connections.send(message, attempt).await,
             #[cfg(feature = "redis-cluster")]
-            Servers::Cluster(cluster) => cluster.send(command, attempt).await,
+            Servers::Cluster(cluster) => cluster.send(message, attempt).await,
         }
     }
 
     /// The near cache of the server that has the key, if it is known and if there is one.
     #[cfg_attr(not(feature = "redis-cluster"), allow(unused_variables, reason = "one server has all keys"))]
-    pub(super) fn near(&self, key: &str) -> Option<Near<'_>> {
+    pub(super) fn near(&self, key: &str) -> Option<NearCacheRef<'_>> {
         match &self.servers {
-            Servers::One(connections) => connections.near().map(|near| Near::One(near)),
+            Servers::One(connections) => connections.near().map(|near| NearCacheRef::One(near)),
             #[cfg(feature = "redis-cluster")]
-            Servers::Cluster(cluster) => cluster.near(key).map(Near::OfNode),
+            Servers::Cluster(cluster) => cluster.near(key).map(NearCacheRef::OfNode),
         }
     }
 
-    /// Has the key read from the server again: this process changed it, or may have.
-    pub(super) fn invalidate(&self, key: &str) {
-        match &self.servers {
-            Servers::One(connections) => {
-                connections.near().into_iter().for_each(|near| near.invalidate(key.as_bytes()));
+    /// Has the key read from the server again: this process changed it, or may have. `except`: the near cache that has the
+    /// new entry.
+    pub(super) fn invalidate(&self, key: &str, except: Option<&NearCache>) {
+        let invalidate = |near: &NearCache| {
+            if !except.is_some_and(|except| std::ptr::eq(near, except)) {
+                near.invalidate(key.as_bytes());
             }
+        };
+        match &self.servers {
+            Servers::One(connections) => connections.near().into_iter().for_each(|near| invalidate(near)),
+            // At every node, as the slot may have moved meanwhile.
             #[cfg(feature = "redis-cluster")]
-            Servers::Cluster(cluster) => cluster.invalidate(key),
+            Servers::Cluster(cluster) => cluster.each_near(invalidate),
         }
     }
 
@@ -198,14 +217,14 @@ impl CommandExecutor {
 }
 
 /// The near cache of one server.
-pub(super) enum Near<'a> {
+pub(super) enum NearCacheRef<'a> {
     One(&'a NearCache),
     /// A node of a cluster may be left at any time.
     #[cfg(feature = "redis-cluster")]
     OfNode(Arc<NearCache>),
 }
 
-impl Deref for Near<'_> {
+impl Deref for NearCacheRef<'_> {
     type Target = NearCache;
 
     fn deref(&self) -> &NearCache {

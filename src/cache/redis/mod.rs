@@ -2,17 +2,9 @@
 use std::{
     fmt,
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
 };
 
-use redis::aio::ConnectionManager;
-
-use self::{
-    connections::{ReadWriteConnections, Target},
-    executor::{CommandExecutor, Servers},
-    scripts::Scripts,
-};
-use crate::error::CacheError;
+use self::{executor::CommandExecutor, scripts::LuaScripts};
 
 mod builder;
 mod clients;
@@ -75,115 +67,13 @@ pub use self::builder::RedisCacheBuilder;
 #[derive(Clone)]
 pub struct RedisCache {
     executor: CommandExecutor,
-    scripts: &'static Scripts,
+    scripts: &'static LuaScripts,
     /// Whether the server has been asked for its version and its settings: once is enough.
     inspected: Arc<AtomicBool>,
     /// Whether answers are kept in a near cache.
     near: bool,
-    entry_limit: EntryLimit,
-}
-
-impl RedisCache {
-    /// Connects to the server at `url`, with the default settings.
-    ///
-    /// The URL is `redis://[user][:password@]host[:port][/database]`, the same with `rediss:` for TLS (feature
-    /// `redis-tls`), or `unix:///path/to/socket` with `?db=`, `?user=` and `?pass=`.
-    ///
-    /// # Errors
-    /// When the URL cannot be read, or when no server there answers within 500 ms.
-    /// [`builder`](Self::builder) can start without one.
-    pub async fn connect(url: impl AsRef<str>) -> Result<Self, CacheError> {
-        Self::builder(url).build().await
-    }
-
-    /// Settings, before connecting to the server at `url`.
-    pub fn builder(url: impl AsRef<str>) -> RedisCacheBuilder {
-        RedisCacheBuilder::one(url.as_ref())
-    }
-
-    /// Settings, before connecting to the primary that these sentinels name, and to the next one after a failover.
-    ///
-    /// The URLs are those of the sentinels, with user and password only where the sentinels themselves ask for them;
-    /// for the servers there are [`username`](RedisCacheBuilder::username), [`password`](RedisCacheBuilder::password)
-    /// and [`database`](RedisCacheBuilder::database). With `rediss:` all of them are reached through TLS.
-    ///
-    /// # Example
-    /// ```no_run
-    /// use cloakroom::RedisCache;
-    ///
-    /// # async fn run(password: String) -> Result<(), cloakroom::CacheError> {
-    /// let sentinels = ["redis://10.0.0.1:26379", "redis://10.0.0.2:26379", "redis://10.0.0.3:26379"];
-    /// let cache = RedisCache::sentinel(sentinels, "mymaster").password(password).build().await?;
-    /// # drop(cache);
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[cfg(feature = "redis-sentinel")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "redis-sentinel")))]
-    pub fn sentinel(
-        urls: impl IntoIterator<Item = impl Into<String>>,
-        primary: impl Into<String>,
-    ) -> RedisCacheBuilder {
-        RedisCacheBuilder::sentinels(urls.into_iter().map(Into::into).collect(), primary.into())
-    }
-
-    /// Settings, before connecting to the cluster that these nodes belong to.
-    ///
-    /// One node would do; more are there to begin with when that one is down. The first URL says how all nodes are
-    /// connected to: user, password, TLS. Keys are followed when slots move and when a replica takes over; replicas
-    /// are never read from.
-    ///
-    /// # Example
-    /// ```no_run
-    /// use cloakroom::RedisCache;
-    ///
-    /// # async fn run() -> Result<(), cloakroom::CacheError> {
-    /// let cache = RedisCache::cluster(["redis://10.0.0.1:6379", "redis://10.0.0.2:6379"]).build().await?;
-    /// # drop(cache);
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[cfg(feature = "redis-cluster")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "redis-cluster")))]
-    pub fn cluster(urls: impl IntoIterator<Item = impl Into<String>>) -> RedisCacheBuilder {
-        RedisCacheBuilder::cluster(urls.into_iter().map(Into::into).collect())
-    }
-
-    /// Uses a connection that the application already holds, with the default time limit of 500 ms.
-    ///
-    /// Its own settings stay in force beside that limit: the sooner one counts. Reconnecting is left to it, too, and it
-    /// does not reconnect when the server's answer, and not the network, says that it should (a primary that became a
-    /// replica, a password that changed). Where that matters, prefer [`connect`](Self::connect).
-    #[must_use]
-    pub fn from_connection(connection: ConnectionManager) -> Self {
-        let limits = builder::DEFAULT_LIMITS;
-        let servers = Servers::One(ReadWriteConnections::new(Target::Borrowed(connection), limits, None).into());
-        Self::over(servers, limits.timeout, false, builder::DEFAULT_MAX_ENTRY_BYTES)
-    }
-
-    fn over(servers: Servers, timeout: Duration, near: bool, max_entry_bytes: usize) -> Self {
-        Self {
-            executor: CommandExecutor::new(servers, timeout),
-            scripts: Scripts::all(),
-            inspected: Arc::default(),
-            near,
-            entry_limit: EntryLimit::new(max_entry_bytes),
-        }
-    }
-}
-
-/// How much of a value is read.
-#[derive(Clone)]
-struct EntryLimit {
-    bytes: usize,
-    /// The place of the last byte to ask for, the first one of too many.
-    last: Arc<str>,
-}
-
-impl EntryLimit {
-    fn new(bytes: usize) -> Self {
-        Self { bytes, last: (encoding::HEADER + bytes).to_string().into() }
-    }
+    /// Of the longest entry that is written or read.
+    max_entry_bytes: usize,
 }
 
 impl fmt::Debug for RedisCache {

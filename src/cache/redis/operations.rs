@@ -5,20 +5,23 @@ use std::{
 };
 
 use redis::{Cmd, Value};
-use tokio::time::Instant;
 
 use super::{
     RedisCache,
-    encoding::{self, Decoded},
+    connections::Reply,
+    encoding::{self, DecodedEntry},
     errors::{Failure, unknown_outcome},
-    executor::{Answer, CommandExecutor, Repeat, Request},
-    scripts::Script,
+    executor::{CommandExecutor, Repeat, Request, TimeLimit},
+    scripts::{
+        LuaScript,
+        ScriptArg::{self, Bytes, Number},
+    },
     server_info,
 };
 use crate::{
     cache::{
         Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version,
-        near::{Fetched, FillToken, Lookup, NearCache},
+        near::{Fetched, FillToken, NearCache, NearLookup},
     },
     clock::{millis, millis_since_epoch, time_of},
     error::{CacheError, CacheErrorKind},
@@ -27,16 +30,16 @@ use crate::{
 
 impl RedisCache {
     /// Finds out once whether the server is one to hold sessions. Questions that the user may not ask are left out.
-    async fn inspect(&self, deadline: Instant) -> Result<(), CacheError> {
+    async fn inspect(&self, limit: TimeLimit) -> Result<(), CacheError> {
         if self.inspected.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let about = self.executor.ask(&server_info::question("server"), deadline).await.and_then(Result::ok);
+        let about = self.executor.ask(server_info::question("server"), limit).await.and_then(Result::ok);
         if about.is_some_and(|about| server_info::is_too_old(&about)) {
             return Err(CacheError::new(CacheErrorKind::Unsupported, "the server is older than Redis 6.2"));
         }
-        self.check_permissions(deadline).await?;
-        let memory = self.executor.ask(&server_info::question("memory"), deadline).await.and_then(Result::ok);
+        self.check_permissions(limit).await?;
+        let memory = self.executor.ask(server_info::question("memory"), limit).await.and_then(Result::ok);
         if !self.inspected.swap(true, Ordering::Relaxed) && memory.is_some_and(|memory| server_info::evicts(&memory)) {
             events::evicting();
         }
@@ -44,11 +47,11 @@ impl RedisCache {
     }
 
     /// An error where scripts are refused or switched off, or where one of their commands is.
-    async fn check_permissions(&self, deadline: Instant) -> Result<(), CacheError> {
+    async fn check_permissions(&self, limit: TimeLimit) -> Result<(), CacheError> {
         let (check, key) = (&self.scripts.check, "cloakroom:ping");
-        let mut answer = self.executor.ask(&check.by_hash(key, &[b"0"]), deadline).await;
+        let mut answer = self.executor.ask(check.by_hash(key, &[Number(0)]), limit).await;
         if matches!(answer, Some(Err(Failure::NoScript))) {
-            answer = self.executor.ask(&check.by_text(key, &[b"0"]), deadline).await;
+            answer = self.executor.ask(check.by_text(key, &[Number(0)]), limit).await;
         }
         match answer {
             Some(Ok(missing)) => {
@@ -72,30 +75,37 @@ impl RedisCache {
         }
     }
 
-    async fn script(&self, script: &Script, repeat: Repeat, key: &str, args: &[&[u8]]) -> Result<Answer, CacheError> {
-        self.executor.execute(Request::Script(script, key, args), repeat, self.executor.deadline()).await
+    async fn script(
+        &self,
+        script: &LuaScript,
+        repeat: Repeat,
+        key: &str,
+        args: &[ScriptArg<'_>],
+    ) -> Result<Reply, CacheError> {
+        self.executor.execute(Request::LuaScript(script, key, args), None, repeat, self.executor.time_limit()).await
     }
 
-    /// A plain read. One byte more than an entry may have tells that a value is too long.
-    fn read(&self, key: &str) -> Request<'static> {
-        let mut command = Cmd::with_capacity(4, 20 + key.len());
-        command.arg("GETRANGE").arg(key).arg(0).arg(&*self.entry_limit.last);
-        Request::Command(command)
+    async fn command(&self, command: Cmd, repeat: Repeat, limit: TimeLimit) -> Result<Value, CacheError> {
+        Ok(self.executor.execute(Request::Command(command), None, repeat, limit).await?.value)
+    }
+
+    /// The place of the last byte to read: one byte more than an entry may have tells that a value is too long.
+    fn last(&self) -> u64 {
+        u64::try_from(encoding::HEADER + self.max_entry_bytes).unwrap_or(u64::MAX)
     }
 
     /// The live entry, with its idle time restarted if that started `after` milliseconds ago or earlier. An entry that
     /// has ended is removed.
-    async fn read_and_touch(&self, key: &str, after: u64, deadline: Instant) -> Result<Option<Entry>, CacheError> {
-        let (now, after) = (now().to_string(), after.to_string());
-        let args = [now.as_bytes(), self.entry_limit.last.as_bytes(), after.as_bytes()];
-        let request = Request::Script(&self.scripts.get_and_touch, key, &args);
-        self.entry_in(self.executor.execute(request, Repeat::Freely, deadline).await?.value)
+    async fn read_and_touch(&self, key: &str, after: u64, limit: TimeLimit) -> Result<Option<Entry>, CacheError> {
+        let args = [Number(now()), Number(self.last()), Number(after)];
+        let request = Request::LuaScript(&self.scripts.get_and_touch, key, &args);
+        self.entry_in(self.executor.execute(request, None, Repeat::Freely, limit).await?.value)
     }
 
     /// The same, and the next read asks the server.
-    async fn touch_and_get(&self, key: &str, after: u64, deadline: Instant) -> Result<Option<Entry>, CacheError> {
+    async fn touch_and_get(&self, key: &str, after: u64, limit: TimeLimit) -> Result<Option<Entry>, CacheError> {
         let _guard = self.guard(key);
-        self.read_and_touch(key, after, deadline).await
+        self.read_and_touch(key, after, limit).await
     }
 
     /// Asks the server, and keeps the answer in the near cache that was looked into.
@@ -103,22 +113,26 @@ impl RedisCache {
         &self,
         asked: Option<(&NearCache, FillToken)>,
         key: &str,
-        deadline: Instant,
+        limit: TimeLimit,
     ) -> Result<Option<Fetched>, CacheError> {
-        let answer = self.executor.execute(self.read(key), Repeat::Freely, deadline).await?.value;
-        let (raw, left, connection) = match answer {
-            Value::Array(parts) => match <[Value; 3]>::try_from(parts) {
-                Ok([raw, Value::Int(left), Value::Int(connection)]) => (raw, left, connection.cast_unsigned()),
+        let mut time_left = Cmd::with_capacity(2, 4 + key.len());
+        time_left.arg("PTTL").arg(key);
+        let request = Request::Command(read(key, self.last()));
+        let Reply { value, connection, .. } =
+            self.executor.execute(request, Some(time_left), Repeat::Freely, limit).await?;
+        let (raw, left) = match value {
+            Value::Array(parts) => match <[Value; 2]>::try_from(parts) {
+                Ok([raw, Value::Int(left)]) => (raw, left),
                 _ => return Err(self.executor.unexpected()),
             },
-            // Of a node of a cluster that takes over a slot: it is not kept.
-            raw => (raw, -1, 0),
+            // Not over the connection that reports changes: it is not kept.
+            raw => (raw, -1),
         };
         let asked = asked.filter(|(_, token)| token.is_of(connection));
         if let Some((near, token)) = &asked {
             near.answered(token);
         }
-        let Some(Decoded { entry, idle, end }) = self.live_in(raw)? else { return Ok(None) };
+        let Some(DecodedEntry { entry, idle, end }) = self.live_in(raw)? else { return Ok(None) };
         let fetched = Fetched { entry, idle, end, left };
         if let Some((near, token)) = &asked {
             near.fill(token, key, &fetched);
@@ -136,7 +150,7 @@ impl RedisCache {
     }
 
     /// The live entry in an answer, if there is one.
-    fn live_in(&self, answer: Value) -> Result<Option<Decoded>, CacheError> {
+    fn live_in(&self, answer: Value) -> Result<Option<DecodedEntry>, CacheError> {
         let raw = match answer {
             Value::Nil => return Ok(None),
             // `GETRANGE` of a key that is not there.
@@ -144,7 +158,7 @@ impl RedisCache {
             Value::BulkString(raw) => raw,
             _ => return Err(self.executor.unexpected()),
         };
-        match encoding::decode(raw.into(), self.entry_limit.bytes) {
+        match encoding::decode(raw.into(), self.max_entry_bytes) {
             Some(decoded) => Ok((decoded.end > now()).then_some(decoded)),
             None => {
                 events::foreign_value();
@@ -154,19 +168,19 @@ impl RedisCache {
     }
 
     /// The value to store, and its time to live in milliseconds.
-    fn encode(&self, entry: &Entry, expiry: Expiry) -> Result<(Vec<u8>, u64), CacheError> {
-        if entry.value.len() > self.entry_limit.bytes {
+    fn encode(&self, entry: &Entry, expiry: Expiry, now: u64) -> Result<(Vec<u8>, u64), CacheError> {
+        if entry.value.len() > self.max_entry_bytes {
             let text = "the entry is longer than `RedisCacheBuilder::max_entry_bytes` allows";
             return Err(CacheError::new(CacheErrorKind::Unsupported, text));
         }
-        Ok(encoding::encode(entry.version, &entry.value, expiry, now()))
+        Ok(encoding::encode(entry.version, &entry.value, expiry, now))
     }
 
     /// Whether the entry was written; it was not where another value is.
-    async fn set_absent(&self, key: &str, raw: &[u8], ttl: u64, deadline: Instant) -> Result<bool, CacheError> {
+    async fn set_absent(&self, key: &str, raw: &[u8], ttl: u64, limit: TimeLimit) -> Result<bool, CacheError> {
         let mut command = Cmd::with_capacity(6, 32 + key.len() + raw.len());
         command.arg("SET").arg(key).arg(raw).arg("PX").arg(ttl).arg("NX");
-        match self.executor.execute(Request::Command(command), Repeat::Never, deadline).await?.value {
+        match self.command(command, Repeat::Never, limit).await? {
             Value::Okay => Ok(true),
             Value::Nil => Ok(false),
             _ => Err(self.executor.unexpected()),
@@ -179,48 +193,48 @@ impl Cache for RedisCache {
         if self.near {
             let near = self.executor.near(key);
             let asked = match near.as_deref().map(|near| (near, near.find(key, None))) {
-                Some((_, Lookup::Hit(entry) | Lookup::Due(entry))) => return Ok(Some(entry)),
-                Some((near, Lookup::Miss(token))) => Some((near, token)),
+                Some((_, NearLookup::Hit(entry) | NearLookup::Due(entry))) => return Ok(Some(entry)),
+                Some((near, NearLookup::Miss(token))) => Some((near, token)),
                 None => None,
             };
             // In a box, so that a hit has little to carry.
-            let fetched = Box::pin(self.fetch(asked, key, self.executor.deadline())).await?;
+            let fetched = Box::pin(self.fetch(asked, key, self.executor.time_limit())).await?;
             return Ok(fetched.map(|fetched| fetched.entry));
         }
-        let answer = self.executor.execute(self.read(key), Repeat::Freely, self.executor.deadline()).await?;
-        self.entry_in(answer.value)
+        let answer = self.command(read(key, self.last()), Repeat::Freely, self.executor.time_limit()).await?;
+        self.entry_in(answer)
     }
 
     async fn get_and_touch(&self, key: &str, after: Duration) -> Result<Option<Entry>, CacheError> {
-        let (after, deadline) = (encoding::cut(millis(after)), self.executor.deadline());
+        let (after, limit) = (encoding::cut(millis(after)), self.executor.time_limit());
         // What needs no restart yet is a plain read.
         if self.near && after > 0 {
             let near = self.executor.near(key);
             let asked = match near.as_deref().map(|near| (near, near.find(key, Some(after)))) {
-                Some((_, Lookup::Hit(entry))) => return Ok(Some(entry)),
-                Some((_, Lookup::Due(_))) => return self.touch_and_get(key, after, deadline).await,
-                Some((near, Lookup::Miss(token))) => Some((near, token)),
+                Some((_, NearLookup::Hit(entry))) => return Ok(Some(entry)),
+                Some((_, NearLookup::Due(_))) => return self.touch_and_get(key, after, limit).await,
+                Some((near, NearLookup::Miss(token))) => Some((near, token)),
                 None => None,
             };
-            match Box::pin(self.fetch(asked, key, deadline)).await? {
+            match Box::pin(self.fetch(asked, key, limit)).await? {
                 Some(fetched) if fetched.is_due(after) => {}
                 fetched => return Ok(fetched.map(|fetched| fetched.entry)),
             }
         }
-        self.touch_and_get(key, after, deadline).await
+        self.touch_and_get(key, after, limit).await
     }
 
     async fn insert(&self, key: &str, entry: Entry, expiry: Expiry) -> Result<bool, CacheError> {
         let _guard = self.guard(key);
-        let (raw, ttl) = self.encode(&entry, expiry)?;
-        let deadline = self.executor.deadline();
-        if self.set_absent(key, &raw, ttl, deadline).await? {
+        let (raw, ttl) = self.encode(&entry, expiry, now())?;
+        let limit = self.executor.time_limit();
+        if self.set_absent(key, &raw, ttl, limit).await? {
             return Ok(true);
         }
         // The value that is there may be an entry past its end that Redis kept: the script removes it.
-        match self.read_and_touch(key, encoding::NEVER, deadline).await? {
+        match self.read_and_touch(key, encoding::NEVER, limit).await? {
             Some(other) => Ok(other.version == entry.version),
-            None => self.set_absent(key, &raw, ttl, deadline).await,
+            None => self.set_absent(key, &raw, ttl, limit).await,
         }
     }
 
@@ -231,13 +245,34 @@ impl Cache for RedisCache {
         entry: Entry,
         expiry: Expiry,
     ) -> Result<Replaced, CacheError> {
-        let _guard = self.guard(key);
-        let (raw, ttl) = self.encode(&entry, expiry)?;
-        let (now, ttl, expected) = (now().to_string(), ttl.to_string(), u64::from(expected).to_be_bytes());
-        let args: [&[u8]; 5] = [now.as_bytes(), self.entry_limit.last.as_bytes(), &expected, &raw, ttl.as_bytes()];
-        let Answer { value, repeated } = self.script(&self.scripts.replace, Repeat::ByVersion, key, &args).await?;
+        let guard = self.guard(key);
+        let near = self.near.then(|| self.executor.near(key)).flatten();
+        let token = near.as_deref().map(|near| (near, near.token(key)));
+        let (now, expected) = (now(), u64::from(expected).to_be_bytes());
+        let (raw, ttl) = self.encode(&entry, expiry, now)?;
+        let args = [Number(now), Number(self.last()), Bytes(&expected), Bytes(&raw), Number(ttl)];
+        // Once the head has been read again, the server has reported this change, and will report the next one.
+        let head = token.is_some().then(|| read(key, encoding::HEADER as u64 - 1));
+        let request = Request::LuaScript(&self.scripts.replace, key, &args);
+        let limit = self.executor.time_limit();
+        let Reply { value, repeated, connection } =
+            self.executor.execute(request, head, Repeat::ByVersion, limit).await?;
+        let (value, head) = match value {
+            Value::Array(parts) => match <[Value; 2]>::try_from(parts) {
+                Ok([value, Value::BulkString(head)]) => (value, head),
+                _ => return Err(self.executor.unexpected()),
+            },
+            value => (value, Vec::new()),
+        };
         match value {
-            Value::Int(1) => Ok(Replaced::Done),
+            Value::Int(1) => {
+                let token =
+                    token.filter(|(_, token)| token.is_of(connection) && raw.get(..encoding::HEADER) == Some(&head));
+                if let (Some((near, token)), Some(guard)) = (token, guard) {
+                    guard.keep(near, token, raw, ttl, self.max_entry_bytes);
+                }
+                Ok(Replaced::Done)
+            }
             value => match self.entry_in(value)? {
                 Some(found) if found.version == entry.version => Ok(Replaced::Done),
                 _ if repeated => Err(unknown_outcome()),
@@ -249,8 +284,7 @@ impl Cache for RedisCache {
 
     async fn touch(&self, key: &str) -> Result<bool, CacheError> {
         let _guard = self.guard(key);
-        let now = now().to_string();
-        match self.script(&self.scripts.touch, Repeat::Freely, key, &[now.as_bytes()]).await?.value {
+        match self.script(&self.scripts.touch, Repeat::Freely, key, &[Number(now())]).await?.value {
             Value::Int(touched) => Ok(touched == 1),
             _ => Err(self.executor.unexpected()),
         }
@@ -258,9 +292,9 @@ impl Cache for RedisCache {
 
     async fn delete(&self, key: &str, expected: Version) -> Result<Deleted, CacheError> {
         let _guard = self.guard(key);
-        let (now, expected) = (now().to_string(), u64::from(expected).to_be_bytes());
-        let args: [&[u8]; 3] = [now.as_bytes(), self.entry_limit.last.as_bytes(), &expected];
-        let Answer { value, repeated } = self.script(&self.scripts.delete, Repeat::ByVersion, key, &args).await?;
+        let expected = u64::from(expected).to_be_bytes();
+        let args = [Number(now()), Number(self.last()), Bytes(&expected)];
+        let Reply { value, repeated, .. } = self.script(&self.scripts.delete, Repeat::ByVersion, key, &args).await?;
         match value {
             Value::Int(1) => Ok(Deleted::Done),
             value => match self.entry_in(value)? {
@@ -273,8 +307,7 @@ impl Cache for RedisCache {
     }
 
     async fn list_add(&self, list: &str, member: &str, end: SystemTime) -> Result<usize, CacheError> {
-        let (now, end) = (now().to_string(), list_end(end).to_string());
-        let args = [now.as_bytes(), end.as_bytes(), member.as_bytes()];
+        let args = [Number(now()), Number(list_end(end)), Bytes(member.as_bytes())];
         match self.script(&self.scripts.list_add, Repeat::Freely, list, &args).await?.value {
             Value::Int(members) => Ok(usize::try_from(members).unwrap_or_default()),
             _ => Err(self.executor.unexpected()),
@@ -285,8 +318,8 @@ impl Cache for RedisCache {
         if members.is_empty() {
             return Ok(());
         }
-        let now = now().to_string();
-        let args: Vec<&[u8]> = [now.as_bytes()].into_iter().chain(members.iter().map(String::as_bytes)).collect();
+        let members = members.iter().map(|member| Bytes(member.as_bytes()));
+        let args: Vec<_> = [Number(now())].into_iter().chain(members).collect();
         self.script(&self.scripts.list_remove, Repeat::Freely, list, &args).await.map(drop)
     }
 
@@ -300,10 +333,10 @@ impl Cache for RedisCache {
             return Ok(Vec::new());
         }
         // A number that Lua counts exactly.
-        let (now, limit) = (now().to_string(), limit.min(1 << 30).to_string());
-        let end = after.map_or(0, |after| list_end(after.end)).to_string();
+        let limit = u64::try_from(limit.min(1 << 30)).unwrap_or(u64::MAX);
+        let end = after.map_or(0, |after| list_end(after.end));
         let name = after.map_or("", |after| after.name.as_str());
-        let args = [now.as_bytes(), end.as_bytes(), name.as_bytes(), limit.as_bytes()];
+        let args = [Number(now()), Number(end), Bytes(name.as_bytes()), Number(limit)];
         let answer = self.script(&self.scripts.list_page, Repeat::Freely, list, &args).await?;
         let members: Vec<(String, u64)> =
             redis::from_redis_value(answer.value).map_err(|_| self.executor.unexpected())?;
@@ -311,9 +344,9 @@ impl Cache for RedisCache {
     }
 
     async fn ping(&self) -> Result<(), CacheError> {
-        let deadline = self.executor.deadline();
-        self.executor.execute(Request::Command(redis::cmd("PING")), Repeat::Freely, deadline).await?;
-        self.inspect(deadline).await
+        let limit = self.executor.time_limit();
+        self.command(redis::cmd("PING"), Repeat::Freely, limit).await?;
+        self.inspect(limit).await
     }
 }
 
@@ -323,10 +356,28 @@ struct InvalidationGuard<'a> {
     key: &'a str,
 }
 
+impl InvalidationGuard<'_> {
+    /// The value was written over the connection that reports the next change: this near cache keeps it.
+    fn keep(self, near: &NearCache, token: FillToken, raw: Vec<u8>, ttl: u64, most: usize) {
+        let Some(DecodedEntry { entry, idle, end }) = encoding::decode(raw.into(), most) else { return };
+        let left = i64::try_from(ttl).unwrap_or(i64::MAX);
+        near.written(token, self.key, &Fetched { entry, idle, end, left });
+        self.executor.invalidate(self.key, Some(near));
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for InvalidationGuard<'_> {
     fn drop(&mut self) {
-        self.executor.invalidate(self.key);
+        self.executor.invalidate(self.key, None);
     }
+}
+
+/// A plain read up to the byte at `last`.
+fn read(key: &str, last: u64) -> Cmd {
+    let mut command = Cmd::with_capacity(4, 32 + key.len());
+    command.arg("GETRANGE").arg(key).arg(0).arg(last);
+    command
 }
 
 /// A score that a sorted set keeps exactly.

@@ -6,14 +6,14 @@ use redis::Cmd;
 /// What all begin with.
 ///
 /// No script has functions, because Redis would make them anew for each call, at a higher cost than everything else in
-/// it. `pcall`, because an error raised by `call` loses its code in Redis 6. A value that this crate did not write counts
+/// it. Numbers that commands take are text, because Redis writes a number of Lua as text by the slowest of its ways. `pcall`, because an error raised by `call` loses its code in Redis 6. A value that this crate did not write counts
 /// as absent, and an entry past its end is removed. No more than the bytes of the largest entry are read, `ARGV[2]`.
 const ARGS: &str = r"
 local key, now = KEYS[1], tonumber(ARGV[1])
 ";
 
 const GET_AND_TOUCH: &str = r"
-local value = redis.pcall('GETRANGE', key, 0, ARGV[2])
+local value = redis.pcall('GETRANGE', key, '0', ARGV[2])
 if type(value) ~= 'string' or #value < 21 or string.byte(value) ~= 1 then return value end
 local idle, finish = struct.unpack('>I6I6', value, 10)
 if finish <= now then redis.call('DEL', key) return false end
@@ -24,7 +24,7 @@ return value
 ";
 
 const TOUCH: &str = r"
-local head = redis.pcall('GETRANGE', key, 0, 20)
+local head = redis.pcall('GETRANGE', key, '0', '20')
 if type(head) ~= 'string' then return head end
 if #head < 21 or string.byte(head) ~= 1 then return 0 end
 local idle, finish = struct.unpack('>I6I6', head, 10)
@@ -33,22 +33,22 @@ return redis.call('PEXPIRE', key, math.min(idle, finish - now))
 ";
 
 const REPLACE: &str = r"
-local head = redis.pcall('GETRANGE', key, 0, 20)
+local head = redis.pcall('GETRANGE', key, '0', '20')
 if type(head) ~= 'string' then return head end
 if #head < 21 or string.byte(head) ~= 1 then return false end
 if struct.unpack('>I6', head, 16) <= now then redis.call('DEL', key) return false end
-if string.sub(head, 2, 9) ~= ARGV[3] then return redis.call('GETRANGE', key, 0, ARGV[2]) end
+if string.sub(head, 2, 9) ~= ARGV[3] then return redis.call('GETRANGE', key, '0', ARGV[2]) end
 local set = redis.pcall('SET', key, ARGV[4], 'PX', ARGV[5])
 if set.err then return set end
 return 1
 ";
 
 const DELETE: &str = r"
-local head = redis.pcall('GETRANGE', key, 0, 20)
+local head = redis.pcall('GETRANGE', key, '0', '20')
 if type(head) ~= 'string' then return head end
 if #head < 21 or string.byte(head) ~= 1 then return false end
 if struct.unpack('>I6', head, 16) <= now then redis.call('DEL', key) return false end
-if string.sub(head, 2, 9) ~= ARGV[3] then return redis.call('GETRANGE', key, 0, ARGV[2]) end
+if string.sub(head, 2, 9) ~= ARGV[3] then return redis.call('GETRANGE', key, '0', ARGV[2]) end
 return redis.call('DEL', key)
 ";
 
@@ -110,62 +110,82 @@ end
 return missing
 "#;
 
-pub(super) struct Scripts {
-    pub(super) check: Script,
-    pub(super) get_and_touch: Script,
-    pub(super) touch: Script,
-    pub(super) replace: Script,
-    pub(super) delete: Script,
-    pub(super) list_add: Script,
-    pub(super) list_remove: Script,
-    pub(super) list_page: Script,
+pub(super) struct LuaScripts {
+    pub(super) check: LuaScript,
+    pub(super) get_and_touch: LuaScript,
+    pub(super) touch: LuaScript,
+    pub(super) replace: LuaScript,
+    pub(super) delete: LuaScript,
+    pub(super) list_add: LuaScript,
+    pub(super) list_remove: LuaScript,
+    pub(super) list_page: LuaScript,
 }
 
-impl Scripts {
+impl LuaScripts {
     pub(super) fn all() -> &'static Self {
-        static ALL: LazyLock<Scripts> = LazyLock::new(|| Scripts {
-            check: Script::new(&[ARGS, CHECK]),
-            get_and_touch: Script::new(&[ARGS, GET_AND_TOUCH]),
-            touch: Script::new(&[ARGS, TOUCH]),
-            replace: Script::new(&[ARGS, REPLACE]),
-            delete: Script::new(&[ARGS, DELETE]),
-            list_add: Script::new(&[ARGS, LIST_ADD, LIST_END]),
-            list_remove: Script::new(&[ARGS, LIST_REMOVE, LIST_END]),
-            list_page: Script::new(&[ARGS, LIST_PAGE]),
+        static ALL: LazyLock<LuaScripts> = LazyLock::new(|| LuaScripts {
+            check: LuaScript::new(&[ARGS, CHECK]),
+            get_and_touch: LuaScript::new(&[ARGS, GET_AND_TOUCH]),
+            touch: LuaScript::new(&[ARGS, TOUCH]),
+            replace: LuaScript::new(&[ARGS, REPLACE]),
+            delete: LuaScript::new(&[ARGS, DELETE]),
+            list_add: LuaScript::new(&[ARGS, LIST_ADD, LIST_END]),
+            list_remove: LuaScript::new(&[ARGS, LIST_REMOVE, LIST_END]),
+            list_page: LuaScript::new(&[ARGS, LIST_PAGE]),
         });
         &ALL
     }
 }
 
-pub(super) struct Script {
+/// An argument of a script.
+#[derive(Clone, Copy)]
+pub(super) enum ScriptArg<'a> {
+    Bytes(&'a [u8]),
+    Number(u64),
+}
+
+pub(super) struct LuaScript {
     text: String,
     hash: String,
 }
 
-impl Script {
+impl LuaScript {
     fn new(parts: &[&str]) -> Self {
         let text = parts.concat();
         let hash = redis::Script::new(&text).get_hash().to_owned();
         Self { text, hash }
     }
 
-    pub(super) fn by_hash(&self, key: &str, args: &[&[u8]]) -> Cmd {
+    pub(super) fn by_hash(&self, key: &str, args: &[ScriptArg<'_>]) -> Cmd {
         invocation("EVALSHA", &self.hash, key, args)
     }
 
     /// For a server that does not know the script. Runs and keeps it in one step, so that nothing can come between.
-    pub(super) fn by_text(&self, key: &str, args: &[&[u8]]) -> Cmd {
+    pub(super) fn by_text(&self, key: &str, args: &[ScriptArg<'_>]) -> Cmd {
         invocation("EVAL", &self.text, key, args)
     }
 }
 
-fn invocation(name: &str, script: &str, key: &str, args: &[&[u8]]) -> Cmd {
+fn invocation(name: &str, script: &str, key: &str, args: &[ScriptArg<'_>]) -> Cmd {
     // Room for all of it: the name, the hash or the text, lengths and numbers.
-    let bytes: usize = args.iter().map(|arg| arg.len()).sum();
+    let bytes: usize = args.iter().map(|arg| arg.length()).sum();
     let mut command = Cmd::with_capacity(args.len() + 4, name.len() + script.len() + key.len() + bytes + 1);
     command.arg(name).arg(script).arg(1).arg(key);
     for arg in args {
-        command.arg(*arg);
+        match arg {
+            ScriptArg::Bytes(bytes) => command.arg(*bytes),
+            ScriptArg::Number(number) => command.arg(*number),
+        };
     }
     command
+}
+
+impl ScriptArg<'_> {
+    /// Bytes that it takes at most.
+    const fn length(self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Number(_) => 20,
+        }
+    }
 }

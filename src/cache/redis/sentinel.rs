@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::{
     clients::{ServerSettings, address},
-    connect::{Limits, connect},
+    connect::{OperationLimits, connect},
     errors::Failure,
 };
 
@@ -24,7 +24,7 @@ pub(super) struct Sentinels {
 
 impl Sentinels {
     /// The server that is the primary now, by the first sentinel that answers and knows it.
-    pub(super) async fn primary(&self, limits: Limits) -> Result<Client, Failure> {
+    pub(super) async fn primary(&self, limits: OperationLimits) -> Result<Client, Failure> {
         let count = self.sentinels.len();
         let each = (limits.timeout / 5).max(Duration::from_millis(20));
         let first = self.first.load(Ordering::Relaxed);
@@ -48,7 +48,7 @@ impl Sentinels {
         Err(last.unwrap_or_else(|| Failure::no_server(false, "no sentinel answered in time")))
     }
 
-    async fn ask(&self, sentinel: &Client, limits: Limits) -> Result<Option<(String, u16)>, Failure> {
+    async fn ask(&self, sentinel: &Client, limits: OperationLimits) -> Result<Option<(String, u16)>, Failure> {
         let mut connection = connect(sentinel, limits, None).await?;
         let mut question = redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);

@@ -29,7 +29,7 @@ impl Tracking {
         let info = client.get_connection_info().clone();
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let client = Client::open(info.set_redis_settings(settings)).map_err(|error| failed(&error))?;
-        let config = config.set_push_sender(Listener { near: near.clone(), number });
+        let config = config.set_push_sender(InvalidationReceiver { near: near.clone(), number });
         let connected = client.get_multiplexed_async_connection_with_config(&config).await;
         let mut connection = connected.map_err(|error| failed(&error))?;
         let asked = Instant::now();
@@ -44,12 +44,12 @@ impl Tracking {
 
 /// Held by the task that reads the connection, and called before that passes on any later answer. When it is dropped,
 /// the connection reports nothing any more, for whatever reason.
-struct Listener {
+struct InvalidationReceiver {
     near: Arc<NearCache>,
     number: u64,
 }
 
-impl AsyncPushSender for Listener {
+impl AsyncPushSender for InvalidationReceiver {
     fn send(&self, info: PushInfo) -> Result<(), SendError> {
         match (info.kind, info.data.as_slice()) {
             (PushKind::Invalidate, [Value::Array(keys)]) => {
@@ -69,7 +69,7 @@ impl AsyncPushSender for Listener {
     }
 }
 
-impl Drop for Listener {
+impl Drop for InvalidationReceiver {
     fn drop(&mut self) {
         self.near.end(self.number);
     }

@@ -38,8 +38,8 @@ impl Breaker {
     }
 
     /// For the operation that was admitted to find out whether the database answers.
-    pub(super) const fn probe(&self) -> Probe<'_> {
-        Probe { breaker: self, answered: None }
+    pub(super) const fn probe(&self) -> ProbeGuard<'_> {
+        ProbeGuard { breaker: self, answered: None }
     }
 
     fn circuit(&self) -> Option<MutexGuard<'_, CircuitBreaker>> {
@@ -56,12 +56,12 @@ impl Breaker {
 }
 
 /// Ends a probe, broken off or not.
-pub(super) struct Probe<'a> {
+pub(super) struct ProbeGuard<'a> {
     breaker: &'a Breaker,
     pub(super) answered: Option<bool>,
 }
 
-impl Drop for Probe<'_> {
+impl Drop for ProbeGuard<'_> {
     fn drop(&mut self) {
         let change = self.breaker.circuit().map(|mut circuit| circuit.probed(self.answered, Instant::now()));
         self.breaker.report(change);

@@ -1,3 +1,4 @@
+//! The SQL caches are made: over a URL with its settings, or over a pool of the application.
 use std::{
     fmt,
     sync::atomic::{AtomicBool, AtomicU64},
@@ -12,7 +13,7 @@ use super::{
     connections::Connections,
     dialect::{Dialect, PoolSettings, Statements, literal},
     failure::Failure,
-    near::Near,
+    near::NotifyingNearCache,
     tables::SqlTables,
 };
 use crate::error::{CacheError, CacheErrorKind};
@@ -56,10 +57,6 @@ enum Source<D: Dialect> {
 }
 
 impl<D: Dialect> SqlCacheBuilder<D> {
-    pub(super) fn new(url: &str) -> Self {
-        Self::over(Source::Url(url.to_owned()))
-    }
-
     /// Settings for a cache that uses a pool of the application.
     pub fn from_pool(pool: Pool<D::Database>) -> Self {
         Self::over(Source::Pool(pool))
@@ -157,7 +154,7 @@ impl<D: Dialect> SqlCacheBuilder<D> {
             Source::Pool(pool) => Connections::of_application(pool, D::ONE_WRITER),
             Source::Url(url) => {
                 let pool = D::pool(&url, &self.pool).map_err(|error| match Failure::of(&error, D::answer) {
-                    Failure::Final(kind, text) => CacheError::new(kind, text),
+                    Failure::Rejected(kind, text) => CacheError::new(kind, text),
                     _ => CacheError::new(CacheErrorKind::Other, "the URL of the database cannot be used"),
                 })?;
                 Connections::own(pool, D::ONE_WRITER)
@@ -212,9 +209,34 @@ impl SqlCacheBuilder<super::Postgres> {
     }
 }
 
-/// A cache with the default settings over a pool of the application.
-pub(super) fn over_pool<D: Dialect>(pool: Pool<D::Database>) -> SqlCache<D> {
-    finish(Connections::of_application(pool, D::ONE_WRITER), &SqlTables::default(), DEFAULTS, true, true, None)
+impl<D: Dialect> SqlCache<D> {
+    /// Connects to the database at `url`, with the default settings.
+    ///
+    /// The URL is the one of sqlx: `postgres://user:password@host:port/database`, the same with `mysql:`, or
+    /// `sqlite:path/to/file`. Its parameters say how TLS is used: `sslmode`, `sslrootcert` for PostgreSQL, `ssl-mode`,
+    /// `ssl-ca` for MySQL. An SQLite file is made if it is not there, and put into WAL mode with `synchronous = NORMAL`.
+    ///
+    /// # Errors
+    /// When the URL cannot be used, or no database there answers within 500 ms. [`builder`](Self::builder) can start
+    /// without one.
+    pub async fn connect(url: impl AsRef<str>) -> Result<Self, CacheError> {
+        Self::builder(url).build().await
+    }
+
+    /// Uses a pool that the application already holds, with the default settings.
+    ///
+    /// The pool's own settings stay in force: the sooner time limit counts. Each operation ends with a round trip that
+    /// gives the connection back, and begins with another one that tests it, if the pool does so: a pool of this cache's
+    /// own spares both.
+    #[must_use]
+    pub fn from_pool(pool: sqlx::Pool<D::Database>) -> Self {
+        finish(Connections::of_application(pool, D::ONE_WRITER), &SqlTables::default(), DEFAULTS, true, true, None)
+    }
+
+    /// Settings, before connecting to the database at `url`.
+    pub fn builder(url: impl AsRef<str>) -> SqlCacheBuilder<D> {
+        SqlCacheBuilder::over(Source::Url(url.as_ref().to_owned()))
+    }
 }
 
 fn finish<D: Dialect>(
@@ -223,7 +245,7 @@ fn finish<D: Dialect>(
     settings: PoolSettings,
     fail_fast: bool,
     sweeps: bool,
-    near: Option<Near>,
+    near: Option<NotifyingNearCache>,
 ) -> SqlCache<D> {
     let style = if settings.pooled { literal(D::STYLE) } else { D::STYLE };
     let inner = Inner {

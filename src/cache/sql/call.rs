@@ -218,7 +218,7 @@ impl<'a, D: Dialect> Tries<'a, D> {
     /// Returns when it is worth trying again, and after a pause.
     async fn settle_failure(&mut self, failure: Failure) -> Result<(), CacheError> {
         let text = match failure {
-            Failure::Final(kind, text) => return Err(self.failed(kind, text)),
+            Failure::Rejected(kind, text) => return Err(self.failed(kind, text)),
             Failure::Lost if self.kind == StatementKind::Once => return Err(unknown_outcome()),
             Failure::Lost => {
                 self.again = true;

@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::{
     driver::{ConnectionOf, Driver},
     failure::Failure,
-    near::Near,
+    near::NotifyingNearCache,
     statement::{Arguments, PlaceStyle, Statement, Style},
     tables::SqlTables,
 };
@@ -161,7 +161,7 @@ pub trait Dialect: Driver {
         }
     }
 
-    /// What a sweep leaves to be done now and then, while others may write.
+    /// What a sweep leaves to be done now and then.
     fn write_back(_connection: &mut ConnectionOf<Self>) -> impl Future<Output = sqlx::Result<()>> + Send {
         async { Ok(()) }
     }
@@ -172,7 +172,7 @@ pub trait Dialect: Driver {
         _tables: &SqlTables,
         _bytes: usize,
         _timeout: Duration,
-    ) -> Option<Near> {
+    ) -> Option<NotifyingNearCache> {
         None
     }
 

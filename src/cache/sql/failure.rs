@@ -21,7 +21,7 @@ pub enum Failure {
         renew: bool,
     },
     /// Trying again would not help; nothing was done, but for [`Other`] and [`Timeout`].
-    Final(CacheErrorKind, Cow<'static, str>),
+    Rejected(CacheErrorKind, Cow<'static, str>),
 }
 
 pub(crate) const NO_TABLE: &str =
@@ -32,17 +32,17 @@ impl Failure {
         Self::NotReady { text: text.into(), renew: false }
     }
 
-    pub(crate) fn elsewhere(text: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn reconnect(text: impl Into<Cow<'static, str>>) -> Self {
         Self::NotReady { text: text.into(), renew: true }
     }
 
-    pub(crate) fn last(kind: CacheErrorKind, text: impl Into<Cow<'static, str>>) -> Self {
-        Self::Final(kind, text.into())
+    pub(crate) fn rejected(kind: CacheErrorKind, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::Rejected(kind, text.into())
     }
 
     /// Whether it shows that the database answers, where it came while connecting.
     pub(super) const fn reached(&self) -> bool {
-        matches!(self, Self::Final(..))
+        matches!(self, Self::Rejected(..))
     }
 
     /// What an error means that came while a statement ran. `answer` knows the codes of this database.
@@ -53,12 +53,12 @@ impl Failure {
             // What this crate makes of a row that was another one each time it was looked at.
             Error::RowNotFound => Self::not_ready("the entry kept changing"),
             Error::PoolTimedOut => Self::not_ready("no connection to the database became free in time"),
-            Error::PoolClosed => Self::last(Unavailable, "the pool of connections is closed"),
-            Error::Configuration(_) => Self::last(Other, "the URL or the settings of the database cannot be used"),
+            Error::PoolClosed => Self::rejected(Unavailable, "the pool of connections is closed"),
+            Error::Configuration(_) => Self::rejected(Other, "the URL or the settings of the database cannot be used"),
             Error::Encode(_) | Error::InvalidArgument(_) => {
-                Self::last(Refused, "a value cannot be sent to the database")
+                Self::rejected(Refused, "a value cannot be sent to the database")
             }
-            _ => Self::last(Other, "the database gave an answer of an unexpected type"),
+            _ => Self::rejected(Other, "the database gave an answer of an unexpected type"),
         }
     }
 
@@ -68,11 +68,16 @@ impl Failure {
         answer: impl FnOnce(&dyn sqlx::error::DatabaseError) -> Self,
     ) -> Self {
         match error {
-            Error::Tls(_) => return Self::last(Refused, "the TLS handshake with the database failed"),
+            Error::Tls(_) => return Self::rejected(Refused, "the TLS handshake with the database failed"),
             Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
                 let text = "TLS with the database failed: its certificate is not by an authority that is trusted here, not \
                             for this name, or expired";
-                return Self::last(Refused, text);
+                return Self::rejected(Refused, text);
+            }
+            Error::Configuration(_) => {
+                let text = "the settings of the connection cannot be used: a file of a certificate, or the password, which \
+                            MySQL takes by `caching_sha2_password` over TLS only";
+                return Self::last(Other, text);
             }
             Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Self::not_ready("the database cannot be reached: there is no such file, socket or host");

@@ -19,6 +19,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sqlx::{
     ConnectOptions, Error, Executor, PgConnection, PgPool, Postgres, Row,
+    error::DatabaseError,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 use tokio::{
@@ -28,9 +29,8 @@ use tokio::{
 
 use super::{
     call::deadline,
-    dialect::Dialect,
     failure::Failure,
-    near::{Near, Outbox},
+    near::{NotifyingNearCache, Outbox},
     tables::SqlTables,
 };
 use crate::{
@@ -64,10 +64,18 @@ struct Listener {
     /// Tells own messages from those of others.
     sender: u64,
     timeout: Duration,
+    /// What an error of the database means.
+    answer: fn(&dyn DatabaseError) -> Failure,
 }
 
 /// A near cache of so many bytes, kept true by a task that connects as `pool` does.
-pub(super) fn near_cache(pool: &PgPool, tables: &SqlTables, bytes: usize, timeout: Duration) -> Near {
+pub(super) fn near_cache(
+    pool: &PgPool,
+    tables: &SqlTables,
+    bytes: usize,
+    timeout: Duration,
+    answer: fn(&dyn DatabaseError) -> Failure,
+) -> NotifyingNearCache {
     let (near, outbox) = (Arc::new(NearCache::new(bytes, Reports::ByWriters)), Arc::new(Outbox::default()));
     let listener = Listener {
         near: Arc::clone(&near),
@@ -76,8 +84,9 @@ pub(super) fn near_cache(pool: &PgPool, tables: &SqlTables, bytes: usize, timeou
         channel: tables.channel(),
         sender: Version::unique().into(),
         timeout,
+        answer,
     };
-    Near::new(near, outbox, |first| tokio::spawn(listener.run(first)))
+    NotifyingNearCache::new(near, outbox, |first| tokio::spawn(listener.run(first)))
 }
 
 impl Listener {
@@ -122,7 +131,7 @@ impl Listener {
         let (mut listener, expected) = match timeout_at(deadline(self.timeout), asked).await {
             Ok(Ok(Some(asked))) => asked,
             Ok(Ok(None)) => return Err(shared()),
-            Ok(Err(error)) => return Err(failed(Failure::while_connecting(&error, super::Postgres::answer))),
+            Ok(Err(error)) => return Err(failed(Failure::while_connecting(&error, self.answer))),
             Err(_) => {
                 return Err(CacheError::new(CacheErrorKind::Unavailable, "the database cannot be reached in time"));
             }
@@ -133,7 +142,7 @@ impl Listener {
                     Ok(Some(message)) if message.payload() == expected => return Ok(()),
                     Ok(Some(_)) => {}
                     Ok(None) => return Err(lost()),
-                    Err(error) => return Err(failed(Failure::of(&error, super::Postgres::answer))),
+                    Err(error) => return Err(failed(Failure::of(&error, self.answer))),
                 }
             }
         };
@@ -166,7 +175,7 @@ impl Listener {
                 }
                 Event::Heard(Ok(Some(message))) => self.hear(message.payload()),
                 Event::Heard(Ok(None)) => return lost(),
-                Event::Heard(Err(error)) => return failed(Failure::of(&error, super::Postgres::answer)),
+                Event::Heard(Err(error)) => return failed(Failure::of(&error, self.answer)),
             }
         }
     }
@@ -201,7 +210,7 @@ impl Listener {
         };
         match timeout_at(deadline(BOUND), sent).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(failed(Failure::of(&error, super::Postgres::answer))),
+            Ok(Err(error)) => Err(failed(Failure::of(&error, self.answer))),
             Err(_) => Err(lost()),
         }
     }
@@ -271,7 +280,7 @@ fn lost() -> CacheError {
 
 fn failed(failure: Failure) -> CacheError {
     match failure {
-        Failure::Final(kind, text) => CacheError::new(kind, text),
+        Failure::Rejected(kind, text) => CacheError::new(kind, text),
         Failure::NotReady { text, .. } => CacheError::new(CacheErrorKind::Unavailable, text),
         Failure::Lost => lost(),
     }

@@ -11,6 +11,7 @@ use std::{
 use tokio::time::Instant;
 
 use self::{
+    batch::Batch,
     call::{Executed, StatementExecutor, StatementKind, attempt},
     dialect::{Dialect, MEMBERS, Statements, WriteOutcome},
     driver::Cells,
@@ -19,13 +20,14 @@ use self::{
 };
 use super::{
     Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version,
-    near::{Fetched, FillToken, Lookup, NearCache},
+    near::{Fetched, FillToken, NearCache, NearLookup},
 };
 use crate::{
     clock::{millis, millis_since_epoch, time_of},
     error::CacheError,
 };
 
+mod batch;
 mod breaker;
 mod builder;
 mod call;
@@ -150,11 +152,11 @@ struct Inner<D: Dialect> {
     executor: StatementExecutor<D>,
     statements: Statements,
     schema: String,
-    near: Option<near::Near>,
+    near: Option<near::NotifyingNearCache>,
     sweeps: bool,
     inserts: AtomicU64,
     sweeping: AtomicBool,
-    batch: sweep::Batch,
+    batch: Batch,
 }
 
 /// What keys, names of lists and members may have: all of them fit an index of every database.
@@ -162,34 +164,6 @@ const LONGEST_KEY: usize = 1024;
 const LARGEST_VALUE: usize = 8 << 20;
 
 impl<D: Dialect> SqlCache<D> {
-    /// Connects to the database at `url`, with the default settings.
-    ///
-    /// The URL is the one of sqlx: `postgres://user:password@host:port/database`, the same with `mysql:`, or
-    /// `sqlite:path/to/file`. Its parameters say how TLS is used: `sslmode`, `sslrootcert` for PostgreSQL, `ssl-mode`,
-    /// `ssl-ca` for MySQL. An SQLite file is made if it is not there, and put into WAL mode with `synchronous = NORMAL`.
-    ///
-    /// # Errors
-    /// When the URL cannot be used, or no database there answers within 500 ms. [`builder`](Self::builder) can start
-    /// without one.
-    pub async fn connect(url: impl AsRef<str>) -> Result<Self, CacheError> {
-        Self::builder(url).build().await
-    }
-
-    /// Uses a pool that the application already holds, with the default settings.
-    ///
-    /// The pool's own settings stay in force: the sooner time limit counts. Each operation ends with a round trip that
-    /// gives the connection back, and begins with another one that tests it, if the pool does so: a pool of this cache's
-    /// own spares both.
-    #[must_use]
-    pub fn from_pool(pool: sqlx::Pool<D::Database>) -> Self {
-        builder::over_pool(pool)
-    }
-
-    /// Settings, before connecting to the database at `url`.
-    pub fn builder(url: impl AsRef<str>) -> SqlCacheBuilder<D> {
-        SqlCacheBuilder::new(url.as_ref())
-    }
-
     /// The SQL that makes these tables, for those who apply it themselves: as the owner of the schema, say, while the
     /// role that serves requests may not create any.
     ///
@@ -300,8 +274,8 @@ impl<D: Dialect> Cache for SqlCache<D> {
         let values = Arguments { key: checked(key)?, now: now(), ..Arguments::default() };
         if let Some(near) = near {
             return match near.cache.find(key, None) {
-                Lookup::Hit(entry) | Lookup::Due(entry) => Ok(Some(entry)),
-                Lookup::Miss(token) => {
+                NearLookup::Hit(entry) | NearLookup::Due(entry) => Ok(Some(entry)),
+                NearLookup::Miss(token) => {
                     let fetched = self.fetch(&near.cache, token, &values, executor.deadline()).await?;
                     Ok(fetched.map(|fetched| fetched.entry))
                 }
@@ -320,9 +294,9 @@ impl<D: Dialect> Cache for SqlCache<D> {
         // What needs no restart yet is a plain read.
         if let (Some(near), after @ 1..) = (near, values.after.unsigned_abs()) {
             match near.cache.find(key, Some(after)) {
-                Lookup::Hit(entry) => return Ok(Some(entry)),
-                Lookup::Due(_) => {}
-                Lookup::Miss(token) => match self.fetch(&near.cache, token, &values, deadline).await? {
+                NearLookup::Hit(entry) => return Ok(Some(entry)),
+                NearLookup::Due(_) => {}
+                NearLookup::Miss(token) => match self.fetch(&near.cache, token, &values, deadline).await? {
                     Some(fetched) if fetched.is_due(after) => {}
                     fetched => return Ok(fetched.map(|fetched| fetched.entry)),
                 },

@@ -1,6 +1,6 @@
 //! MySQL and MariaDB: their statements, and what their answers mean.
 use sqlx::{
-    ConnectOptions, Pool,
+    AssertSqlSafe, ConnectOptions, Executor, Pool,
     error::DatabaseError,
     mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPoolOptions},
 };
@@ -117,28 +117,35 @@ impl Dialect for MySql {
                 Failure::not_ready(answered(&code, "others were writing the same rows"))
             }
             // A node of a Galera cluster that is not in step with the others.
-            1047 => Failure::elsewhere(answered(&code, "it takes no statements yet")),
+            1047 => Failure::reconnect(answered(&code, "it takes no statements yet")),
             // The table was changed since the statement was prepared or began.
-            1412 | 1615 => Failure::elsewhere(answered(&code, "the table was changed meanwhile")),
-            1040 | 1203 | 1226 => Failure::elsewhere(answered(&code, "it has as many connections as it allows")),
-            1290 | 1792 | 1836 => Failure::elsewhere(answered(&code, "it is read-only, as a replica is")),
+            1412 | 1615 => Failure::reconnect(answered(&code, "the table was changed meanwhile")),
+            1040 | 1203 | 1226 => Failure::reconnect(answered(&code, "it has as many connections as it allows")),
+            1290 | 1792 | 1836 => Failure::reconnect(answered(&code, "it is read-only, as a replica is")),
             // The server ends, or the connection was killed, and the statement with it or not.
             1053 | 1077 | 1079 | 1080 | 1927 | 4031 => Failure::Lost,
-            1317 | 1969 | 3024 => Failure::last(Unavailable, answered(&code, "it cancelled the statement")),
-            1021 | 1114 | 3019 => Failure::last(Full, answered(&code, "its disk or a tablespace is full")),
-            1146 | 1054 | 1049 => Failure::last(Refused, answered(&code, NO_TABLE)),
-            1044 | 1045 | 1698 => Failure::last(Refused, answered(&code, "the user or the password is wrong")),
+            1317 | 1969 | 3024 => Failure::rejected(Unavailable, answered(&code, "it cancelled the statement")),
+            1021 | 1114 | 3019 => Failure::rejected(Full, answered(&code, "its disk or a tablespace is full")),
+            1146 | 1054 | 1049 => Failure::rejected(Refused, answered(&code, NO_TABLE)),
+            1044 | 1045 | 1698 => Failure::rejected(Refused, answered(&code, "the user or the password is wrong")),
             1142 | 1143 | 1227 | 1370 => {
-                Failure::last(Refused, answered(&code, "the user may not do this: see the guide for what it needs"))
+                Failure::rejected(Refused, answered(&code, "the user may not do this: see the guide for what it needs"))
             }
-            _ => Failure::last(Refused, answered(&code, "it refused the statement")),
+            _ => Failure::rejected(Refused, answered(&code, "it refused the statement")),
         }
     }
 
     fn pool(url: &str, settings: &PoolSettings) -> sqlx::Result<Pool<sqlx::MySql>> {
         let options: MySqlConnectOptions = url.parse()?;
         let options = options.disable_statement_logging();
+        // The server does not notice that a caller gave up who waits for a lock: by default it waits for 50 seconds, or a day.
+        let seconds = settings.timeout.as_millis().div_ceil(1000).clamp(1, 31_536_000);
+        let limits = format!("SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}");
         let pool = MySqlPoolOptions::new().max_connections(settings.connections).test_before_acquire(false);
+        let pool = pool.after_connect(move |connection, _| {
+            let limits = AssertSqlSafe(limits.clone());
+            Box::pin(async move { connection.execute(sqlx::raw_sql(limits)).await.map(drop) })
+        });
         Ok(pool.connect_lazy_with(options))
     }
 

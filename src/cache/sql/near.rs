@@ -19,7 +19,7 @@ use crate::{
 const MOST: usize = 10_000;
 
 /// A cache whose changes of keys are told by a task, and that hears of those of others by the same task.
-pub struct Near {
+pub struct NotifyingNearCache {
     pub(super) cache: Arc<NearCache>,
     told: Arc<Outbox>,
     /// What came of the task's first try.
@@ -27,7 +27,7 @@ pub struct Near {
     task: JoinHandle<()>,
 }
 
-impl Near {
+impl NotifyingNearCache {
     /// `run` ends when this is dropped.
     pub(super) fn new(
         cache: Arc<NearCache>,
@@ -57,13 +57,13 @@ fn ended() -> CacheError {
     CacheError::new(CacheErrorKind::Other, "the task of the near cache has ended")
 }
 
-impl fmt::Debug for Near {
+impl fmt::Debug for NotifyingNearCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Near").finish_non_exhaustive()
+        f.debug_struct("NotifyingNearCache").finish_non_exhaustive()
     }
 }
 
-impl Drop for Near {
+impl Drop for NotifyingNearCache {
     fn drop(&mut self) {
         self.task.abort();
     }

@@ -12,7 +12,7 @@ use super::{
     driver::{ConnectionOf, Driver, driver},
     failure::{Failure, NO_TABLE, answered},
     listen::near_cache,
-    near::Near,
+    near::NotifyingNearCache,
     statement::{Arguments, PlaceStyle, Statement, Style},
     tables::SqlTables,
 };
@@ -139,29 +139,29 @@ impl Dialect for Postgres {
         match &*code {
             // An administrator or a crash ended the connection, at a time that this side does not know.
             "57P01" | "57P02" | "57P05" => Failure::Lost,
-            "57P03" => Failure::elsewhere(answered(&code, "it is starting up or shutting down")),
-            "53300" => Failure::elsewhere(answered(&code, "it has as many connections as it allows")),
-            "25006" => Failure::elsewhere(answered(&code, "it is read-only, as a replica is")),
+            "57P03" => Failure::reconnect(answered(&code, "it is starting up or shutting down")),
+            "53300" => Failure::reconnect(answered(&code, "it has as many connections as it allows")),
+            "25006" => Failure::reconnect(answered(&code, "it is read-only, as a replica is")),
             "40001" | "40P01" | "55P03" => Failure::not_ready(answered(&code, "others were writing the same rows")),
             // The plan of a prepared statement is older than the table.
-            "0A000" => Failure::elsewhere(answered(&code, "a feature is not supported")),
-            "57014" => Failure::last(
+            "0A000" => Failure::reconnect(answered(&code, "a feature is not supported")),
+            "57014" => Failure::rejected(
                 Unavailable,
                 answered(&code, "it cancelled the statement, for its `statement_timeout`, say"),
             ),
-            "53100" => Failure::last(Full, answered(&code, "its disk is full")),
-            "42P01" | "3F000" | "42703" => Failure::last(Refused, answered(&code, NO_TABLE)),
+            "53100" => Failure::rejected(Full, answered(&code, "its disk is full")),
+            "42P01" | "3F000" | "42703" => Failure::rejected(Refused, answered(&code, NO_TABLE)),
             "42501" => {
-                Failure::last(Refused, answered(&code, "the role may not do this: see the guide for what it needs"))
+                Failure::rejected(Refused, answered(&code, "the role may not do this: see the guide for what it needs"))
             }
-            "28P01" | "28000" => Failure::last(Refused, answered(&code, "the role or the password is wrong")),
+            "28P01" | "28000" => Failure::rejected(Refused, answered(&code, "the role or the password is wrong")),
             // What poolers say in the place of the server has this code as well: only this does not pass.
-            "08P01" if error.message().contains("startup parameter") => Failure::last(
+            "08P01" if error.message().contains("startup parameter") => Failure::rejected(
                 Unsupported,
                 answered(&code, "it takes no settings with the connection: behind a pooler see `transaction_pooler`"),
             ),
-            "3D000" => Failure::last(Refused, answered(&code, "there is no such database")),
-            "26000" | "42P05" => Failure::last(
+            "3D000" => Failure::rejected(Refused, answered(&code, "there is no such database")),
+            "26000" | "42P05" => Failure::rejected(
                 Unsupported,
                 answered(
                     &code,
@@ -169,11 +169,13 @@ impl Dialect for Postgres {
                 ),
             ),
             code if code.starts_with("08") => Failure::Lost,
-            code if code.starts_with("53") => Failure::last(Unavailable, answered(code, "it is short of resources")),
-            code if code.starts_with("58") || code.starts_with("XX") => {
-                Failure::last(Other, answered(code, "it failed"))
+            code if code.starts_with("53") => {
+                Failure::rejected(Unavailable, answered(code, "it is short of resources"))
             }
-            code => Failure::last(Refused, answered(code, "it refused the statement")),
+            code if code.starts_with("58") || code.starts_with("XX") => {
+                Failure::rejected(Other, answered(code, "it failed"))
+            }
+            code => Failure::rejected(Refused, answered(code, "it refused the statement")),
         }
     }
 
@@ -222,8 +224,13 @@ impl Dialect for Postgres {
         Ok(swept)
     }
 
-    fn near(pool: &Pool<sqlx::Postgres>, tables: &SqlTables, bytes: usize, timeout: Duration) -> Option<Near> {
-        Some(near_cache(pool, tables, bytes, timeout))
+    fn near(
+        pool: &Pool<sqlx::Postgres>,
+        tables: &SqlTables,
+        bytes: usize,
+        timeout: Duration,
+    ) -> Option<NotifyingNearCache> {
+        Some(near_cache(pool, tables, bytes, timeout, Self::answer))
     }
 
     /// `IF NOT EXISTS` does not hold for two at once: they wait for each other. The lock ends with the transaction.

@@ -111,16 +111,16 @@ impl Dialect for Sqlite {
         // The last byte is the kind of error, what is above it the details.
         match code.parse::<u32>().map(|code| code & 0xff) {
             Ok(5 | 6) => Failure::not_ready(answered(&code, "another connection holds its lock")),
-            Ok(13) => Failure::last(Full, answered(&code, "its disk is full, or it is as large as it may be")),
-            Ok(8) => Failure::last(Refused, answered(&code, "the file is read-only")),
-            Ok(3 | 23) => Failure::last(Refused, answered(&code, "access to the file is not permitted")),
-            Ok(14) => Failure::last(Refused, answered(&code, "the file cannot be opened")),
-            Ok(26) => Failure::last(Refused, answered(&code, "the file is not a database")),
+            Ok(13) => Failure::rejected(Full, answered(&code, "its disk is full, or it is as large as it may be")),
+            Ok(8) => Failure::rejected(Refused, answered(&code, "the file is read-only")),
+            Ok(3 | 23) => Failure::rejected(Refused, answered(&code, "access to the file is not permitted")),
+            Ok(14) => Failure::rejected(Refused, answered(&code, "the file cannot be opened")),
+            Ok(26) => Failure::rejected(Refused, answered(&code, "the file is not a database")),
             Ok(1) if error.message().starts_with("no such table") || error.message().starts_with("no such column") => {
-                Failure::last(Refused, answered(&code, NO_TABLE))
+                Failure::rejected(Refused, answered(&code, NO_TABLE))
             }
-            Ok(10 | 11) => Failure::last(Other, answered(&code, "the file cannot be read or written")),
-            _ => Failure::last(Refused, answered(&code, "it refused the statement")),
+            Ok(10 | 11) => Failure::rejected(Other, answered(&code, "the file cannot be read or written")),
+            _ => Failure::rejected(Refused, answered(&code, "it refused the statement")),
         }
     }
 
@@ -152,5 +152,27 @@ impl Dialect for Sqlite {
             let _ = Self::script(connection, "ROLLBACK".to_owned()).await;
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Readers and writers do not wait for each other, and what was answered outlives the process.
+    #[tokio::test]
+    async fn connections_have_the_settings_that_are_promised() {
+        let file = std::env::temp_dir().join(format!("cloakroom-settings-{}.db", std::process::id()));
+        let settings = PoolSettings { connections: 1, timeout: Duration::from_millis(500), pooled: false };
+        let pool = Sqlite::pool(&format!("sqlite:{}", file.display()), &settings).unwrap();
+        let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&pool).await.unwrap();
+        let mut numbers = Vec::new();
+        for pragma in ["PRAGMA synchronous", "PRAGMA busy_timeout"] {
+            numbers.push(sqlx::query_scalar::<_, i64>(pragma).fetch_one(&pool).await.unwrap());
+        }
+        pool.close().await;
+        std::fs::remove_file(file).unwrap();
+        // 1 is `NORMAL`.
+        assert_eq!((mode.as_str(), numbers.as_slice()), ("wal", [1, 50].as_slice()));
     }
 }

@@ -1,7 +1,7 @@
 //! Removing what has ended: in batches that take a few milliseconds, and never waited for by a request.
 use std::{
     future::Future,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -14,9 +14,6 @@ use super::{
 };
 use crate::{error::CacheError, events};
 
-/// What one statement takes, or a little more: for so long a write of another row may have to wait (SQLite), and the disk
-/// has so much more to write at once.
-const AIM: Duration = Duration::from_millis(8);
 /// A batch is swept with every so many inserts of a process: more can be removed than are inserted.
 const EVERY: u64 = 50;
 /// Twice as many rows.
@@ -25,34 +22,6 @@ const LEAST_BY_INSERTS: usize = 2 * EVERY as usize;
 const WRITE_BACK: usize = 100;
 /// Ends go by the clock of the process that wrote them: those of other clocks are given this long.
 const MARGIN_MS: i64 = 300_000;
-
-/// How many rows one statement looks at, by the time that the ones before it took.
-#[derive(Debug)]
-pub(super) struct Batch(AtomicUsize);
-
-impl Default for Batch {
-    fn default() -> Self {
-        Self(AtomicUsize::new(Self::FIRST))
-    }
-}
-
-impl Batch {
-    const FIRST: usize = 200;
-    const LEAST: usize = 20;
-    const MOST: usize = 500;
-
-    fn rows(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// So many rows took so long.
-    fn took(&self, rows: usize, time: Duration) {
-        let rows_in_aim = rows as f64 * AIM.as_secs_f64() / time.as_secs_f64().max(1e-6);
-        // At most twice as many: the rows of one batch may lie closer together than those of the next.
-        let next = (rows_in_aim as usize).min(2 * rows).clamp(Self::LEAST, Self::MOST);
-        self.0.store(next, Ordering::Relaxed);
-    }
-}
 
 impl<D: Dialect> SqlCache<D> {
     /// Removes rows that have ended, up to `limit` of them. Returns how many it removed: fewer than `limit` when none is
@@ -78,27 +47,29 @@ impl<D: Dialect> SqlCache<D> {
             if swept.seen < u64::try_from(rows).unwrap_or(u64::MAX) {
                 break;
             }
-            self.rest(rows, begun, &mut unwritten).await?;
+            self.pause_after(rows, begun, &mut unwritten).await?;
         }
         loop {
             let (rows, begun) = (self.inner.batch.rows(), Instant::now());
             if !self.sweep_lists(rows).await? {
                 return Ok(removed);
             }
-            self.rest(rows, begun, &mut unwritten).await?;
+            self.pause_after(rows, begun, &mut unwritten).await?;
         }
     }
 
     /// Leaves others as much time as the batch took.
-    async fn rest(&self, rows: usize, begun: Instant, unwritten: &mut usize) -> Result<(), CacheError> {
+    async fn pause_after(&self, rows: usize, begun: Instant, unwritten: &mut usize) -> Result<(), CacheError> {
         let Inner { executor, batch, .. } = &*self.inner;
         batch.took(rows, begun.elapsed());
         *unwritten += rows;
         if *unwritten >= WRITE_BACK {
             *unwritten = 0;
-            let after =
-                attempt!(executor, StatementKind::Read, executor.deadline(), |connection| D::write_back(connection));
-            after.await?;
+            // Most of it beside other writers, and then without them the little that they added: only a log that is written
+            // back in full begins anew, and as long as it is long, each write of a request writes it back.
+            for kind in [StatementKind::Read, StatementKind::Repeatable] {
+                attempt!(executor, kind, executor.deadline(), |connection| D::write_back(connection)).await?;
+            }
         }
         tokio::time::sleep(begun.elapsed()).await;
         Ok(())
@@ -171,26 +142,5 @@ impl<D: Dialect> SqlCache<D> {
             D::execute(connection, &statements.sweep_lists, &values)
         });
         Ok(swept.await?.value >= values.limit.unsigned_abs())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn batches_aim_at_a_time() {
-        let batch = Batch::default();
-        assert_eq!(batch.rows(), 200);
-        let after = |rows, time| {
-            batch.took(rows, time);
-            batch.rows()
-        };
-        assert_eq!(after(150, AIM), 150);
-        assert_eq!(after(400, AIM * 2), 200);
-        assert_eq!(after(100, AIM / 10), 200, "at most twice as many");
-        assert_eq!(after(400, AIM / 2), Batch::MOST);
-        assert_eq!(after(100, AIM * 100), Batch::LEAST);
-        assert_eq!(after(1, Duration::ZERO), Batch::LEAST, "a small limit says little");
     }
 }

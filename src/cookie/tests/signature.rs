@@ -44,7 +44,7 @@ fn the_first_key_signs_and_any_verifies() {
     let old = value(&signing(&[key(1)]));
     for (keys, resign) in [(vec![key(1)], false), (vec![key(1), key(2)], false), (vec![key(2), key(1)], true)] {
         let found = read(&signing(&keys), &old);
-        assert_eq!(found.iter().next(), Some(&crate::cookie::request::Candidate { id: id(X), resign }));
+        assert_eq!(found.iter().next(), Some(&crate::cookie::policy::Candidate { id: id(X), resign }));
         assert!(!found.malformed);
     }
     let three = signing(&[key(3), key(2), key(1)]);

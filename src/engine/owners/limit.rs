@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     cache::Cache,
-    deadline::Deadline,
-    engine::{Engine, Stored, timed_out},
+    deadline::{Deadline, timed_out},
+    engine::{Engine, Stored},
     error::SessionError,
     events,
     record::Head,

@@ -14,7 +14,7 @@ use super::standing::Standing;
 use crate::{
     cache::{Cache, ListMember},
     clock::time_of,
-    engine::{Engine, Lookup, Stored, destroy::Ended},
+    engine::{Engine, Lookup, Stored, destroy::EndOutcome},
     error::{CacheErrorKind, SessionError},
     events,
     id::SessionKey,
@@ -196,7 +196,7 @@ impl<C: Cache> Engine<C> {
             members.truncate(most);
             let Some(last) = members.last().cloned() else { break };
             let standings = self.judge_all(owner, &lists, &members).await?;
-            breathe(standings.len()).await;
+            yield_after_full_part(standings.len()).await;
             for (member, standing) in members.into_iter().zip(standings) {
                 // A session that is being renewed stands on the list under two keys.
                 if let Standing::Counts(stored) = standing
@@ -212,7 +212,7 @@ impl<C: Cache> Engine<C> {
 
     /// Takes an ended session off its owner's list, with the tombstones that led to it and the key that it came from. Where
     /// this fails, the next look at the list does it.
-    pub(in crate::engine) async fn unlist_ended(&self, ended: &Ended) {
+    pub(in crate::engine) async fn unlist_ended(&self, ended: &EndOutcome) {
         let Some(stored) = &ended.session else { return };
         let Some(owner) = stored.record.head.owner() else { return };
         self.unlist(owner, ended.keys()).await;
@@ -234,7 +234,7 @@ impl<C: Cache> Engine<C> {
 /// After a full part of a long list: a cache in memory never waits, and other tasks are to run, and the deadline to count.
 ///
 /// Not within a commit, whose first poll on such a cache has to go through.
-pub(super) async fn breathe(part: usize) {
+pub(super) async fn yield_after_full_part(part: usize) {
     if part >= PART {
         tokio::task::yield_now().await;
     }

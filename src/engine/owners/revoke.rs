@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::{
-    list::{AT_ONCE, breathe, together},
+    list::{AT_ONCE, together, yield_after_full_part},
     standing::Standing,
 };
 use crate::{
@@ -158,7 +158,7 @@ impl<C: Cache> Engine<C> {
                         self.cache.list_remove(&list, &gone).await?;
                     }
                 }
-                breathe(part.len()).await;
+                yield_after_full_part(part.len()).await;
             }
         }
         if is_far { Err(SessionError::Incomplete { ended: 0 }) } else { Ok(()) }

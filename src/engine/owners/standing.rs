@@ -2,9 +2,10 @@
 use crate::{
     cache::{Cache, Version},
     clock::millis,
-    engine::{Engine, Lookup, Stored, TOMBSTONE_LIFE},
+    engine::{Engine, Lookup, Stored},
     error::SessionError,
     id::SessionKey,
+    record::Tombstone,
 };
 
 /// Tombstones that are followed from a member.
@@ -75,7 +76,7 @@ impl<C: Cache> Engine<C> {
             // It may be the tombstone, in which case the session is in use.
             Lookup::Unreadable { .. } => Standing::Counts(stored),
             // A tombstone lives twice as long as this: the renewal never came to it, or its session was destroyed.
-            _ if self.now().saturating_sub(origin.made) < millis(TOMBSTONE_LIFE) / 2 => Standing::Stray(stored),
+            _ if self.now().saturating_sub(origin.made) < millis(Tombstone::LIFE) / 2 => Standing::Stray(stored),
             _ => Standing::Counts(stored),
         })
     }

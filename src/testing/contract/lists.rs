@@ -1,5 +1,11 @@
 //! The lists of keys. They may be kept by the system's clock, so that these checks wait for real.
-use super::*;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::trial::{Late, ROUNDING, Trial, holds, ok, same, together};
+use crate::cache::Cache;
 
 fn end_in(millis: u64) -> SystemTime {
     SystemTime::now() + Duration::from_millis(millis)

@@ -1,7 +1,10 @@
 //! When entries end.
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use super::*;
+use bytes::Bytes;
+
+use super::trial::{Late, Trial, holds, must, ok, same};
+use crate::cache::{Cache, Deleted, Entry, Expiry, Replaced, Version};
 
 pub(super) async fn an_idle_entry_ends<C: Cache>(t: &Trial<C>) -> Result<(), Late> {
     let (key, _, start) = t.soon(Trial::short).await?;

@@ -1,7 +1,10 @@
 //! What is written, by whom, and what the others see of it.
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use super::*;
+use bytes::Bytes;
+
+use super::trial::{Trial, holds, must, ok, same, together};
+use crate::cache::{Cache, Deleted, Entry, Replaced, Version};
 
 pub(super) async fn an_absent_key_is_no_error<C: Cache>(t: &Trial<C>) {
     let sentence = "absence is never an error";

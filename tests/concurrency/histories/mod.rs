@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 
 mod model;
 
-use model::{Data, Fault, Held, KEYS, OWNERS, Op, Said, World};
+use model::{CommitResult, Data, Fault, Held, KEYS, OWNERS, Op, World};
 
 #[cfg(any(feature = "redis", feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use crate::support::caches;
@@ -123,11 +123,11 @@ fn change(session: &Session, op: Op) {
     }
 }
 
-fn said(result: &Result<(), SessionError>) -> Said {
+fn said(result: &Result<(), SessionError>) -> CommitResult {
     match result {
-        Ok(()) => Said::Done,
-        Err(SessionError::Gone) => Said::Gone,
-        Err(SessionError::Cache(_)) => Said::Failed,
+        Ok(()) => CommitResult::Done,
+        Err(SessionError::Gone) => CommitResult::Gone,
+        Err(SessionError::Cache(_)) => CommitResult::Failed,
         Err(error) => panic!("{error:?}"),
     }
 }
@@ -298,7 +298,7 @@ impl<C: Cache> Run<C> {
             assert_eq!(live, usize::from(!ended && data.owner == Some(owner)), "sessions of {owner}");
         }
         if self.first != cookie {
-            assert!(self.store.load(id(&self.first)).await.unwrap().is_none(), "the old ID opens nothing");
+            assert!(self.store.load(id(&self.first)).await.unwrap().is_none(), "the old ID leads to no session");
         }
     }
 }

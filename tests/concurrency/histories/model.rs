@@ -27,7 +27,7 @@ pub(super) enum Fault {
 
 /// What a commit returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum CommitResult {
     Done,
     Gone,
     Failed,
@@ -198,10 +198,10 @@ impl Held {
         world.ended || world.renewals[self.epoch..].iter().any(|family| *family != self.family)
     }
 
-    fn lose(&mut self) -> Said {
+    fn lose(&mut self) -> CommitResult {
         self.pending.clear();
         self.over = self.over.or(Some(Over::Gone));
-        Said::Gone
+        CommitResult::Gone
     }
 
     fn stored(&mut self, data: Data, version: u64, epoch: usize) {
@@ -209,15 +209,15 @@ impl Held {
         self.view = self.base.overlaid(&self.pending, &self.view);
     }
 
-    pub(super) fn commit(&mut self, world: &mut World, mut fault: Option<Fault>) -> Said {
+    pub(super) fn commit(&mut self, world: &mut World, mut fault: Option<Fault>) -> CommitResult {
         if self.destroys && self.over != Some(Over::Destroyed) {
             world.ended = true;
             self.pending.clear();
             self.over = Some(Over::Destroyed);
-            return Said::Done;
+            return CommitResult::Done;
         }
         match self.over {
-            Some(Over::Destroyed) if self.pending.is_empty() => return Said::Done,
+            Some(Over::Destroyed) if self.pending.is_empty() => return CommitResult::Done,
             Some(_) => return self.lose(),
             None => {}
         }
@@ -234,13 +234,13 @@ impl Held {
             self.pending.clear();
             (self.renews, self.renewed) = (false, true);
             self.stored(data, version, world.epoch());
-            return Said::Done;
+            return CommitResult::Done;
         }
-        if self.pending.is_empty() { Said::Done } else { self.write(world, fault) }
+        if self.pending.is_empty() { CommitResult::Done } else { self.write(world, fault) }
     }
 
     /// Sends the write of unknown outcome again.
-    fn resolve(&mut self, world: &mut World, fault: &mut Option<Fault>) -> Option<Said> {
+    fn resolve(&mut self, world: &mut World, fault: &mut Option<Fault>) -> Option<CommitResult> {
         let tried = self.tried.take()?;
         let is_there = !world.ended && world.epoch() == tried.epoch;
         let is_done = is_there && world.version == tried.version;
@@ -251,7 +251,7 @@ impl Held {
         }
         if fault.is_some() {
             self.tried = Some(tried);
-            return Some(Said::Failed);
+            return Some(CommitResult::Failed);
         }
         if is_done || can_be_done {
             self.stored(tried.becomes, tried.version, tried.epoch);
@@ -261,7 +261,7 @@ impl Held {
         None
     }
 
-    fn write(&mut self, world: &mut World, mut fault: Option<Fault>) -> Said {
+    fn write(&mut self, world: &mut World, mut fault: Option<Fault>) -> CommitResult {
         let (mut data, mut version, mut epoch) = (self.base.clone(), self.version, self.epoch);
         let mut looks = self.looks_first;
         loop {
@@ -276,7 +276,7 @@ impl Held {
             if becomes == data {
                 self.pending.clear();
                 self.stored(data, version, epoch);
-                return Said::Done;
+                return CommitResult::Done;
             }
             let new = world.draw();
             let fits = !world.ended && (version, epoch) == (world.version, world.epoch());
@@ -291,12 +291,12 @@ impl Held {
                         self.pending.clear();
                         self.tried = Some(Tried { epoch, expected: version, version: new, becomes });
                     }
-                    return Said::Failed;
+                    return CommitResult::Failed;
                 }
                 None if fits => {
                     self.pending.clear();
                     self.stored(becomes, new, epoch);
-                    return Said::Done;
+                    return CommitResult::Done;
                 }
                 None => {}
             }

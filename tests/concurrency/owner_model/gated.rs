@@ -12,13 +12,13 @@ use cloakroom::{
     Cache, CacheError, CacheErrorKind, Deleted, Entry, Expiry, InMemoryCache, ListMember, Replaced, Value, Version,
 };
 
-use super::scenario::{Fate, OWNER};
+use super::scenario::{OWNER, OperationOutcome};
 
 /// One process, as its operations on the cache are let through one at a time.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     pub(super) arrived: usize,
-    pub(super) fates: Vec<Fate>,
+    pub(super) outcomes: Vec<OperationOutcome>,
     /// What it did and was told so far.
     pub(super) heard: u64,
     pub(super) is_read: BTreeMap<usize, bool>,
@@ -68,17 +68,17 @@ impl Gated {
             }
             ticket
         };
-        let fate = poll_fn(|_| match self.gate.lock().unwrap().fates.get(ticket) {
-            Some(fate) => Poll::Ready(*fate),
+        let outcome = poll_fn(|_| match self.gate.lock().unwrap().outcomes.get(ticket) {
+            Some(outcome) => Poll::Ready(*outcome),
             None => Poll::Pending,
         })
         .await;
-        let result = match fate {
-            Fate::Refused => Err(CacheError::new(CacheErrorKind::Unavailable, "refused")),
+        let result = match outcome {
+            OperationOutcome::Refused => Err(CacheError::new(CacheErrorKind::Unavailable, "refused")),
             _ => work.await,
         };
-        let result = match fate {
-            Fate::Lost => Err(CacheError::new(CacheErrorKind::Timeout, "lost")),
+        let result = match outcome {
+            OperationOutcome::Lost => Err(CacheError::new(CacheErrorKind::Timeout, "lost")),
             _ => result,
         };
         let mut gate = self.gate.lock().unwrap();

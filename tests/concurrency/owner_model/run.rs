@@ -13,7 +13,7 @@ use cloakroom::{Cache, Clock, InMemoryCache, Session, SessionError, SessionLayer
 
 use super::{
     gated::{Gate, Gated, Shared, digest, record},
-    scenario::{Does, Fate, LIST, OWNER, Scenario},
+    scenario::{Does, LIST, OWNER, OperationOutcome, Scenario},
 };
 use crate::support::web::send;
 
@@ -39,7 +39,7 @@ pub(super) fn random(bytes: &mut [u8]) -> Result<(), SessionError> {
 pub(super) type Running = Pin<Box<dyn Future<Output = String>>>;
 
 /// Which process goes on, and what becomes of its operation.
-pub(super) type Step = (usize, Fate);
+pub(super) type Step = (usize, OperationOutcome);
 
 /// The processes as far as they got.
 pub(super) struct Run {
@@ -163,7 +163,7 @@ impl Run {
                 }
                 Poll::Pending => {
                     let gate = self.gates[number].lock().unwrap();
-                    if gate.arrived > gate.fates.len() {
+                    if gate.arrived > gate.outcomes.len() {
                         return;
                     }
                 }
@@ -174,13 +174,13 @@ impl Run {
         panic!("process {number} waits for nothing");
     }
 
-    pub(super) async fn step(&mut self, (number, fate): Step) {
-        if fate == Fate::Crash {
+    pub(super) async fn step(&mut self, (number, outcome): Step) {
+        if outcome == OperationOutcome::Crash {
             self.running[number] = None;
             self.crashed[number] = true;
             return;
         }
-        self.gates[number].lock().unwrap().fates.push(fate);
+        self.gates[number].lock().unwrap().outcomes.push(outcome);
         self.go_on(number).await;
     }
 
@@ -190,7 +190,7 @@ impl Run {
         ready
             .map(|number| {
                 let gate = self.gates[number].lock().unwrap();
-                (number, gate.is_read[&gate.fates.len()])
+                (number, gate.is_read[&gate.outcomes.len()])
             })
             .collect()
     }
@@ -226,9 +226,11 @@ impl Run {
                 live.insert(self.shared.lock().unwrap().login(&found), key.to_owned());
             }
         }
-        let is_faultless =
-            self.gates.iter().all(|gate| gate.lock().unwrap().fates.iter().all(|fate| *fate == Fate::Done))
-                && !self.crashed.contains(&true);
+        let is_faultless = self
+            .gates
+            .iter()
+            .all(|gate| gate.lock().unwrap().outcomes.iter().all(|outcome| *outcome == OperationOutcome::Done))
+            && !self.crashed.contains(&true);
         let listed: BTreeSet<_> =
             store.sessions_of(OWNER).await.unwrap().iter().map(|info| info.key().to_string()).collect();
         if is_faultless && listed != live.values().cloned().collect() {

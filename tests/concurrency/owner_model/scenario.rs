@@ -6,7 +6,7 @@ pub(super) const LIST: &str = "cloakroom:owner:alice";
 
 /// What becomes of one operation on the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Fate {
+pub(super) enum OperationOutcome {
     Done,
     /// It fails and does nothing.
     Refused,

@@ -5,7 +5,7 @@ use stateright::{Checker, Model, Property};
 
 use super::{
     run::Step,
-    scenario::{Fate, Scenario},
+    scenario::{OperationOutcome, Scenario},
 };
 
 #[derive(Clone, Debug)]
@@ -38,15 +38,15 @@ impl Scenario {
                 run.step(*step).await;
             }
             let ready = run.ready();
-            let faults = path.iter().filter(|(_, fate)| *fate != Fate::Done).count();
+            let faults = path.iter().filter(|(_, outcome)| *outcome != OperationOutcome::Done).count();
             let mut next = Vec::new();
             for (number, reads) in &ready {
-                next.push((*number, Fate::Done));
+                next.push((*number, OperationOutcome::Done));
                 if faults < self.faults {
-                    next.push((*number, Fate::Refused));
-                    next.push((*number, Fate::Crash));
+                    next.push((*number, OperationOutcome::Refused));
+                    next.push((*number, OperationOutcome::Crash));
                     if !reads {
-                        next.push((*number, Fate::Lost));
+                        next.push((*number, OperationOutcome::Lost));
                     }
                 }
             }

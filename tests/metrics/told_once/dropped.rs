@@ -28,15 +28,15 @@ fn a_change_that_is_dropped() {
         }
     };
     check("the session has ended", 200, &["gone"], ended(|session| Box::pin(write(session))));
-    check("the commit says so, and is the answer", 500, &["session_error"], ended(|session| Box::pin(commit(session))));
+    check("the commit fails, and is the answer", 500, &["session_error"], ended(|session| Box::pin(commit(session))));
     check(
-        "the commit says so, and is passed over",
+        "the commit fails, and is passed over",
         200,
         &["gone"],
         ended(|session| Box::pin(async move { Ok(commit(session).await.unwrap_or(StatusCode::OK)) })),
     );
     check(
-        "the commit says so, and the handler fails",
+        "the commit fails, and the handler fails",
         500,
         &["gone"],
         ended(|session| {
@@ -44,7 +44,7 @@ fn a_change_that_is_dropped() {
         }),
     );
     check(
-        "the commit says so, and more is changed",
+        "the commit fails, and more is changed",
         200,
         &["gone"],
         ended(|session| {
@@ -66,13 +66,13 @@ fn a_change_that_is_dropped() {
         }),
     );
     check(
-        "a look says so, and is the answer",
+        "a look-up fails, and is the answer",
         500,
         &["session_error"],
         ended(|session| Box::pin(async move { session.reload().await.map(|()| StatusCode::OK) })),
     );
     check(
-        "a look says so, and changes were there",
+        "a look-up fails, and changes were there",
         200,
         &["gone"],
         ended(|session| {

@@ -283,7 +283,7 @@ async fn one_that_always_panics_when_it_runs_again_stores_nothing(cache: impl Ca
             200
         }
     });
-    assert_eq!(reply.await.status, 500, "the commit says so");
+    assert_eq!(reply.await.status, 500, "the commit fails");
     assert_eq!(stage.stored().await.keys(), ["n"]);
     assert_eq!(stage.n().await, 1);
 }

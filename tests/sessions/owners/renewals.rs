@@ -1,7 +1,7 @@
 //! Owners and lists while a session is being made or renewed.
 use super::*;
 
-/// A renewal that has made and listed its successor and is about to bury the old entry; `then` happens meanwhile.
+/// A renewal that has made and listed its successor and is about to write the tombstone over the old entry; `then` happens meanwhile.
 async fn amid_renewal<F: Future>(world: &World, store: &Store, visitor: &Visitor, then: F) -> (Visitor, F::Output) {
     let gate = world.cache.hold(Operation::Replace);
     let renewal = tokio::spawn({

@@ -1,6 +1,6 @@
 //! The bounds, also when threads race for the last room, and how ended entries are removed.
 use super::*;
-use crate::cache::memory::slot::OVERHEAD;
+use crate::cache::memory::shard::OVERHEAD;
 
 #[tokio::test]
 async fn bytes_are_counted_exactly_and_what_has_ended_makes_room_to_grow() {
