@@ -191,6 +191,8 @@ impl fmt::Display for DecodeError {
             serde_json::error::Category::Data => "is of another type",
             _ => "cannot be read",
         };
+        // A key may come from a request: in a log it stays on its line.
+        let key = key.escape_debug();
         write!(f, "the session's value `{key}` {category}, at line {line}, column {column} of its JSON")
     }
 }
@@ -475,6 +477,13 @@ mod tests {
         let error = SessionError::from(CacheError::new(CacheErrorKind::Full, "no room"));
         assert_eq!(error.to_string(), "the session cache is full");
         assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("no room"));
+    }
+
+    #[test]
+    fn a_key_stays_on_its_line() {
+        let json = serde_json::from_str::<bool>("1").unwrap_err();
+        let text = SessionError::Decode(DecodeError::new("a\nERROR \u{1b}[31mé", &json)).to_string();
+        assert!(!text.contains(char::is_control) && text.contains("a\\nERROR") && text.contains('é'), "{text}");
     }
 
     #[test]

@@ -235,7 +235,9 @@ impl<C: Cache> SessionStore<C> {
     pub async fn save(&self, session: &Session) -> Result<SessionId, SessionError> {
         let engine = self.checked()?;
         let record = session.view();
-        engine.bounded(engine.save_new(&record)).await
+        let saved = engine.bounded(engine.save_new(&record)).await;
+        session.note_copied();
+        saved
     }
 
     /// Stores the session under an ID that exists already.
@@ -256,7 +258,9 @@ impl<C: Cache> SessionStore<C> {
             return session.commit().await;
         }
         let (record, deadline) = (session.view(), Deadline::after(self.config().deadline));
-        engine.bounded(engine.save_over(key, &record, deadline)).await
+        let saved = engine.bounded(engine.save_over(key, &record, deadline)).await;
+        session.note_copied();
+        saved
     }
 
     /// The session with this ID. `None` for what is malformed, absent, expired, renewed away, unreadable or foreign.

@@ -49,13 +49,17 @@ impl SigningKey {
     /// The key with these bytes, at least 32. They have to be random: a password is not a key.
     ///
     /// # Errors
-    /// When there are fewer.
+    /// When there are fewer, or all are zero.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ConfigError> {
+        let refuse = |rule: String| Err(ConfigError::new("signing_keys", rule));
         if bytes.len() < MIN_BYTES {
-            return Err(ConfigError::new(
-                "signing_keys",
-                format!("a signing key needs at least 32 bytes, this one has {} (RFC 2104, 3)", bytes.len()),
+            return refuse(format!(
+                "a signing key needs at least 32 bytes, this one has {} (RFC 2104, 3)",
+                bytes.len()
             ));
+        }
+        if bytes.iter().all(|byte| *byte == 0) {
+            return refuse("a key of zeros protects nothing: is the secret missing?".to_owned());
         }
         Ok(Self::of(bytes))
     }
@@ -63,7 +67,7 @@ impl SigningKey {
     /// The key with these bytes in base64: of the standard or the URL-safe alphabet, with or without padding and white space.
     ///
     /// # Errors
-    /// When the text is not base64, or stands for fewer than 32 bytes.
+    /// When the text is not base64, or stands for bytes that [`from_bytes`](Self::from_bytes) refuses.
     pub fn from_base64(text: &str) -> Result<Self, ConfigError> {
         let text: String = text.split_ascii_whitespace().collect::<String>().replace('-', "+").replace('_', "/");
         let bytes = BASE64.decode(text);

@@ -55,9 +55,10 @@ pub(crate) enum ResponseCommit {
     UnderWay(RunToEnd<Result<(), LoggedError>>),
 }
 
-/// Whether a response with this status means that the handler did what it was to do. A 408 cut it off half-way.
+/// Whether a response with this status means that the handler did what it was to do. A 408 cut it off half-way; what is above
+/// 599 counts as a server error (RFC 9110, 15).
 fn commits(status: StatusCode) -> bool {
-    !status.is_server_error() && status != StatusCode::REQUEST_TIMEOUT
+    status < StatusCode::INTERNAL_SERVER_ERROR && status != StatusCode::REQUEST_TIMEOUT
 }
 
 impl<E> Exchange<E> {
@@ -94,8 +95,8 @@ impl<E> Exchange<E> {
         } else {
             CommitReason::FailedResponse
         };
-        let answered = || result.as_ref().is_ok_and(|response| response.extensions().get::<LoggedError>().is_some());
-        let Some(session) = self.lazy.close().filter(|session| session.close(reason, answered)) else {
+        let answer = || Some(result.as_ref().ok()?.extensions().get::<LoggedError>()?.error());
+        let Some(session) = self.lazy.close().filter(|session| session.close(reason, answer)) else {
             return ResponseCommit::Done(Ok(()));
         };
         match session.commit_at_once(reason, self.lazy.is_shared()) {

@@ -293,7 +293,7 @@ impl<C: Cache, E> SessionLayerBuilder<C, E> {
     /// A 192-bit random ID cannot be guessed, signed or not. What a signature adds: a forged ID costs no look-up in the
     /// cache. What it does not: a stolen cookie works as before. A cookie signed with an older key is issued again.
     ///
-    /// `build` refuses an empty list, a key that is given twice and a key of zeros.
+    /// `build` refuses an empty list, and a key that is given twice.
     ///
     /// # Example
     /// ```

@@ -141,7 +141,7 @@ impl Session {
             let found = engine.reload(key, self.family()).await?;
             let mut state = self.lock();
             let reloaded = state.reloaded(found);
-            self.log_in_background(&mut state);
+            self.log_in_background(&state);
             reloaded
         })
         .await

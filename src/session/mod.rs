@@ -360,17 +360,22 @@ impl Session {
             let mut state = self.lock();
             events::cache_failed(error, state.key().as_ref());
             state.failure.note(error);
-            self.log_in_background(&mut state);
+            self.log_in_background(&state);
         }
         committed
     }
 
-    /// Of a handle whose request is over or knows nothing of it, no response can tell.
-    fn log_in_background(&self, state: &mut State) {
-        if self.inner.root.is_some() || state.is_closed() {
-            let key = state.known_key();
-            state.failure.log(key.as_ref());
+    /// Where the request of a handle is over, no response can tell of its failure.
+    fn log_in_background(&self, state: &State) {
+        if let Some(root) = &self.inner.root {
+            let mut root = root.lock();
+            if !root.is_closed() && !root.detached {
+                return root.failure.take_in(&state.failure);
+            }
+        } else if !state.is_closed() {
+            return;
         }
+        state.failure.log(state.known_key().as_ref());
     }
 
     /// Commits what there is to commit.
@@ -399,10 +404,10 @@ impl Session {
         }
     }
 
-    /// Closes the handle for the response's commit. `false`: there is nothing to commit. `answered`: whether the response is an
-    /// error that was logged.
-    pub(crate) fn close(&self, reason: CommitReason, answered: impl FnOnce() -> bool) -> bool {
-        self.lock().close(reason, answered)
+    /// Closes the handle for the response's commit. `false`: there is nothing to commit. `answer`: the error that the response
+    /// is made of, which was logged.
+    pub(crate) fn close<'a>(&self, reason: CommitReason, answer: impl FnOnce() -> Option<&'a SessionError>) -> bool {
+        self.lock().close(reason, answer)
     }
 
     /// The response's commit, where nothing has to be waited for. `None`: it takes [`run_commit`](Self::run_commit).
@@ -457,6 +462,11 @@ impl Session {
     /// The session as a record, to be stored elsewhere.
     pub(crate) fn view(&self) -> Record {
         self.access().view(self.fresh(), self.lifetime())
+    }
+
+    /// The caller knows what became of that record.
+    pub(crate) fn note_copied(&self) {
+        self.lock().copied = true;
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) struct State {
     closed: bool,
     ended: Option<Ended>,
     pub(super) failure: CommitFailure,
+    /// A copy of the pending changes was stored, or the caller was told why not.
+    pub(super) copied: bool,
     browser: Browser,
     /// The handle commits by itself; a request's handle is committed by the layer.
     pub(super) detached: bool,
@@ -73,6 +75,7 @@ impl State {
             closed: false,
             ended: None,
             failure: CommitFailure::default(),
+            copied: false,
             browser: Browser::default(),
             detached,
             #[cfg(feature = "device-bound")]
@@ -206,6 +209,7 @@ impl State {
 
     /// The list of pending changes, for one more.
     pub(super) fn changes(&mut self) -> &mut Changes {
+        self.copied = false;
         if self.pending.is_empty() {
             self.pending.on = match self.under_way {
                 None => self.stored().and_then(Stored::identity),
@@ -231,14 +235,18 @@ impl State {
     // Commits.
 
     /// Closes the handle for the response's commit. `false`: there is surely nothing to commit, nor a commit under way.
-    /// `answered`: whether the response is an error that was logged.
-    pub(super) fn close(&mut self, reason: CommitReason, answered: impl FnOnce() -> bool) -> bool {
+    /// `answer`: the error that the response is made of, which was logged.
+    pub(super) fn close<'a>(
+        &mut self,
+        reason: CommitReason,
+        answer: impl FnOnce() -> Option<&'a SessionError>,
+    ) -> bool {
         self.closed = true;
         let failed = reason == CommitReason::FailedResponse;
         let is_dropped = failed && (!self.pending.is_empty() || self.wish == Wish::Renew);
-        let is_tried_again = !failed && self.failure.is_tried_again();
-        if (is_dropped || !self.failure.is_none()) && !is_tried_again && !answered() {
-            self.failure.log_dropped(self.known_key().as_ref(), events::dropped_by_status);
+        if is_dropped || !self.failure.is_empty() {
+            let is_final = is_dropped || self.failure.is_final(failed);
+            self.failure.log_end(self.known_key().as_ref(), answer(), is_final, events::dropped_by_status);
         }
         if is_dropped {
             self.drop_pending();
@@ -249,9 +257,10 @@ impl State {
 
     /// The handle takes no more changes, and its closures go: they may hold the handle.
     pub(super) fn abandon(&mut self) {
-        let has_wish = self.wish != Wish::Keep && self.ended.is_none() && !matches!(self.base, Base::New(_));
-        if !self.closed && (has_wish || !self.pending.is_empty() || !self.failure.is_none()) {
-            self.failure.log_dropped(self.known_key().as_ref(), events::dropped_by_abort);
+        if !self.closed {
+            let has_wish = self.wish != Wish::Keep && self.ended.is_none() && !matches!(self.base, Base::New(_));
+            let is_dropped = has_wish || !self.pending.is_empty() || !self.failure.is_none();
+            self.failure.log_end(self.known_key().as_ref(), None, is_dropped, events::dropped_by_abort);
         }
         self.closed = true;
         self.drop_pending();
@@ -260,16 +269,16 @@ impl State {
         }
     }
 
-    /// Whether the handle goes with changes that no commit was called for.
+    /// Whether the handle goes with changes, or a logout, that no commit was called for.
     pub(super) fn is_forgotten(&self) -> bool {
-        !self.closed && self.failure.is_none() && !self.pending.is_empty()
+        let has_changes = !self.pending.is_empty() && !self.copied;
+        let is_logout = self.wish == Wish::Destroy && self.ended.is_none();
+        !self.closed && self.failure.is_none() && (has_changes || is_logout)
     }
 
     /// The changes of a commit were dropped, as the session had ended.
     fn gone(&mut self) {
-        if !self.failure.is_gone() {
-            self.failure = CommitFailure::of(&SessionError::Gone);
-        }
+        self.failure.note_gone();
         if self.closed {
             self.failure.log(self.known_key().as_ref());
         }
@@ -438,7 +447,7 @@ impl State {
         match committed {
             Committed::Stored { stored, id } => {
                 self.browser.note_stored(self.base.stored(), &stored, id);
-                self.failure = CommitFailure::default();
+                self.failure.clear();
                 self.found_at = stored.at;
                 self.base = Base::Stored(stored);
                 (!was_unknown).then_some(Ok(()))

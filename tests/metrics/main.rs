@@ -160,54 +160,6 @@ fn a_cookie_without_a_valid_signature_is_counted_apart_from_a_malformed_one() {
     assert_eq!(counts, expected([("malformed_cookie", 1), ("unsigned_cookie", 2)]));
 }
 
-#[cfg(feature = "device-bound")]
-#[test]
-fn what_concerns_the_device_of_a_session_is_counted() {
-    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-    use cloakroom::{Clock, DeviceBound};
-    use ring::{
-        rand::SystemRandom,
-        signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
-    };
-
-    let counts = counted(async {
-        let (algorithm, random, clock) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new(), Clock::manual());
-        let store = SessionStore::new(InMemoryCache::new()).clock(clock.clone());
-        let layer = SessionLayer::builder(store).device_bound(DeviceBound::new("/device")).build().unwrap();
-        let request = |path: &str, cookie: &str, proof: &str| {
-            let request = Request::post(path).header("cookie", cookie).header("secure-session-response", proof);
-            let log_in = |request: Request<()>| async move {
-                if request.uri().path() == "/log-in" {
-                    request.extensions().get::<Session>().unwrap().log_in("alice").unwrap();
-                }
-                Ok::<_, Infallible>(Response::new(String::new()))
-            };
-            layer.layer(service_fn(log_in)).oneshot(request.body(()).unwrap())
-        };
-        let response = request("/log-in", "", "").await.unwrap();
-        let cookie = response.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap();
-        let offer = response.headers()["secure-session-registration"].to_str().unwrap();
-        let challenge = offer.rsplit('"').nth(1).unwrap();
-        let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-        let key = EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).unwrap();
-        let (x, y) = key.public_key().as_ref()[1..].split_at(32);
-        let [x, y] = [x, y].map(|part| URL_SAFE_NO_PAD.encode(part));
-        let jwk = format!(r#"{{"kty":"EC","crv":"P-256","x":"{x}","y":"{y}"}}"#);
-        let header = format!(r#"{{"typ":"dbsc+jwt","alg":"ES256","jwk":{jwk}}}"#);
-        let claims = format!(r#"{{"jti":"{challenge}"}}"#);
-        let text = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
-        let signature = URL_SAFE_NO_PAD.encode(key.sign(&random, text.as_bytes()).unwrap());
-        let proof = format!("{text}.{signature}");
-        for status in [200, 403] {
-            assert_eq!(request("/device", cookie, &proof).await.unwrap().status(), status);
-        }
-        assert_eq!(request("/device", cookie, "a.b.c").await.unwrap().status(), 400);
-        clock.advance(std::time::Duration::from_secs(60));
-        request("/", cookie, "").await.unwrap();
-    });
-    assert_eq!(counts, expected([("created", 1), ("device_bound", 1), ("device_refused", 2), ("device_unproven", 1)]));
-}
-
 #[test]
 fn every_event_is_counted() {
     let counts = counted(async {

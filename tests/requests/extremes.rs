@@ -2,13 +2,18 @@
 use std::time::Duration;
 
 use cloakroom::{
-    BoxedCache, Cache, InMemoryCache, Refresh, SessionLayer, SessionLayerBuilder, SessionLimitPolicy, SessionStore,
+    BoxedCache, Cache, InMemoryCache, Refresh, Session, SessionError, SessionLayer, SessionLayerBuilder,
+    SessionLimitPolicy, SessionStore,
 };
 
-use crate::support::web::send;
+use crate::support::{
+    caches::on_every_cache,
+    web::{id, live, send},
+};
 
 const OWNER: &str = "alice";
 
+#[derive(Clone, Copy)]
 enum Expect {
     /// `build` names the setting.
     Refused(&'static str),
@@ -147,6 +152,7 @@ async fn of_the_layer() {
         ("cookie_path control", |b| b.cookie_name("id").cookie_path("/\n"), Refused("cookie_path")),
         ("cookie_domain empty", |b| b.cookie_name("id").cookie_domain(""), Refused("cookie_domain")),
         ("cookie_domain dots", |b| b.cookie_name("id").cookie_domain("..."), Refused("cookie_domain")),
+        ("cookie_domain not ASCII", |b| b.cookie_name("id").cookie_domain("bücher.example"), Refused("cookie_domain")),
         ("cookie_domain long", |b| b.cookie_name("id").cookie_domain("a.".repeat(1000)), Refused("cookie_domain")),
         ("refresh 0", |b| b.refresh(Refresh::OnLoadEvery(Duration::ZERO)), Works),
         ("refresh max", |b| b.refresh(Refresh::OnLoadEvery(Duration::MAX)), Works),
@@ -164,6 +170,79 @@ async fn of_the_layer() {
     // `usize::MAX` and all times at once, with a cookie that outlives the browser.
     let built = SessionLayer::builder(memory().max_lifetime(Duration::MAX)).persistent(true).build();
     check("persistent", built, Refused("max_lifetime")).await;
+}
+
+on_every_cache! {
+    of_a_session,
+    of_names_in_a_cache,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A call, and whether it is accepted; what is accepted is stored, and read by the next request if the session may still live.
+async fn of_a_session<C: Cache>(cache: C) {
+    type Call = fn(&Session) -> Result<(), SessionError>;
+    let rows: [(&str, Call, Expect); 26] = [
+        ("set_ttl 0", |s| s.set_ttl(Duration::ZERO), Refused("set_ttl")),
+        ("set_ttl 1 ns", |s| s.set_ttl(NANO), Answers),
+        ("set_ttl max", |s| s.set_ttl(Duration::MAX), Works),
+        ("set_lifetime 0", |s| s.set_lifetime(Duration::ZERO), Refused("set_lifetime")),
+        ("set_lifetime 1 ns", |s| s.set_lifetime(NANO), Answers),
+        ("set_lifetime 400 days", |s| s.set_lifetime(400 * DAY), Works),
+        ("set_lifetime 400 days and 1 ns", |s| s.set_lifetime(400 * DAY + NANO), Refused("set_lifetime")),
+        ("set_lifetime max", |s| s.set_lifetime(Duration::MAX), Refused("set_lifetime")),
+        ("set_owner empty", |s| s.set_owner(""), Refused("set_owner")),
+        ("set_owner 256 bytes", |s| s.set_owner("ü".repeat(128)), Works),
+        ("set_owner 257 bytes", |s| s.set_owner("o".repeat(257)), Refused("257")),
+        ("set_owner odd", |s| s.set_owner("\0\n'\"%_\\\u{10ffff}"), Works),
+        ("log_in empty", |s| s.log_in(""), Refused("log_in")),
+        ("log_in 256 bytes", |s| s.log_in("ü".repeat(128)), Works),
+        ("log_in 257 bytes", |s| s.log_in("o".repeat(257)), Refused("257")),
+        ("log_in odd", |s| s.log_in("\0\n'\"%_\\\u{10ffff}"), Works),
+        ("set_persistent", |s| s.set_persistent(true).and_then(|()| s.set_ttl(Duration::MAX)), Works),
+        ("a key that is empty", |s| s.set("", 1), Works),
+        ("a key of 256 bytes", |s| s.set("ü".repeat(128), 1), Works),
+        ("a key of 257 bytes", |s| s.set("k".repeat(257), 1), Refused("257")),
+        ("an odd key", |s| s.set("\0\n'\"%_\\\u{10ffff}", 1), Works),
+        ("numbers", |s| s.set("v", (i64::MIN, u64::MAX, f64::MAX, f64::MIN_POSITIVE, -0.0)), Works),
+        ("no number", |s| s.set("v", f64::NAN), Refused("finite")),
+        ("more than 64 bits", |s| s.set("v", u128::MAX), Refused("64 bits")),
+        ("odd text", |s| s.set("v", "\0\u{7f}\u{2028}\u{10ffff}"), Works),
+        ("nothing at all", |s| s.set("v", ()), Works),
+    ];
+    let layer = SessionLayer::new(SessionStore::new(cache).deadline(Duration::from_secs(20)));
+    for (name, call, expect) in rows {
+        let reply = send(&layer, None, move |session| async move {
+            session.set("n", 1).unwrap();
+            match (call(&session), &expect) {
+                (Ok(()), Works | Answers) => 200,
+                (Err(error), Refused(part)) if error.to_string().contains(part) => 400,
+                (result, _) => panic!("{name}: {result:?}"),
+            }
+        });
+        let reply = reply.await;
+        let cookie = reply.cookie().unwrap_or_else(|| panic!("{name}: {}", reply.status));
+        let seen = send(&layer, Some(&cookie), |session| async move {
+            let _ = (session.expires_at(), session.created_at(), session.authenticated_within(Duration::MAX));
+            session.touch();
+            if session.get::<u64>("n") == Some(1) { 200 } else { 404 }
+        });
+        let seen = seen.await.status;
+        assert!(seen == 200 || (seen == 404 && name.ends_with("1 ns")), "{name}: {seen}");
+    }
+}
+
+/// What a cache has as keys and as names of lists.
+async fn of_names_in_a_cache<C: Cache>(cache: C) {
+    const ODD: &str = "\0 \n{ü}*?[%_'\"\\\u{10ffff}";
+    let store = SessionStore::new(cache).key_prefix(ODD).readable_owners(true).deadline(Duration::from_secs(20));
+    let layer = SessionLayer::builder(store.clone()).build().unwrap();
+    let reply = send(&layer, None, |session| async move { session.log_in(ODD).map_or(500, |()| 200) }).await;
+    let cookie = reply.cookie().unwrap();
+    assert_eq!((live(&store, ODD).await, live(&store, "ü").await), (1, 0));
+    assert!(store.touch(id(&cookie)).await.unwrap());
+    assert_eq!(store.revoke_all(ODD).await.unwrap(), 1);
+    assert!(store.load(id(&cookie)).await.unwrap().is_none());
 }
 
 #[cfg(feature = "signed")]

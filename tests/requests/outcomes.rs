@@ -64,7 +64,7 @@ fn write(session: &Session) {
 
 async fn informational_to_4xx_commits_and_5xx_keeps_a_destroy_only<C: Cache>(cache: C) {
     let (layer, store, _) = trial(cache);
-    for status in [101, 200, 201, 204, 302, 304, 400, 401, 404, 499, 500, 502, 503, 599] {
+    for status in [101, 200, 201, 204, 302, 304, 400, 401, 404, 499, 500, 502, 503, 599, 600, 999] {
         let kept = status < 500;
         let anonymous = run(&layer, None, status, write).await;
         assert_eq!(anonymous.cookie().is_some(), kept, "a new session with {status}");

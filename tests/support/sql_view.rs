@@ -9,6 +9,8 @@ pub struct SqlView {
     table: String,
     /// Makes text of a column of bytes.
     text: fn(&str) -> String,
+    /// Makes so many bytes.
+    bytes: fn(usize) -> String,
     ask: mpsc::Sender<(String, mpsc::Sender<Vec<String>>)>,
 }
 
@@ -36,19 +38,22 @@ impl SqlView {
     #[cfg(feature = "postgres")]
     pub fn postgres(url: String, table: &str) -> Self {
         let text = |column: &str| format!("encode({column}, 'escape')");
-        Self { table: table.to_owned(), text, ask: answer!(sqlx::PgConnection, url) }
+        let bytes = |count: usize| format!("convert_to(repeat('x', {count}), 'UTF8')");
+        Self { table: table.to_owned(), text, bytes, ask: answer!(sqlx::PgConnection, url) }
     }
 
     #[cfg(feature = "mysql")]
     pub fn mysql(url: String, table: &str) -> Self {
         let text = |column: &str| format!("CONVERT({column} USING utf8mb4)");
-        Self { table: table.to_owned(), text, ask: answer!(sqlx::MySqlConnection, url) }
+        let bytes = |count: usize| format!("REPEAT('x', {count})");
+        Self { table: table.to_owned(), text, bytes, ask: answer!(sqlx::MySqlConnection, url) }
     }
 
     #[cfg(feature = "sqlite")]
     pub fn sqlite(url: String, table: &str) -> Self {
         let text = |column: &str| format!("CAST({column} AS TEXT)");
-        Self { table: table.to_owned(), text, ask: answer!(sqlx::SqliteConnection, url) }
+        let bytes = |count: usize| format!("zeroblob({count})");
+        Self { table: table.to_owned(), text, bytes, ask: answer!(sqlx::SqliteConnection, url) }
     }
 
     /// The first column of what the statement returns, which is text.
@@ -83,6 +88,11 @@ impl SqlView {
     pub fn set(&self, assignment: &str, key: &str) {
         let Self { table, text, .. } = self;
         self.rows(format!("UPDATE {table} SET {assignment} WHERE {} = '{key}'", text("entry_key")));
+    }
+
+    /// Puts so many bytes into the entry under this key.
+    pub fn plant(&self, count: usize, key: &str) {
+        self.set(&format!("value = {}", (self.bytes)(count)), key);
     }
 
     /// Changes what lists have of this member.

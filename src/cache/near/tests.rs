@@ -245,3 +245,10 @@ fn what_has_no_room_any_more_is_evicted() {
     near.fill(&ask(&near), "k", &found(1));
     assert!(has(&near));
 }
+
+/// A client chooses the IDs that are looked up, and with them the keys.
+#[test]
+fn every_near_cache_hashes_with_a_key_of_its_own() {
+    let first = near().hash(b"k");
+    assert!((0..8).all(|_| near().hash(b"k") != first));
+}

@@ -77,7 +77,7 @@ impl Failure {
             Error::Configuration(_) => {
                 let text = "the settings of the connection cannot be used: a file of a certificate, or the password, which \
                             MySQL takes by `caching_sha2_password` over TLS only";
-                return Self::last(Other, text);
+                return Self::rejected(Other, text);
             }
             Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Self::not_ready("the database cannot be reached: there is no such file, socket or host");

@@ -16,7 +16,7 @@ use self::{
     dialect::{Dialect, MEMBERS, Statements, WriteOutcome},
     driver::Cells,
     near::ChangeGuard,
-    statement::{Arguments, BUCKET_MS},
+    statement::{Arguments, BUCKET_MS, LARGEST_VALUE},
 };
 use super::{
     Cache, Deleted, Entry, Expiry, ListMember, Replaced, Version,
@@ -143,7 +143,8 @@ pub type SqliteCache = SqlCache<Sqlite>;
 /// # Limits
 ///
 /// Keys, names of lists and their members have at most 1,024 bytes, values at most 8 MiB: what is longer is an error of
-/// the kind [`Unsupported`](crate::CacheErrorKind::Unsupported). Keys are compared by bytes.
+/// the kind [`Unsupported`](crate::CacheErrorKind::Unsupported). A larger value in a row is not read: it counts as unreadable,
+/// and can be ended all the same. Keys are compared by bytes.
 pub struct SqlCache<D: Dialect> {
     inner: Arc<Inner<D>>,
 }
@@ -161,7 +162,6 @@ struct Inner<D: Dialect> {
 
 /// What keys, names of lists and members may have: all of them fit an index of every database.
 const LONGEST_KEY: usize = 1024;
-const LARGEST_VALUE: usize = 8 << 20;
 
 impl<D: Dialect> SqlCache<D> {
     /// The SQL that makes these tables, for those who apply it themselves: as the owner of the schema, say, while the

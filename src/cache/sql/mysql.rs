@@ -45,10 +45,10 @@ INSERT IGNORE INTO {schema} (layout) VALUES (1);
 ";
 
 const TEXTS: Texts = Texts {
-    get: "SELECT version, value, 0 FROM {entries} WHERE entry_key = @key AND {live}",
+    get: "SELECT version, {value}, 0 FROM {entries} WHERE entry_key = @key AND {live}",
     get_with_times: None,
     get_and_touch: "\
-SELECT version, value, CAST(touched_ms <= {clock} - @after AS SIGNED) FROM {entries} WHERE entry_key = @key AND {live}",
+SELECT version, {value}, CAST(touched_ms <= {clock} - @after AS SIGNED) FROM {entries} WHERE entry_key = @key AND {live}",
     insert: "\
 INSERT INTO {entries} (entry_key, value, version, idle_ms, touched_ms, end_ms, due_ms)
 VALUES (@key, @value, @version, @idle, {clock}, @end, @due)",

@@ -51,17 +51,17 @@ INSERT INTO {schema} (layout) VALUES (1) ON CONFLICT DO NOTHING;
 ";
 
 const TEXTS: Texts = Texts {
-    get: "SELECT version, value, 0::bigint FROM {entries} WHERE entry_key = @key AND {live}",
+    get: "SELECT version, {value}, 0::bigint FROM {entries} WHERE entry_key = @key AND {live}",
     get_with_times: Some(
         "\
-SELECT version, value, idle_ms, end_ms, touched_ms + idle_ms - {clock} FROM {entries} WHERE entry_key = @key AND {live}",
+SELECT version, {value}, idle_ms, end_ms, touched_ms + idle_ms - {clock} FROM {entries} WHERE entry_key = @key AND {live}",
     ),
     get_and_touch: "\
 WITH touched AS (
     UPDATE {entries} SET touched_ms = greatest(touched_ms, {clock})
     WHERE entry_key = @key AND {live} AND touched_ms <= {clock} - @after
 )
-SELECT version, value, 0::bigint FROM {entries} WHERE entry_key = @key AND {live}",
+SELECT version, {value}, 0::bigint FROM {entries} WHERE entry_key = @key AND {live}",
     insert: "\
 INSERT INTO {entries} AS e (entry_key, value, version, idle_ms, touched_ms, end_ms, due_ms)
 VALUES (@key, @value, @version, @idle, {clock}, @end, @due)
@@ -82,7 +82,7 @@ WITH done AS (
 )
 SELECT version, NULL::bytea, 1::bigint FROM done
 UNION ALL
-SELECT version, value, 0::bigint FROM {entries} WHERE entry_key = @key AND {live} AND NOT EXISTS (SELECT FROM done)",
+SELECT version, {value}, 0::bigint FROM {entries} WHERE entry_key = @key AND {live} AND NOT EXISTS (SELECT FROM done)",
     touch: "UPDATE {entries} SET touched_ms = greatest(touched_ms, {clock}) WHERE entry_key = @key AND {live}",
     delete: "\
 WITH done AS (
@@ -90,7 +90,7 @@ WITH done AS (
 )
 SELECT version, NULL::bytea, 1::bigint FROM done
 UNION ALL
-SELECT version, value, 0::bigint FROM {entries} WHERE entry_key = @key AND {live} AND NOT EXISTS (SELECT FROM done)",
+SELECT version, {value}, 0::bigint FROM {entries} WHERE entry_key = @key AND {live} AND NOT EXISTS (SELECT FROM done)",
     list_add: "\
 INSERT INTO {lists} AS l (list_key, member, end_ms) VALUES (@key, @member, @end)
 ON CONFLICT (list_key, member) DO UPDATE SET end_ms = greatest(l.end_ms, excluded.end_ms)",

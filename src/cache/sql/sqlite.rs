@@ -50,10 +50,10 @@ INSERT INTO {schema} (layout) VALUES (1) ON CONFLICT DO NOTHING;
 ";
 
 const TEXTS: Texts = Texts {
-    get: "SELECT version, value, 0 FROM {entries} WHERE entry_key = @key AND {live}",
+    get: "SELECT version, {value}, 0 FROM {entries} WHERE entry_key = @key AND {live}",
     get_with_times: None,
     get_and_touch: "\
-SELECT version, value, touched_ms <= {clock} - @after FROM {entries} WHERE entry_key = @key AND {live}",
+SELECT version, {value}, touched_ms <= {clock} - @after FROM {entries} WHERE entry_key = @key AND {live}",
     insert: "\
 INSERT INTO {entries} AS e (entry_key, value, version, idle_ms, touched_ms, end_ms, due_ms)
 VALUES (@key, @value, @version, @idle, {clock}, @end, @due)

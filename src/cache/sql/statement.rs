@@ -93,6 +93,12 @@ pub(crate) enum PlaceStyle {
 /// An hour: rows are looked at by the sweep at the end of the hour in which they are due.
 pub(crate) const BUCKET_MS: i64 = 3_600_000;
 
+/// The largest value that is written.
+pub(crate) const LARGEST_VALUE: usize = 8 << 20;
+
+/// The value of an entry; nothing where it is larger, so that what was planted in a row is not read into memory.
+const VALUE: &str = "CASE WHEN octet_length(value) <= {largest} THEN value ELSE substr(value, 1, 0) END";
+
 /// Whether an entry is live, by its own clock for idle time and by ours for the end.
 const LIVE: &str = "(end_ms > @now AND touched_ms + idle_ms > {clock})";
 
@@ -195,6 +201,8 @@ impl Statement {
 pub(crate) fn written(template: &str, style: Style, tables: &SqlTables) -> String {
     template
         .replace("{live}", LIVE)
+        .replace("{value}", VALUE)
+        .replace("{largest}", &LARGEST_VALUE.to_string())
         .replace("{entries}", &tables.qualified("", style.quote))
         .replace("{lists}", &tables.qualified("_lists", style.quote))
         .replace("{schema}", &tables.qualified("_schema", style.quote))

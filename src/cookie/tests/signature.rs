@@ -122,15 +122,8 @@ fn a_signature_counts_for_the_length() {
 
 #[test]
 fn keys_that_protect_nothing_are_refused() {
-    let zeros = |length| SigningKey::from_bytes(&vec![0; length]).unwrap();
     let one = || SigningKey::from_bytes(&[&[0; 31][..], &[1]].concat()).unwrap();
-    let rows = [
-        (vec![], "at least one key"),
-        (vec![zeros(32)], "zeros"),
-        (vec![key(1), zeros(64)], "zeros"),
-        (vec![key(1), key(1)], "twice"),
-        (vec![key(1), key(2), key(1)], "twice"),
-    ];
+    let rows = [(vec![], "at least one key"), (vec![key(1), key(1)], "twice"), (vec![key(1), key(2), key(1)], "twice")];
     for (keys, rule) in rows {
         let error = settings(|it| it.keys = Some(keys)).check().unwrap_err();
         assert!(error.setting() == "signing_keys" && error.rule().contains(rule), "{error}");
@@ -149,6 +142,9 @@ fn a_key_has_at_least_32_bytes() {
     }
     for length in [32, 64, 65, 1000] {
         assert!(SigningKey::from_bytes(&vec![b'k'; length]).is_ok());
+        // A longer one is hashed, and its digest is not zero.
+        let error = SigningKey::from_bytes(&vec![0; length]).unwrap_err();
+        assert!(error.rule().contains("zeros"), "{error}");
     }
 }
 

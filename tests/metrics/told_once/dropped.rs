@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use cloakroom::Session;
+use cloakroom::{CacheErrorKind, Session, SessionError, testing::Operation};
 use http::StatusCode;
 
 use super::{Answer, Trial, check, commit, too_much, write};
@@ -133,18 +133,143 @@ fn a_change_that_is_dropped() {
         detached.commit().await.unwrap_err();
         status
     });
-    check("a handle without a commit", 200, &["dropped_uncommitted"; 2], |t| async move {
-        let other = t.clone();
-        t.request(move |session| {
-            let other = other.clone();
-            async move {
-                session.detach().set("n", 1)?;
-                other.store.load(id(&other.cookie)).await?.unwrap().set("n", 1)?;
-                Ok(StatusCode::OK)
-            }
+    for (name, change) in [
+        ("a handle without a commit", (|session| session.set("n", 1).unwrap()) as fn(&Session)),
+        ("a logout without a commit", Session::destroy),
+    ] {
+        check(name, 200, &["dropped_uncommitted"; 2], |t| async move {
+            let other = t.clone();
+            t.request(move |session| {
+                let other = other.clone();
+                async move {
+                    change(&session.detach());
+                    change(&other.store.load(id(&other.cookie)).await?.unwrap());
+                    Ok(StatusCode::OK)
+                }
+            })
+            .await
+        });
+    }
+}
+
+/// What a handler makes of the error of a handle that it detached.
+#[test]
+fn a_detached_handle_that_fails_while_its_request_runs() {
+    type Fails = fn(Session, Trial) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
+    let is_too_large: Fails = |session, _| {
+        Box::pin(async move {
+            let detached = session.detach();
+            too_much(&detached)?;
+            detached.commit().await.map(|()| StatusCode::OK)
+        })
+    };
+    let has_ended: Fails = |session, other| {
+        Box::pin(async move {
+            other.log_out_elsewhere().await;
+            commit(session.detach()).await
+        })
+    };
+    let has_ended_as_a_look_says: Fails = |session, other| {
+        Box::pin(async move {
+            let detached = session.detach();
+            detached.set("n", 1)?;
+            other.log_out_elsewhere().await;
+            detached.reload().await.map(|()| StatusCode::OK)
+        })
+    };
+    let rows: [(&str, Fails, &str, &str); 3] = [
+        ("too large", is_too_large, "too_large", "too_large"),
+        ("ended", has_ended, "session_error", "gone"),
+        ("ended, as a look says", has_ended_as_a_look_says, "session_error", "gone"),
+    ];
+    for (name, fails, answered, passed_over) in rows {
+        let with = |t: Trial, answer: fn(Answer) -> Answer| async move {
+            let other = t.clone();
+            t.request(move |session| {
+                let other = other.clone();
+                async move { answer(fails(session, other).await) }
+            })
+            .await
+        };
+        check(name, 500, &[answered], |t| with(t, |failed| failed));
+        check(name, 200, &[passed_over], |t| with(t, |failed| Ok(failed.unwrap_or(StatusCode::OK))));
+        check(name, 503, &[passed_over], |t| with(t, |failed| Ok(failed.unwrap_or(StatusCode::SERVICE_UNAVAILABLE))));
+        let another = |failed: Answer| failed.or(Err(SessionError::NoStore));
+        check(name, 500, &[passed_over, "session_error"], |t| with(t, another));
+        check(name, 0, &[passed_over], |t| async move {
+            let other = t.clone();
+            let gone = t.request(move |session| {
+                let other = other.clone();
+                async move {
+                    fails(session, other).await.unwrap_err();
+                    pending().await
+                }
+            });
+            let _ = tokio::time::timeout(Duration::from_millis(50), gone).await;
+            0
+        });
+    }
+    check("two of them, of which one is the answer", 500, &["too_large"; 2], |t| async move {
+        t.request(move |session| async move {
+            let (one, other) = (session.detach(), session.detach());
+            too_much(&one)?;
+            too_much(&other)?;
+            one.commit().await.unwrap_err();
+            other.commit().await.map(|()| StatusCode::OK)
         })
         .await
     });
+    check("that the handler mends", 200, &[], |t| async move {
+        t.request(move |session| async move {
+            let detached = session.detach();
+            too_much(&detached)?;
+            detached.commit().await.unwrap_err();
+            detached.remove("a");
+            detached.commit().await.map(|()| StatusCode::OK)
+        })
+        .await
+    });
+}
+
+/// The changes of a handle that the store was given a copy of.
+#[test]
+fn a_copy_of_a_changed_session() {
+    type Saves = fn(Trial, Session) -> Pin<Box<dyn Future<Output = Result<(), SessionError>> + Send>>;
+    let saves: [(&str, Saves); 2] = [
+        ("under a new ID", |t, loaded| Box::pin(async move { t.store.save(&loaded).await.map(drop) })),
+        ("under an ID of its own", |t, loaded| {
+            Box::pin(async move { t.store.save_with_id("A".repeat(32), &loaded).await })
+        }),
+    ];
+    for (name, save) in saves {
+        let with = move |t: Trial, more: bool, answer: fn(Result<(), SessionError>) -> Answer| async move {
+            let other = t.clone();
+            t.request(move |_| {
+                let other = other.clone();
+                async move {
+                    let loaded = other.store.load(id(&other.cookie)).await?.unwrap();
+                    loaded.set("n", 1)?;
+                    let saved = save(other, loaded.clone()).await;
+                    if more {
+                        loaded.set("n", 2)?;
+                    }
+                    answer(saved)
+                }
+            })
+            .await
+        };
+        let status = |saved: Result<(), SessionError>| saved.map(|()| StatusCode::OK);
+        check(name, 200, &[], |t| with(t, false, status));
+        check(name, 200, &["dropped_uncommitted"], |t| with(t, true, status));
+        let full = |t: Trial| {
+            t.fail(Operation::Insert, CacheErrorKind::Full);
+            t
+        };
+        check(name, 503, &["cache_full"], |t| with(full(t), false, status));
+        check(name, 200, &["cache_full"], |t| {
+            with(full(t), false, |saved| Ok(saved.map_or(StatusCode::OK, |()| StatusCode::IM_A_TEAPOT)))
+        });
+    }
 }
 
 #[test]

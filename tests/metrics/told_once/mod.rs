@@ -18,6 +18,8 @@ use crate::{
 };
 
 mod cache;
+#[cfg(feature = "device-bound")]
+mod device_bound;
 mod dropped;
 mod errors;
 #[cfg(feature = "redis")]
