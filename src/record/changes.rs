@@ -347,8 +347,15 @@ impl Changes {
 
     /// What was discarded, to be dropped where no lock is held.
     pub(crate) fn take_discarded(&mut self) -> Option<Box<Replay>> {
-        let replay = self.replay.as_mut().filter(|replay| !replay.discarded.is_empty())?;
-        Some(Box::new(Replay { discarded: std::mem::take(&mut replay.discarded), ..Replay::default() }))
+        self.replay.as_mut().and_then(|replay| replay.take_discarded())
+    }
+}
+
+impl Replay {
+    #[cold]
+    fn take_discarded(&mut self) -> Option<Box<Self>> {
+        let discarded = std::mem::take(&mut self.discarded);
+        (!discarded.is_empty()).then(|| Box::new(Self { discarded, ..Self::default() }))
     }
 }
 

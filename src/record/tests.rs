@@ -135,6 +135,21 @@ fn an_owner_cannot_pretend_to_be_a_value() {
 }
 
 #[test]
+fn what_is_written_does_not_depend_on_the_record_before_it() {
+    let with = |end, own| Head::with(1, end, own);
+    let (bytes, one) = (text(&key(1), &with(2, full()), &[("a", "1")]), [("b".as_bytes(), "2".as_bytes()).into()]);
+    for base in [live(&bytes), encode(&key(1), &with(2, full()), None, one.into_iter(), LIMIT).unwrap()] {
+        for (key, head) in
+            [(1, with(2, full())), (2, with(2, full())), (1, with(3, full())), (1, with(2, Own::default()))]
+        {
+            let key = SessionKey::of_digest(&[key; 32]);
+            let over = encode(&key, &head, Some(&base), one.into_iter(), LIMIT).unwrap();
+            assert_eq!(over.values.text(), &text(&key, &head, &[("b", "2")]));
+        }
+    }
+}
+
+#[test]
 fn a_record_laid_out_by_hand_is_read_and_written_again() {
     let compact = text(&key(1), &Head::with(1, 2, full()), &[("a", "[1,2]"), ("b", "2")]);
     let value: serde_json::Value = serde_json::from_slice(&compact).unwrap();

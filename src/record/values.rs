@@ -20,7 +20,7 @@ pub(crate) struct Values {
     object: Range<usize>,
     places: Option<Places>,
     /// Those of a record that was written: found when a handle asks for a value, which most requests do not do any more.
-    written: OnceLock<Places>,
+    written: OnceLock<Box<Places>>,
 }
 
 /// Where a key and its value stand in the text.
@@ -146,7 +146,7 @@ impl Values {
             debug_assert!(found.is_some() || start == end, "what was written cannot be read");
             found.unwrap_or_default()
         };
-        self.places.as_ref().unwrap_or_else(|| self.written.get_or_init(find))
+        self.places.as_ref().unwrap_or_else(|| self.written.get_or_init(|| Box::new(find())))
     }
 
     pub(crate) fn len(&self) -> usize {

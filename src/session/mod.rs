@@ -498,7 +498,9 @@ impl DerefMut for Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        self.discarded = self.state.take_discarded();
+        if let Some(discarded) = self.state.take_discarded() {
+            self.discarded = Some(discarded);
+        }
     }
 }
 
