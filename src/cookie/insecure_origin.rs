@@ -10,8 +10,12 @@ use http::{
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
+/// Domains that no public authority certifies hosts of: `local` and those that are used like it (RFC 6762, 3 and appendix G),
+/// `home.arpa` (RFC 8375), `test` (RFC 6761, 6.2).
+const LOCAL: [&str; 9] = ["local", "lan", "home", "internal", "intranet", "private", "corp", "arpa", "test"];
+
 /// Whether the browser behind this request will most likely drop a `Secure` cookie: its host is an IP address other than
-/// loopback, a single label or `.local`, and nothing in the request tells of a secure connection.
+/// loopback, a single label or below a domain of local networks, and nothing in the request tells of a secure connection.
 ///
 /// A hint for a warning, never for a decision: all of it can be forged.
 pub(crate) fn is_likely_lost<B>(request: &Request<B>) -> bool {
@@ -38,7 +42,7 @@ fn is_local(host: &str) -> bool {
     }
     let host = host.strip_suffix('.').unwrap_or(host);
     match host.rsplit_once('.') {
-        Some((_, last)) => last.eq_ignore_ascii_case("local"),
+        Some((_, last)) => LOCAL.iter().any(|local| last.eq_ignore_ascii_case(local)),
         None => !host.is_empty() && !host.eq_ignore_ascii_case("localhost"),
     }
 }
@@ -93,6 +97,12 @@ mod tests {
             "printer.local",
             "Printer.LOCAL:80",
             "a.b.local.",
+            "nas.lan",
+            "nas.Home:8080",
+            "nas.home.arpa",
+            "app.internal",
+            "intra.corp",
+            "shop.test:3000",
         ];
         let kept = [
             "127.0.0.1",
@@ -112,6 +122,7 @@ mod tests {
             "local.example",
             "xlocal.example",
             "a.xlocal",
+            "lan.example",
             "",
             ":80",
         ];

@@ -189,7 +189,9 @@ impl DeviceBound {
             (Some(_), None) => "`site` needs `cookie_domain`: the other hosts get no cookie without it",
             (Some(site), Some(domain)) => {
                 let host = site.strip_prefix("https://").unwrap_or_default();
-                if host.split(':').next().is_some_and(|host| host.eq_ignore_ascii_case(domain)) && !host.contains('/') {
+                let (host, port) = host.split_once(':').unwrap_or((host, "443"));
+                let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+                if host.eq_ignore_ascii_case(domain) && is_port {
                     return Ok(());
                 }
                 "`site` must be `https://` and the `cookie_domain`"

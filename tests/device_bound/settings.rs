@@ -56,7 +56,20 @@ fn what_no_browser_would_do_is_named() {
         let rule = rule(same, settings.clone()).unwrap_or_else(|| panic!("{settings:?}"));
         assert!(rule.contains(word), "{settings:?}: {rule}");
     }
-    for site in ["http://example.com", "https://example.org", "https://example.com/", "example.com", ""] {
+    assert_eq!(rule(domain, new().site("https://Example.com:8443")), None);
+    for site in [
+        "http://example.com",
+        "https://example.org",
+        "https://example.com/",
+        "https://example.com:",
+        "https://example.com:x",
+        "https://example.com:+1",
+        "https://example.com:65536",
+        "https://example.com:443/",
+        "https://example.com:443#",
+        "example.com",
+        "",
+    ] {
         assert!(rule(domain, new().site(site)).unwrap().contains("site"), "{site}");
     }
     assert!(rule(domain, new()).unwrap().contains("site"));

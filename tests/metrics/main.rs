@@ -143,6 +143,16 @@ fn a_layer_for_requests_of_other_sites_is_counted_when_it_is_built() {
     assert_eq!(counts, expected([("same_site_none", 1)]));
 }
 
+#[test]
+fn a_setting_that_cannot_work_is_counted_where_no_builder_could_return_it() {
+    let counts = counted(async {
+        let store = SessionStore::new(InMemoryCache::new()).ttl(std::time::Duration::ZERO);
+        SessionLayer::new(store.clone());
+        SessionLayer::builder(store).build().unwrap_err();
+    });
+    assert_eq!(counts, expected([("setting", 1)]));
+}
+
 #[cfg(feature = "signed")]
 #[test]
 fn a_cookie_without_a_valid_signature_is_counted_apart_from_a_malformed_one() {

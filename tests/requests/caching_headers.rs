@@ -235,6 +235,30 @@ async fn who_asks_for_the_session_has_looked_at_it() {
     }
 }
 
+/// A future that keeps its request until it is dropped.
+struct Keeps(Option<Request<()>>);
+
+impl Future for Keeps {
+    type Output = Result<Response<String>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
+        assert!(self.0.is_some());
+        std::task::Poll::Ready(Ok(Response::new(String::new())))
+    }
+}
+
+#[tokio::test]
+async fn what_the_handlers_future_keeps_is_not_read_any_more() {
+    let trial = trial();
+    let cookie = stored(&trial.store).await;
+    for layer in [&trial.eager, &trial.lazy] {
+        let service = layer.layer(service_fn(|request: Request<()>| Keeps(Some(request))));
+        let request = Request::get("/").header(header::COOKIE, &cookie).body(()).unwrap();
+        let response = service.oneshot(request).await.unwrap();
+        assert_eq!((vary(response.headers()), cache_control(response.headers())), (vec![], vec![]));
+    }
+}
+
 #[tokio::test]
 async fn an_error_in_place_of_the_session_is_stored_nowhere() {
     let trial = trial();

@@ -499,3 +499,19 @@ fn everything_is_send_and_sync_for_a_cache_that_is_not_clone() {
     free(&layer.layer(Router::<()>::new()));
     free(&Session::new());
 }
+
+#[test]
+fn debug_names_each_type_and_what_is_inside() {
+    let store = SessionStore::new(InMemoryCache::new());
+    let builder = SessionLayer::builder(store);
+    let shown = format!("{builder:?}");
+    assert!(shown.starts_with("SessionLayerBuilder") && shown.contains("__Host-id"), "{shown}");
+    let layer = builder.build().unwrap();
+    let shown = format!("{layer:?}");
+    assert!(shown.starts_with("SessionLayer") && shown.contains("__Host-id"), "{shown}");
+    let inner = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) });
+    let mut service = layer.layer(inner);
+    let shown = format!("{service:?}");
+    assert!(shown.starts_with("SessionService") && shown.contains("ServiceFn"), "{shown}");
+    assert!(format!("{:?}", service.call(Request::new(()))).starts_with("ResponseFuture"));
+}

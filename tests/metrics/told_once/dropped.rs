@@ -119,6 +119,19 @@ fn a_change_that_is_dropped() {
         })
         .await
     });
+    check("a detached handle of a loaded one", 200, &["too_large"], |t| async move {
+        let other = t.clone();
+        t.request(move |_| {
+            let other = other.clone();
+            async move {
+                let detached = other.store.load(id(&other.cookie)).await?.unwrap().detach();
+                too_much(&detached)?;
+                detached.commit().await.unwrap_err();
+                Ok(StatusCode::OK)
+            }
+        })
+        .await
+    });
     check("a detached handle of a visitor without a session", 200, &["gone"], |t| async move {
         let t = Trial { cookie: "other=1".into(), ..t };
         let kept = Arc::new(Mutex::new(None));

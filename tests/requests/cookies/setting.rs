@@ -219,8 +219,10 @@ fn settings_that_a_browser_would_drop_do_not_build() {
         assert!(error.rule().contains(rule), "{row}, {rule}: {error}");
         assert_eq!(error.to_string(), format!("{}: {}", error.setting(), error.rule()));
     }
-    let longest = SessionLayer::builder(store).cookie_name("a".repeat(4064)).build();
+    let longest = SessionLayer::builder(store.clone()).cookie_name("a".repeat(4064)).build();
     assert!(longest.is_ok(), "4096 bytes are allowed");
+    let longest = SessionLayer::builder(store.max_lifetime(Duration::from_secs(400 * 86_400))).persistent(true).build();
+    assert!(longest.is_ok(), "400 days are allowed");
 }
 
 #[tokio::test]
