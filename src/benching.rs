@@ -42,7 +42,7 @@ impl Records {
     #[must_use]
     pub fn encode(&self, fields: &[(String, String)]) -> Bytes {
         let fields = fields.iter().map(|(key, json)| (key.as_bytes(), json.as_bytes()).into());
-        record::encode(&self.key, &self.head, fields, usize::MAX)
+        record::encode(&self.key, &self.head, None, fields, usize::MAX)
             .map(|record| record.values.text().clone())
             .unwrap_or_default()
     }

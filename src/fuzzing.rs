@@ -65,7 +65,7 @@ pub fn record(input: &[u8]) {
         let raw = values.get(name).expect("a name that was listed");
         let _ = json::decode::<serde_json::Value>(name, &raw);
     }
-    let again = record::encode(&key, &head, values.iter(), usize::MAX)
+    let again = record::encode(&key, &head, None, values.iter(), usize::MAX)
         .map(|record| record.values.text().clone())
         .unwrap_or_default();
     let Ok(Decoded::Live(record::Record { head: head_again, values: values_again })) =

@@ -54,7 +54,7 @@ impl<C: Cache> Engine<C> {
             let Some(binding) = decide(&newest.record.head) else { return Ok(true) };
             let head = newest.record.head.with_binding(Some(binding)).renewing(false);
             let now = self.now();
-            let record = self.encode(&newest.key, &head, &Changes::default(), &newest.record.values, now)?;
+            let record = self.encode(&newest.key, &head, &Changes::default(), &newest.record, now)?;
             found = match self.attempt(&newest, record, now, &mut None).await? {
                 CasOutcome::Done(stored) => {
                     if let Some(turn) = &mut turn {
@@ -66,11 +66,8 @@ impl<C: Cache> Engine<C> {
             };
             if turn.is_some() {
                 back_off(round, deadline).await;
-            } else if matches!(found, Lookup::Live(_)) {
-                turn = self.queues.turn(&self.cache_key(&newest.key), deadline).await;
-                if let Some(latest) = turn.as_ref().and_then(Turn::latest) {
-                    found = Lookup::Live(latest);
-                }
+            } else if let Lookup::Live(newer) = &mut found {
+                turn = self.take_turn(newer, deadline).await;
             }
             if deadline.left() < LAST_ROUND {
                 break;

@@ -1,7 +1,7 @@
 //! A commit: what a handle wants done, and what came of it.
 use super::Stored;
 use crate::{
-    cache::{Expiry, Version},
+    cache::Version,
     id::{SessionId, SessionKey},
     record::{Changes, Record},
 };
@@ -17,6 +17,15 @@ pub(crate) enum Base {
         at: u64,
     },
     Stored(Stored),
+}
+
+impl Base {
+    pub(crate) fn stored(&self) -> Option<&Stored> {
+        match self {
+            Self::Stored(stored) => Some(stored),
+            _ => None,
+        }
+    }
 }
 
 /// What a commit does; the first that applies.
@@ -62,7 +71,6 @@ pub(crate) enum Tried {
 /// One compare-and-set, so that it can be sent again as it was.
 pub(crate) struct Write {
     pub(super) expected: Version,
-    pub(super) expiry: Expiry,
     /// The session once it is done.
     pub(super) becomes: Stored,
 }

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use crate::deadline::Deadline;
+use crate::{deadline::Deadline, id::CacheKey};
 
 /// What the commit before this one wrote, so that the next one need not collide to learn it.
 type Queue<T> = Arc<AsyncMutex<Option<T>>>;
@@ -35,14 +35,9 @@ impl<T> Default for Queues<T> {
 }
 
 impl<T> Queues<T> {
-    /// Whether no commit is queueing.
-    pub(super) fn is_idle(&self) -> bool {
-        self.count.load(Ordering::Relaxed) == 0
-    }
-
-    /// Whether commits of `key` are queueing: then a newcomer would only collide with them.
-    pub(super) fn is_busy(&self, key: &str) -> bool {
-        self.lock().contains_key(key)
+    /// Whether commits of this key are queueing: then a newcomer would only collide with them.
+    pub(super) fn is_busy(&self, key: impl FnOnce() -> CacheKey) -> bool {
+        self.count.load(Ordering::Relaxed) > 0 && self.lock().contains_key(&*key())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Queue<T>>> {

@@ -5,7 +5,6 @@ use super::{
     Commit, Committed, Engine, Family, Lookup, Stored,
     commit::{Renewal, Tried},
     owners::Listing,
-    queue::Turn,
     write::{CasOutcome, back_off, is_unknown},
 };
 use crate::{
@@ -46,10 +45,11 @@ impl<C: Cache> Engine<C> {
             },
             _ => {
                 let Some(mut newest) = self.newest(commit, family, deadline).await? else { return Ok(Committed::Gone) };
-                let turn = self.queue(&mut newest, deadline).await;
+                let is_busy = self.queues.is_busy(|| self.cache_key(&newest.key));
+                let turn = if is_busy { self.take_turn(&mut newest, deadline).await } else { None };
                 commit.changes.replay(newest.identity(), &newest.record)?;
                 let head = self.moved(&newest, &commit.changes);
-                let (id, successor) = self.create(&head, &commit.changes, &newest.record.values, self.now()).await?;
+                let (id, successor) = self.create(&head, &commit.changes, &newest.record, self.now()).await?;
                 if let Err(error) = self.list_successor(&successor, &newest, &mut listing).await {
                     self.discard(&successor).await;
                     return Err(error);
@@ -91,10 +91,7 @@ impl<C: Cache> Engine<C> {
                 }
             }
             if turn.is_none() {
-                turn = self.queues.turn(&self.cache_key(&old.key), deadline).await;
-                if let Some(latest) = turn.as_ref().and_then(Turn::latest) {
-                    old = latest;
-                }
+                turn = self.take_turn(&mut old, deadline).await;
             }
             successor = match self.carry_over(&old, &successor, &mut commit.changes, &mut listing).await {
                 Ok(Some(carried)) => carried,
@@ -207,14 +204,14 @@ impl<C: Cache> Engine<C> {
     ) -> Result<Option<Stored>, SessionError> {
         changes.replay(newest.identity(), &newest.record)?;
         let head = self.moved(newest, changes);
-        self.list_successor_again(successor, &head, listing).await?;
+        self.list_head(&successor.key, &successor.record.head, &head, listing).await?;
         let now = self.now();
-        let record = self.encode(&successor.key, &head, changes, &newest.record.values, now)?;
+        let record = self.encode(&successor.key, &head, changes, &newest.record, now)?;
         Ok(match self.attempt(successor, record, now, &mut None).await? {
             CasOutcome::Done(stored) => Some(stored),
             // An earlier try of unknown outcome may have written the successor, which only this renewal does.
             CasOutcome::Lost(Lookup::Live(found)) => {
-                let record = self.encode(&successor.key, &head, changes, &newest.record.values, now)?;
+                let record = self.encode(&successor.key, &head, changes, &newest.record, now)?;
                 match self.attempt(&found, record, now, &mut None).await? {
                     CasOutcome::Done(stored) => Some(stored),
                     CasOutcome::Lost(_) => None,
@@ -230,7 +227,7 @@ impl<C: Cache> Engine<C> {
         while let Lookup::Live(newest) = found {
             let head = newest.record.head.clone().renewing(true);
             let now = self.now();
-            let record = self.encode(&newest.key, &head, &Changes::default(), &newest.record.values, now)?;
+            let record = self.encode(&newest.key, &head, &Changes::default(), &newest.record, now)?;
             found = match self.attempt(&newest, record, now, &mut None).await? {
                 CasOutcome::Done(marked) => return Ok(Lookup::Live(marked)),
                 CasOutcome::Lost(newer) => newer,
@@ -269,7 +266,7 @@ impl<C: Cache> Engine<C> {
 
     /// The head that a successor gets.
     fn moved(&self, old: &Stored, changes: &Changes) -> Head {
-        let head = old.record.head.changed(changes.effect().head(), self.config.max_lifetime);
+        let head = changes.effect().head_on(&old.record.head, self.config.max_lifetime);
         head.moved(old.key, self.now())
     }
 }

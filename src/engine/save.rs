@@ -20,7 +20,7 @@ impl<C: Cache> Engine<C> {
     pub(crate) async fn save_new(&self, record: &Record) -> Result<SessionId, SessionError> {
         let now = self.now();
         let head = record.head.like(now, Version::unique().into(), self.config.max_lifetime);
-        let (id, stored) = self.create(&head, &Changes::default(), &record.values, now).await?;
+        let (id, stored) = self.create(&head, &Changes::default(), record, now).await?;
         if !self.list_new(&stored, Deadline::after(self.config.deadline)).await? {
             return Err(SessionError::Gone);
         }
@@ -54,7 +54,7 @@ impl<C: Cache> Engine<C> {
                         self.list_before(&newest, &head, &mut listing).await?;
                     }
                     let now = self.now();
-                    let over = self.encode(&key, &head, &Changes::default(), &record.values, now)?;
+                    let over = self.encode(&key, &head, &Changes::default(), record, now)?;
                     if let CasOutcome::Done(stored) = self.attempt(&newest, over, now, &mut None).await? {
                         if stored.record.head.stamp() != newest.record.head.stamp()
                             && !self.settle(&stored, &listing, deadline).await
@@ -67,9 +67,7 @@ impl<C: Cache> Engine<C> {
                 Lookup::Absent => {
                     let now = self.now();
                     let head = record.head.like(now, Version::unique().into(), self.config.max_lifetime);
-                    let record = self.encode(&key, &head, &Changes::default(), &record.values, now)?;
-                    let stored = Stored::new(key, Version::unique(), record, now);
-                    if self.cache.insert(&self.cache_key(&key), stored.entry(), self.expiry(&head)).await? {
+                    if let Some(stored) = self.insert(key, &head, &Changes::default(), record, now).await? {
                         if !self.list_new(&stored, deadline).await? {
                             return Err(SessionError::Gone);
                         }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     cache::{Cache, Replaced, Version},
-    deadline::{Deadline, timed_out},
+    deadline::Deadline,
     error::{CacheError, CacheErrorKind, SessionError},
     events,
     id::{SessionId, SessionKey},
@@ -40,7 +40,8 @@ impl<C: Cache> Engine<C> {
             return Box::pin(self.write_again(commit)).await;
         }
         let Some(mut newest) = self.newest(commit, family, deadline).await? else { return Ok(Committed::Gone) };
-        let mut turn = self.queue(&mut newest, deadline).await;
+        let is_busy = self.queues.is_busy(|| self.cache_key(&newest.key));
+        let mut turn = if is_busy { Box::pin(self.take_turn(&mut newest, deadline)).await } else { None };
         let (mut listing, mut waited) = (Listing::default(), false);
         for round in 0_u32.. {
             // On its own base the list was found to alter something before it came here.
@@ -49,12 +50,11 @@ impl<C: Cache> Engine<C> {
             if !is_known && !commit.changes.effect().alters(&newest.record, self.config.max_lifetime) {
                 return Ok(Committed::Stored { stored: newest, id: None });
             }
-            let head =
-                newest.record.head.changed(commit.changes.effect().head(), self.config.max_lifetime).renewing(false);
+            let head = commit.changes.effect().head_on(&newest.record.head, self.config.max_lifetime).renewing(false);
             if head.owner().is_some() && head != newest.record.head {
                 Box::pin(self.list_before(&newest, &head, &mut listing)).await?;
             }
-            let record = self.encode(&newest.key, &head, &commit.changes, &newest.record.values, commit.begun_at)?;
+            let record = self.encode(&newest.key, &head, &commit.changes, &newest.record, commit.begun_at)?;
             let attempt = if newest.record.head.is_renewing() && !waited {
                 waited = true;
                 CasOutcome::Lost(Box::pin(self.wait_for_renewal(&newest, deadline)).await?)
@@ -83,10 +83,7 @@ impl<C: Cache> Engine<C> {
                 turn = None;
             }
             if turn.is_none() {
-                turn = Box::pin(self.queues.turn(&self.cache_key(&newest.key), deadline)).await;
-                if let Some(latest) = turn.as_ref().and_then(Turn::latest) {
-                    newest = latest;
-                }
+                turn = Box::pin(self.take_turn(&mut newest, deadline)).await;
             } else {
                 Box::pin(back_off(round, deadline)).await;
             }
@@ -131,39 +128,25 @@ impl<C: Cache> Engine<C> {
         }
     }
 
-    /// Stands in line where other commits of this process do, and learns what the last of them wrote.
-    pub(super) async fn queue(&self, newest: &mut Stored, deadline: Deadline) -> Option<Turn<Stored>> {
-        if self.queues.is_idle() {
-            return None;
-        }
-        let key = self.cache_key(&newest.key);
-        if !self.queues.is_busy(&key) {
-            return None;
-        }
-        let turn = Box::pin(self.queues.turn(&key, deadline)).await;
-        if let Some(latest) = turn.as_ref().and_then(Turn::latest) {
+    /// Waits for the commits of this process that collided with this one, and learns what the last of them wrote.
+    pub(super) async fn take_turn(&self, newest: &mut Stored, deadline: Deadline) -> Option<Turn<Stored>> {
+        let turn = self.queues.turn(&self.cache_key(&newest.key), deadline).await?;
+        if let Some(latest) = turn.latest() {
             *newest = latest;
         }
-        turn
+        Some(turn)
     }
 
     /// Sends the write of unknown outcome again. The cache recognises it by its version.
     async fn write_again(&self, commit: &mut Commit) -> Result<Committed, SessionError> {
-        let Some(Tried::Write(write)) = &commit.tried else { return Ok(Committed::Dropped) };
-        let Write { expected, expiry, becomes } = write;
-        let entry = becomes.entry();
-        let (stored, expected, expiry) = (becomes.clone(), *expected, *expiry);
-        match self.cache.replace(&self.cache_key(&stored.key), expected, entry, expiry).await {
-            Ok(Replaced::Done) => {
-                commit.tried = None;
-                Ok(Committed::Stored { stored, id: None })
-            }
-            Ok(Replaced::Conflict(_) | Replaced::Missing) => {
-                commit.tried = None;
-                Ok(Committed::Dropped)
-            }
-            Err(error) => Err(error.into()),
-        }
+        let Some(Tried::Write(Write { expected, becomes })) = &commit.tried else {
+            return Ok(Committed::Dropped);
+        };
+        let (stored, expiry) = (becomes.clone(), self.expiry(&becomes.record.head));
+        let replaced = self.cache.replace(&self.cache_key(&stored.key), *expected, stored.entry(), expiry).await?;
+        commit.tried = None;
+        let is_done = replaced == Replaced::Done;
+        Ok(if is_done { Committed::Stored { stored, id: None } } else { Committed::Dropped })
     }
 
     /// Writes `record` over `newest`, at the time `now`. While the outcome is open, the write stands in `tried`.
@@ -175,19 +158,17 @@ impl<C: Cache> Engine<C> {
         tried: &mut Option<Tried>,
     ) -> Result<CasOutcome, SessionError> {
         let becomes = Stored::new(newest.key, Version::unique(), record, now);
-        let entry = becomes.entry();
         let (expected, expiry) = (newest.version, self.expiry(&becomes.record.head));
-        *tried = Some(Tried::Write(Write { expected, expiry, becomes }));
-        let outcome = self.cache.replace(&self.cache_key(&newest.key), expected, entry, expiry).await;
-        if outcome.as_ref().is_err_and(is_unknown) {
-            return Err(outcome.err().map_or_else(timed_out, Into::into));
+        *tried = Some(Tried::Write(Write { expected, becomes: becomes.clone() }));
+        let outcome = self.cache.replace(&self.cache_key(&newest.key), expected, becomes.entry(), expiry).await;
+        if !outcome.as_ref().is_err_and(is_unknown) {
+            *tried = None;
         }
-        let tried = tried.take();
-        match (outcome?, tried) {
-            (Replaced::Done, Some(Tried::Write(write))) => Ok(CasOutcome::Done(write.becomes)),
-            (Replaced::Conflict(entry), _) => Ok(CasOutcome::Lost(self.read(newest.key, entry))),
-            _ => Ok(CasOutcome::Lost(Lookup::Absent)),
-        }
+        Ok(match outcome? {
+            Replaced::Done => CasOutcome::Done(becomes),
+            Replaced::Conflict(entry) => CasOutcome::Lost(self.read(newest.key, entry)),
+            Replaced::Missing => CasOutcome::Lost(Lookup::Absent),
+        })
     }
 
     pub(super) async fn write_new(
@@ -202,8 +183,8 @@ impl<C: Cache> Engine<C> {
         if !commit.changes.effect().stores_something() {
             return Ok(Committed::Live);
         }
-        let head = empty.head.changed(commit.changes.effect().head(), lifetime);
-        let (id, stored) = self.create(&head, &commit.changes, &empty.values, now).await?;
+        let head = commit.changes.effect().head_on(&empty.head, lifetime);
+        let (id, stored) = self.create(&head, &commit.changes, &empty, now).await?;
         if stored.record.head.owner().is_some() && !Box::pin(self.list_new(&stored, deadline)).await? {
             return Ok(Committed::Gone);
         }
@@ -217,19 +198,31 @@ impl<C: Cache> Engine<C> {
         &self,
         head: &Head,
         changes: &Changes,
-        values: &Values,
+        base: &Record,
         now: u64,
     ) -> Result<(SessionId, Stored), SessionError> {
         for _ in 0..ID_TRIES {
             let id = self.new_id()?;
-            let key = id.key();
-            let record = self.encode(&key, head, changes, values, now)?;
-            let stored = Stored::new(key, Version::unique(), record, now);
-            if self.cache.insert(&self.cache_key(&key), stored.entry(), self.expiry(head)).await? {
+            if let Some(stored) = self.insert(id.key(), head, changes, base, now).await? {
                 return Ok((id, stored));
             }
         }
         Err(SessionError::Random)
+    }
+
+    /// Stores a session under `key`. `None`: there is another entry.
+    pub(super) async fn insert(
+        &self,
+        key: SessionKey,
+        head: &Head,
+        changes: &Changes,
+        base: &Record,
+        now: u64,
+    ) -> Result<Option<Stored>, SessionError> {
+        let record = self.encode(&key, head, changes, base, now)?;
+        let stored = Stored::new(key, Version::unique(), record, now);
+        let inserted = self.cache.insert(&self.cache_key(&key), stored.entry(), self.expiry(head)).await?;
+        Ok(inserted.then_some(stored))
     }
 
     pub(super) fn encode(
@@ -237,10 +230,11 @@ impl<C: Cache> Engine<C> {
         key: &SessionKey,
         head: &Head,
         changes: &Changes,
-        values: &Values,
+        base: &Record,
         now: u64,
     ) -> Result<Record, SessionError> {
-        record::encode(key, &head.written_at(now), changes.effect().merged(values), self.config.max_bytes)
+        let pairs = changes.effect().merged(&base.values);
+        record::encode(key, &head.written_at(now), Some(base), pairs, self.config.max_bytes)
     }
 
     pub(super) async fn touch(

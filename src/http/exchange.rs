@@ -14,7 +14,7 @@ use crate::{
     error::{ErrorResponse, SessionError},
     events::{self, LoggedError},
     run_to_end::RunToEnd,
-    session::{CookieDue, LazySession, Scope, Session},
+    session::{CommitReason, CookieDue, LazySession, Session},
 };
 
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
@@ -90,19 +90,19 @@ impl<E> Exchange<E> {
 
     /// What there is to commit, once the handler is done.
     pub(crate) fn commit<B, Error>(&self, result: &Result<Response<B>, Error>) -> ResponseCommit {
-        let scope = if result.as_ref().is_ok_and(|response| commits(response.status())) {
-            Scope::All
+        let reason = if result.as_ref().is_ok_and(|response| commits(response.status())) {
+            CommitReason::Response
         } else {
-            Scope::DestroyOnly
+            CommitReason::FailedResponse
         };
         let answer = || Some(result.as_ref().ok()?.extensions().get::<LoggedError>()?.error());
-        let Some(session) = self.lazy.close().filter(|session| session.close(scope, answer)) else {
+        let Some(session) = self.lazy.close().filter(|session| session.close(reason, answer)) else {
             return ResponseCommit::Done(Ok(()));
         };
-        match session.commit_at_once(scope) {
+        match session.commit_at_once(reason, self.lazy.is_shared()) {
             Some(done) => ResponseCommit::Done(done),
             None => {
-                let commit = session.clone().run_response_commit(scope, self.lazy.deadline());
+                let commit = session.clone().run_response_commit(reason, self.lazy.deadline());
                 ResponseCommit::UnderWay(RunToEnd::new(commit))
             }
         }

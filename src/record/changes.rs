@@ -18,7 +18,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 use super::{
     Record,
-    head::{HeadChanges, Owner},
+    head::{Head, HeadChanges, Owner},
     json,
     values::{EncodedValue, Values},
 };
@@ -44,30 +44,28 @@ pub(crate) type Tag = u64;
 /// The version of the record that a list of changes was computed on; `None` for a session that is not stored.
 pub(crate) type Identity = Option<Version>;
 
-/// Closures that are of no use any more. They are the user's, so they are dropped where no lock is held.
-#[derive(Default)]
-#[must_use = "closures of the user are dropped without a lock"]
-pub(crate) struct Discarded(Vec<Step>);
-
-impl Discarded {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
 /// The changes of a session in their order, of which only those are kept that still matter.
 #[derive(Default)]
 pub(crate) struct Changes {
     /// What the list was computed on: on any other record it is replayed before it counts.
     pub(crate) on: Identity,
-    /// What comes of the list on that record. Shared with the readers of a commit under way.
-    effect: Option<Arc<Effect>>,
+    /// What comes of the list on that record.
+    effect: Effect,
+    /// What most lists do not need.
+    replay: Option<Box<Replay>>,
+}
+
+/// What comes about anew on another record.
+#[derive(Default)]
+pub(crate) struct Replay {
     /// How a value comes about that depends on the record.
     steps: BTreeMap<Box<str>, Vec<Step>>,
     /// All that the record has goes first.
     clear: bool,
     login: Option<Box<Login>>,
     updates: usize,
+    /// Of no use any more. The closures are the user's, so they are dropped where no lock is held.
+    discarded: Vec<Step>,
 }
 
 /// The first login of a list whose owner only the record can tell whether it is another one.
@@ -84,7 +82,7 @@ pub(crate) struct Effect {
     cleared: bool,
     /// `None`: removed.
     values: BTreeMap<Box<str>, Option<Bytes>>,
-    head: HeadChanges,
+    head: Option<Box<HeadChanges>>,
 }
 
 struct Step {
@@ -102,106 +100,83 @@ enum Change {
 
 impl Changes {
     pub(crate) fn is_empty(&self) -> bool {
-        self.effect().is_empty()
+        self.effect.is_empty()
     }
 
     pub(crate) fn effect(&self) -> &Effect {
-        static NOTHING: LazyLock<Effect> = LazyLock::new(Effect::default);
-        self.effect.as_deref().unwrap_or(&NOTHING)
+        &self.effect
     }
 
-    /// The effect as it is now, for readers.
-    pub(crate) fn share(&mut self) -> Arc<Effect> {
-        Arc::clone(self.effect.get_or_insert_default())
-    }
-
-    fn edit(&mut self) -> &mut Effect {
-        Arc::make_mut(self.effect.get_or_insert_default())
-    }
-
-    pub(crate) fn set(&mut self, key: &str, json: Bytes) -> Discarded {
-        self.put(key, Some(json))
-    }
-
-    pub(crate) fn remove(&mut self, key: &str) -> Discarded {
-        self.put(key, None)
-    }
-
-    /// A value that does not depend on the record.
-    fn put(&mut self, key: &str, json: Option<Bytes>) -> Discarded {
-        let discarded = self.steps.remove(key).unwrap_or_default();
-        self.updates -= count_updates(&discarded);
-        self.edit().values.insert(key.into(), json);
-        Discarded(discarded)
+    /// A value that does not depend on the record; `None` removes it.
+    pub(crate) fn set(&mut self, key: &str, json: Option<Bytes>) {
+        if let Some(replay) = &mut self.replay
+            && let Some(steps) = replay.steps.remove(key)
+        {
+            replay.updates -= steps.iter().filter(|step| step.change.is_update()).count();
+            replay.discarded.extend(steps);
+        }
+        self.effect.values.insert(key.into(), json);
     }
 
     /// Takes in what `run` made of the present value.
-    pub(crate) fn update(
-        &mut self,
-        key: &str,
-        json: Option<Bytes>,
-        run: Run,
-        tag: Tag,
-    ) -> Result<Discarded, SessionError> {
+    pub(crate) fn update(&mut self, key: &str, json: Option<Bytes>, run: Run, tag: Tag) -> Result<(), SessionError> {
         // This list has decided the present value, so that the closure need not run again.
-        let is_certain = self.clear || self.effect().values.contains_key(key);
-        if is_certain && !self.steps.contains_key(key) {
-            let mut discarded = self.put(key, json);
-            discarded.0.push(Step { change: Change::Update(Mutex::new(run), tag), before_login: false });
-            return Ok(discarded);
+        let replay = self.replay.get_or_insert_default();
+        let is_certain = replay.clear || self.effect.values.contains_key(key);
+        if !is_certain || replay.steps.contains_key(key) {
+            return self.push_update(key, json, run, tag);
         }
-        if self.updates >= MAX_UPDATES {
-            return Err(SessionError::TooManyUpdates { limit: MAX_UPDATES });
-        }
-        self.push(key, Step { change: Change::Update(Mutex::new(run), tag), before_login: false }, json);
-        Ok(Discarded::default())
+        replay.discarded.push(Step::of(Change::Update(Mutex::new(run), tag)));
+        self.set(key, json);
+        Ok(())
     }
 
     /// A change that is computed at the commit, on the record that is then stored.
-    pub(crate) fn update_at_commit(&mut self, key: &str, run: Run, tag: Tag) -> Result<Discarded, SessionError> {
-        if self.updates >= MAX_UPDATES {
+    pub(crate) fn update_at_commit(&mut self, key: &str, run: Run, tag: Tag) -> Result<(), SessionError> {
+        let present = self.effect.values.get(key).cloned();
+        self.push_update(key, present.flatten(), run, tag)?;
+        self.on = unknown();
+        Ok(())
+    }
+
+    fn push_update(&mut self, key: &str, json: Option<Bytes>, run: Run, tag: Tag) -> Result<(), SessionError> {
+        if self.replay.get_or_insert_default().updates >= MAX_UPDATES {
             return Err(SessionError::TooManyUpdates { limit: MAX_UPDATES });
         }
-        let present = self.effect().values.get(key).cloned();
-        self.push(key, Step { change: Change::Update(Mutex::new(run), tag), before_login: false }, present.flatten());
-        self.on = unknown();
-        Ok(Discarded::default())
+        self.push(key, Step::of(Change::Update(Mutex::new(run), tag)), json);
+        Ok(())
     }
 
     fn push(&mut self, key: &str, step: Step, json: Option<Bytes>) {
-        self.updates += usize::from(matches!(step.change, Change::Update(..)));
-        let certain = |json: &Option<Bytes>| Step {
-            change: json.clone().map_or(Change::Remove, Change::Set),
-            before_login: false,
-        };
-        match self.steps.get_mut(key) {
+        let replay = self.replay.get_or_insert_default();
+        replay.updates += usize::from(step.change.is_update());
+        match replay.steps.get_mut(key) {
             Some(steps) => steps.push(step),
             None => {
-                let before = self.effect().values.get(key).map(certain);
-                self.steps.insert(key.into(), before.into_iter().chain([step]).collect());
+                let before = self.effect.values.get(key).map(|json| Step::of(Change::to(json)));
+                replay.steps.insert(key.into(), before.into_iter().chain([step]).collect());
             }
         }
-        self.edit().values.insert(key.into(), json);
+        self.effect.values.insert(key.into(), json);
     }
 
-    pub(crate) fn clear(&mut self) -> Discarded {
-        let discarded = std::mem::take(&mut self.steps).into_values().flatten().collect();
-        (self.clear, self.updates) = (true, 0);
-        let effect = self.edit();
-        effect.cleared = true;
-        effect.values.clear();
-        Discarded(discarded)
+    pub(crate) fn clear(&mut self) {
+        let replay = self.replay.get_or_insert_default();
+        replay.discarded.extend(std::mem::take(&mut replay.steps).into_values().flatten());
+        (replay.clear, replay.updates) = (true, 0);
+        self.effect.cleared = true;
+        self.effect.values.clear();
     }
 
-    /// Changes settings.
-    pub(crate) fn change_head(&mut self, changes: HeadChanges) {
-        self.edit().head.then(changes);
+    /// The settings, to be changed.
+    pub(crate) fn head_mut(&mut self) -> &mut HeadChanges {
+        self.effect.head.get_or_insert_default()
     }
 
     /// The time of a new owner is that of the commit: until then the session is not on the owner's list.
     pub(crate) fn stamp(&mut self, now: u64) {
-        if matches!(self.effect().head.owner, Some(Some(_)))
-            && let Some(Some(owner)) = &mut self.edit().head.owner
+        if let Some(head) = &mut self.effect.head
+            && let Some(Some(owner)) = &mut head.owner
         {
             owner.stamp.at = now;
         }
@@ -209,49 +184,38 @@ impl Changes {
 
     /// Gives the session to `owner`, whose login is now. The data of another owner goes first, also where only a replay
     /// finds that there was one; `present` is the owner as far as it is known.
-    pub(crate) fn log_in(&mut self, owner: Owner, present: Option<&str>) -> Discarded {
+    pub(crate) fn log_in(&mut self, owner: Owner, present: Option<&str>) {
         let of_another = |present: Option<&str>| present.is_some_and(|present| present != &*owner.name);
-        let mut discarded = Discarded::default();
-        let head = &self.effect().head;
-        let set = head.owner.as_ref().map(|owner| owner.as_ref().map(|owner| owner.name.clone()));
+        let set = self.head_mut().owner.as_ref().map(|owner| owner.as_ref().map(|owner| owner.name.clone()));
+        let replay = self.replay.get_or_insert_default();
         match set {
             // This list has decided the owner, so that no replay can find another one.
             Some(set) => {
-                let is_first = self.login.is_none();
-                if of_another(set.as_deref()) {
-                    discarded = self.clear();
-                }
-                if is_first {
-                    self.login = Some(Box::new(Login { owner: owner.clone(), before: Some(set) }));
+                let clears = of_another(set.as_deref());
+                replay.login.get_or_insert_with(|| Box::new(Login { owner: owner.clone(), before: Some(set) }));
+                if clears {
+                    self.clear();
                 }
             }
             None => {
-                let values = std::mem::take(&mut self.edit().values);
-                for (key, json) in &values {
-                    let change = json.clone().map_or(Change::Remove, Change::Set);
-                    if !self.steps.contains_key(key) {
-                        self.steps.insert(key.clone(), vec![Step { change, before_login: true }]);
-                    }
+                for (key, json) in &self.effect.values {
+                    replay.steps.entry(key.clone()).or_insert_with(|| vec![Step::of(Change::to(json))]);
                 }
-                self.steps.values_mut().flatten().for_each(|step| step.before_login = true);
-                let dropped = of_another(present);
-                let effect = self.edit();
-                effect.cleared |= dropped;
-                effect.values = values;
-                if dropped {
-                    effect.values.values_mut().for_each(|json| *json = None);
+                replay.steps.values_mut().flatten().for_each(|step| step.before_login = true);
+                if of_another(present) {
+                    self.effect.cleared = true;
+                    self.effect.values.values_mut().for_each(|json| *json = None);
                 }
-                self.login = Some(Box::new(Login { owner: owner.clone(), before: None }));
+                replay.login = Some(Box::new(Login { owner: owner.clone(), before: None }));
             }
         }
         let (login, owner) = (Some(owner.stamp.at), Some(Some(owner)));
-        self.edit().head.then(HeadChanges { owner, login, authenticated: login, ..HeadChanges::default() });
-        discarded
+        self.head_mut().then(HeadChanges { owner, login, authenticated: login, ..HeadChanges::default() });
     }
 
     /// Whether a value is known only after a replay on the stored record.
     pub(crate) fn depends_on_record(&self) -> bool {
-        !self.steps.is_empty()
+        self.replay.as_ref().is_some_and(|replay| !replay.steps.is_empty())
     }
 
     pub(crate) fn is_on(&self, identity: Identity) -> bool {
@@ -266,18 +230,21 @@ impl Changes {
         if self.is_on(identity) {
             return Ok(());
         }
-        let of_another = self.login.as_ref().is_some_and(|login| {
+        let Some(replay) = &mut self.replay else {
+            self.on = identity;
+            return Ok(());
+        };
+        let of_another = replay.login.as_ref().is_some_and(|login| {
             let before = login.before.as_ref().map_or_else(|| record.head.owner(), Option::as_deref);
             before.is_some_and(|before| before != &*login.owner.name)
         });
-        let cleared = self.clear || of_another;
-        if self.steps.is_empty() && self.effect().cleared == cleared {
+        let cleared = replay.clear || of_another;
+        if replay.steps.is_empty() && self.effect.cleared == cleared {
             self.on = identity;
             return Ok(());
         }
-        let effect = Arc::make_mut(self.effect.get_or_insert_default());
-        effect.cleared = cleared;
-        for (key, steps) in &mut self.steps {
+        self.effect.cleared = cleared;
+        for (key, steps) in &mut replay.steps {
             let mut json = if cleared { None } else { record.values.get(key) };
             for step in steps.iter_mut().filter(|step| !(of_another && step.before_login)) {
                 json = match &mut step.change {
@@ -293,90 +260,118 @@ impl Changes {
                     }
                 };
             }
-            effect.values.insert(key.clone(), json);
+            self.effect.values.insert(key.clone(), json);
         }
         self.on = identity;
         Ok(())
     }
 
     /// The two lists as one, `self` first.
-    pub(crate) fn then(&mut self, mut later: Self) -> Discarded {
+    pub(crate) fn then(&mut self, later: Self) {
         if self.is_empty() {
             let earlier = std::mem::replace(self, later);
-            return Discarded(earlier.steps.into_values().flatten().collect());
+            return self.discard(earlier);
         }
         if later.is_empty() {
-            return later.discard();
+            return self.discard(later);
         }
-        let mut discarded = Discarded::default();
-        let later_effect = later.share();
-        if later.clear {
-            discarded = self.clear();
+        let (effect, replay) = (later.effect, *later.replay.unwrap_or_default());
+        self.replay.get_or_insert_default().discarded.extend(replay.discarded);
+        if replay.clear {
+            self.clear();
         }
-        let (before, after): (Vec<_>, Vec<_>) = std::mem::take(&mut later.steps)
+        let (before, after): (Vec<_>, Vec<_>) = replay
+            .steps
             .into_iter()
             .flat_map(|(key, steps)| steps.into_iter().map(move |step| (key.clone(), step)))
             .partition(|(_, step)| step.before_login);
         let mut depends: Vec<Box<str>> = Vec::new();
         let append = |list: &mut Self, steps: Vec<(Box<str>, Step)>, depends: &mut Vec<Box<str>>| {
             for (key, step) in steps {
-                let json = later_effect.values.get(&key).cloned().flatten();
+                let json = effect.values.get(&key).cloned().flatten();
                 list.push(&key, Step { before_login: false, ..step }, json);
                 depends.push(key);
             }
         };
         append(self, before, &mut depends);
-        if let Some(login) = later.login {
+        if let Some(login) = replay.login {
             let Login { owner, before: set } = *login;
             if let Some(set) = set {
                 let owner = set.map(|name| Owner { name, stamp: owner.stamp });
-                self.change_head(HeadChanges { owner: Some(owner), ..HeadChanges::default() });
+                self.head_mut().owner = Some(owner);
             }
-            let more = self.log_in(owner, None);
-            discarded.0.extend(more.0);
+            self.log_in(owner, None);
         }
         append(self, after, &mut depends);
-        self.change_head(later_effect.head.clone());
-        for (key, json) in &later_effect.values {
-            if !depends.contains(key) {
-                let more = self.put(key, json.clone());
-                discarded.0.extend(more.0);
+        if let Some(head) = effect.head {
+            self.head_mut().then(*head);
+        }
+        for (key, json) in effect.values {
+            if !depends.contains(&key) {
+                self.set(&key, json);
             }
         }
         // What a step of the later list is computed on is known after a replay.
         self.on = unknown();
-        discarded
     }
 
     /// Takes one `update` back.
-    pub(crate) fn withdraw(&mut self, tag: Tag) -> Discarded {
+    pub(crate) fn withdraw(&mut self, tag: Tag) {
         let is_it = |step: &mut Step| matches!(step.change, Change::Update(_, other) if other == tag);
-        let mut discarded = Vec::new();
+        let replay = self.replay.get_or_insert_default();
         let mut emptied = Vec::new();
-        for (key, steps) in &mut self.steps {
-            discarded.extend(steps.extract_if(.., is_it));
+        for (key, steps) in &mut replay.steps {
+            let before = replay.discarded.len();
+            replay.discarded.extend(steps.extract_if(.., is_it));
+            if replay.discarded.len() > before {
+                replay.updates -= replay.discarded.len() - before;
+                self.on = unknown();
+            }
             if steps.is_empty() {
                 emptied.push(key.clone());
             }
         }
-        self.updates -= discarded.len();
         for key in emptied {
-            self.steps.remove(&key);
-            self.edit().values.remove(&key);
+            replay.steps.remove(&key);
+            self.effect.values.remove(&key);
         }
-        if !discarded.is_empty() {
-            self.on = unknown();
-        }
-        Discarded(discarded)
     }
 
-    /// All closures: for a list that is of no use any more.
-    pub(crate) fn discard(self) -> Discarded {
-        if self.steps.is_empty() {
-            Discarded::default()
-        } else {
-            Discarded(self.steps.into_values().flatten().collect())
+    /// Keeps the closures of a list that is of no use any more.
+    pub(crate) fn discard(&mut self, list: Self) {
+        if let Some(list) = list.replay {
+            let discarded = list.steps.into_values().flatten().chain(list.discarded);
+            self.replay.get_or_insert_default().discarded.extend(discarded);
         }
+    }
+
+    /// What was discarded, to be dropped where no lock is held.
+    pub(crate) fn take_discarded(&mut self) -> Option<Box<Replay>> {
+        self.replay.as_mut().and_then(|replay| replay.take_discarded())
+    }
+}
+
+impl Replay {
+    #[cold]
+    fn take_discarded(&mut self) -> Option<Box<Self>> {
+        let discarded = std::mem::take(&mut self.discarded);
+        (!discarded.is_empty()).then(|| Box::new(Self { discarded, ..Self::default() }))
+    }
+}
+
+impl Step {
+    fn of(change: Change) -> Self {
+        Self { change, before_login: false }
+    }
+}
+
+impl Change {
+    fn to(json: &Option<Bytes>) -> Self {
+        json.clone().map_or(Self::Remove, Self::Set)
+    }
+
+    fn is_update(&self) -> bool {
+        matches!(self, Self::Update(..))
     }
 }
 
@@ -385,17 +380,18 @@ pub(crate) fn unknown() -> Identity {
     Some(Version::unique())
 }
 
-fn count_updates(steps: &[Step]) -> usize {
-    steps.iter().filter(|step| matches!(step.change, Change::Update(..))).count()
-}
-
 impl Effect {
     pub(crate) fn is_empty(&self) -> bool {
-        !self.cleared && self.values.is_empty() && self.head.is_empty()
+        !self.cleared && self.values.is_empty() && self.head.is_none()
     }
 
-    pub(crate) fn head(&self) -> &HeadChanges {
-        &self.head
+    pub(crate) fn head(&self) -> Option<&HeadChanges> {
+        self.head.as_deref()
+    }
+
+    /// `head` with the changes made; `lifetime` is the store's.
+    pub(crate) fn head_on(&self, head: &Head, lifetime: Duration) -> Head {
+        self.head().map_or_else(|| head.clone(), |changes| head.changed(changes, lifetime))
     }
 
     /// `None`: this list says nothing of the key.
@@ -409,7 +405,7 @@ impl Effect {
 
     /// Whether there is anything to store in a session that had nothing.
     pub(crate) fn stores_something(&self) -> bool {
-        matches!(self.head.owner, Some(Some(_))) || self.values.values().any(Option::is_some)
+        self.head().is_some_and(|head| matches!(head.owner, Some(Some(_)))) || self.values.values().any(Option::is_some)
     }
 
     /// Whether a record with these changes differs from the one without; `lifetime` is the store's.
@@ -426,7 +422,7 @@ impl Effect {
         if self.cleared && self.values.values().flatten().count() != record.values.len() {
             return true;
         }
-        !self.head.is_empty() && record.head.changed(&self.head, lifetime) != record.head
+        self.head.is_some() && self.head_on(&record.head, lifetime) != record.head
     }
 
     /// `self` first, `later` after it.
@@ -437,7 +433,9 @@ impl Effect {
             self.clone()
         };
         both.values.extend(later.values.iter().map(|(key, json)| (key.clone(), json.clone())));
-        both.head.then(later.head.clone());
+        if let Some(head) = &later.head {
+            both.head.get_or_insert_default().then((**head).clone());
+        }
         both
     }
 
@@ -470,6 +468,6 @@ impl Effect {
 
 impl fmt::Debug for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Changes").field("values", &self.effect().values.len()).finish_non_exhaustive()
+        f.debug_struct("Changes").field("values", &self.effect.values.len()).finish_non_exhaustive()
     }
 }

@@ -109,7 +109,11 @@ fn is_false(value: &bool) -> bool {
 
 impl Head {
     pub(crate) fn new(now: u64, lifetime: Duration) -> Self {
-        Self { created: now, end: later(now, lifetime), own: None }
+        Self::plain(now, later(now, lifetime))
+    }
+
+    pub(crate) const fn plain(created: u64, end: u64) -> Self {
+        Self { created, end, own: None }
     }
 
     pub(crate) fn with(created: u64, end: u64, own: Own) -> Self {
@@ -151,10 +155,13 @@ impl Head {
     }
 
     pub(crate) fn renewing(self, renewing: bool) -> Self {
-        if renewing == self.is_renewing() {
-            return self;
-        }
-        Self::with(self.created, self.end, Own { renewing, ..self.own().cloned().unwrap_or_default() })
+        if renewing == self.is_renewing() { self } else { self.altered(|own| own.renewing = renewing) }
+    }
+
+    fn altered(&self, alter: impl FnOnce(&mut Own)) -> Self {
+        let mut own = self.own().cloned().unwrap_or_default();
+        alter(&mut own);
+        Self::with(self.created, self.end, own)
     }
 
     /// When the record was written, if the session has an owner: others cost no bytes for it.
@@ -164,11 +171,10 @@ impl Head {
 
     /// The head as it is written at this time.
     pub(crate) fn written_at(&self, now: u64) -> Self {
-        let Some(own) = self.own().filter(|own| own.owner.is_some() || own.written.is_some()) else {
+        if self.owner().is_none() && self.written().is_none() {
             return self.clone();
-        };
-        let written = own.owner.is_some().then_some(now);
-        Self::with(self.created, self.end, Own { written, ..own.clone() })
+        }
+        self.altered(|own| own.written = own.owner.is_some().then_some(now))
     }
 
     #[cfg(feature = "device-bound")]
@@ -178,8 +184,7 @@ impl Head {
 
     #[cfg(feature = "device-bound")]
     pub(crate) fn with_binding(&self, binding: Option<Binding>) -> Self {
-        let binding = binding.map(Box::new);
-        Self::with(self.created, self.end, Own { binding, ..self.own().cloned().unwrap_or_default() })
+        self.altered(|own| own.binding = binding.map(Box::new))
     }
 
     #[cfg(feature = "device-bound")]
@@ -201,12 +206,7 @@ impl Head {
 
     /// The head of the entry that a renewal moves the session to.
     pub(crate) fn moved(&self, prev: SessionKey, now: u64) -> Self {
-        let own = Own {
-            origin: Some(Origin { prev, made: now }),
-            renewing: false,
-            ..self.own().cloned().unwrap_or_default()
-        };
-        Self::with(self.created, self.end, own)
+        self.altered(|own| (own.origin, own.renewing) = (Some(Origin { prev, made: now }), false))
     }
 
     /// The head of a new session with the settings of this one.
@@ -222,9 +222,6 @@ impl Head {
 
     /// The head with these changes made; `lifetime` is the store's.
     pub(crate) fn changed(&self, changes: &HeadChanges, lifetime: Duration) -> Self {
-        if changes.is_empty() {
-            return self.clone();
-        }
         let mut own = self.own().cloned().unwrap_or_default();
         if changes.login.is_some() {
             // Who ticked "remember me" at an earlier login did not tick it for this one.
@@ -257,10 +254,6 @@ impl Head {
 }
 
 impl HeadChanges {
-    pub(crate) fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
     /// `self` first, `later` after it.
     pub(crate) fn then(&mut self, later: Self) {
         self.idle = later.idle.or(self.idle);

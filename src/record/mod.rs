@@ -36,13 +36,14 @@ mod values;
 pub(crate) use self::binding::{Algorithm, Binding, BoundCookie, CHALLENGE_LIFE, Challenge, Proven, PublicKey};
 use self::values::{Fields, Writer};
 pub(crate) use self::{
-    changes::{Changes, Discarded, Effect, Identity, Run, Tag, unknown},
-    head::{Head, HeadChanges, Own, Owner, Stamp},
+    changes::{Changes, Effect, Identity, Replay, Run, Tag, unknown},
+    head::{Head, HeadChanges, Owner, Stamp},
     values::{EncodedValue, Values},
 };
 
 const FORMAT: u64 = 2;
 const START: &[u8] = b"{\"v\":2,\"k\":\"";
+const VALUES: &[u8] = b",\"d\":";
 
 /// The bytes that a head takes at most, beside the values: the limit of a session's size does not count them.
 const HEAD_BYTES: usize = if cfg!(feature = "device-bound") { 5120 } else { 2560 };
@@ -115,13 +116,12 @@ pub(crate) fn decode(bytes: &Bytes, key: &SessionKey, limit: usize) -> Result<De
 /// The head of a live record in the form that [`encode`] writes, and where its values begin; they end before the last byte.
 /// `None` for any other form.
 fn head_of(bytes: &[u8], key: &SessionKey) -> Option<(Head, usize)> {
-    const VALUES: &[u8] = b",\"d\":";
     let rest = bytes.strip_prefix(START)?.strip_prefix(key.as_bytes())?.strip_prefix(b"\"")?;
     let (created, rest) = digits(rest.strip_prefix(b",\"c\":")?)?;
     let (end, rest) = digits(rest.strip_prefix(b",\"e\":")?)?;
     bytes.ends_with(b"}").then_some(())?;
     if let Some(values) = rest.strip_prefix(VALUES) {
-        return Some((Head::with(created, end, Own::default()), bytes.len() - values.len()));
+        return Some((Head::plain(created, end), bytes.len() - values.len()));
     }
     // Within a string a quotation mark has a backslash in front, so this is not a part of the owner's name.
     let at = rest.windows(VALUES.len()).position(|text| text == VALUES)?;
@@ -193,26 +193,35 @@ fn field<T: DeserializeOwned>(json: &str) -> Result<T, Unreadable> {
     serde_json::from_str(json).map_err(|_| Unreadable::Malformed)
 }
 
-/// The values of a live record; their [`text`](Values::text) is the whole record.
+/// A live record; the [`text`](Values::text) of its values is all of it. `base` is the record before it, if there is one: what
+/// has not changed is copied from there.
 ///
 /// # Errors
 /// [`TooLarge`](SessionError::TooLarge) if the values alone are over the limit.
 pub(crate) fn encode<'a>(
     key: &SessionKey,
     head: &Head,
+    base: Option<&Record>,
     pairs: impl Iterator<Item = EncodedValue<'a>>,
     limit: usize,
 ) -> Result<Record, SessionError> {
     let mut text = Vec::with_capacity(256);
-    start(&mut text, key);
-    number(&mut text, ",\"c\":", head.created);
-    number(&mut text, ",\"e\":", head.end);
-    if let Some(own) = head.own() {
-        let own = serde_json::to_vec(own).unwrap_or_default();
-        text.push(b',');
-        text.extend_from_slice(own.get(1..own.len().saturating_sub(1)).unwrap_or_default());
+    let is_of_key = |front: &[u8]| front.strip_prefix(START).is_some_and(|rest| rest.starts_with(key.as_bytes()));
+    let same_head = base.filter(|base| base.head == *head);
+    match same_head.and_then(|base| base.values.front()) {
+        Some(front) if front.len() < HEAD_BYTES && is_of_key(front) => text.extend_from_slice(front),
+        _ => {
+            start(&mut text, key);
+            number(&mut text, ",\"c\":", head.created);
+            number(&mut text, ",\"e\":", head.end);
+            if let Some(own) = head.own() {
+                let own = serde_json::to_vec(own).unwrap_or_default();
+                text.push(b',');
+                text.extend_from_slice(own.get(1..own.len().saturating_sub(1)).unwrap_or_default());
+            }
+            text.extend_from_slice(VALUES);
+        }
     }
-    text.extend_from_slice(b",\"d\":");
     let mut writer = Writer::new(text);
     pairs.for_each(|pair| writer.field(pair));
     let values = writer.finish("}");

@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
-use super::{head::Origin, *};
+use super::{
+    head::{Origin, Own},
+    *,
+};
 use crate::cache::Version;
 use std::time::Duration;
 
@@ -17,7 +20,7 @@ fn head() -> Head {
 
 fn text(key: &SessionKey, head: &Head, pairs: &[(&str, &str)]) -> Bytes {
     let pairs = pairs.iter().map(|(key, json)| (key.as_bytes(), json.as_bytes()).into());
-    encode(key, head, pairs, LIMIT).unwrap().values.text().clone()
+    encode(key, head, None, pairs, LIMIT).unwrap().values.text().clone()
 }
 
 fn live(bytes: &Bytes) -> Record {
@@ -54,12 +57,12 @@ fn a_record_that_is_written_is_read() {
     for head in [head(), Head::with(1, 2, full())] {
         let data = [("a", "1"), ("b\"", r#"{"x":[1,2]}"#), ("ü", "\"ü\"")];
         let fields = data.iter().map(|(key, json)| (key.as_bytes(), json.as_bytes()).into());
-        let written = encode(&key(1), &head, fields, LIMIT).unwrap();
+        let written = encode(&key(1), &head, None, fields, LIMIT).unwrap();
         let found = live(written.values.text());
         assert_eq!(found.head, head);
         // The same places, whether they were noted while it was written or found in the text, also when they are copied.
         assert_eq!(pairs(&written.values), pairs(&found.values));
-        let copied = encode(&key(1), &head, found.values.iter(), LIMIT).unwrap();
+        let copied = encode(&key(1), &head, None, found.values.iter(), LIMIT).unwrap();
         assert_eq!(pairs(&copied.values), pairs(&found.values));
         let mut sorted = data.map(|(key, json)| (key.to_owned(), json.to_owned()));
         sorted.sort();
@@ -77,12 +80,12 @@ fn the_largest_head_fits_beside_the_largest_values() {
     let own = Own { owner: Some("\u{1}".repeat(256).into()), ..full() };
     let head = Head::with(u64::MAX, u64::MAX, own);
     let value = format!("\"{}\"", "v".repeat(LIMIT - 8));
-    let record = encode(&key(1), &head, [("k".as_bytes(), value.as_bytes()).into()].into_iter(), LIMIT).unwrap();
+    let record = encode(&key(1), &head, None, [("k".as_bytes(), value.as_bytes()).into()].into_iter(), LIMIT).unwrap();
     assert_eq!(record.values.size(), LIMIT);
     assert!(record.values.text().len() - LIMIT <= HEAD_BYTES, "{}", record.values.text().len() - LIMIT);
     assert_eq!(live(record.values.text()).head, head);
     let over = format!("\"{}\"", "v".repeat(LIMIT - 7));
-    let result = encode(&key(1), &head, [("k".as_bytes(), over.as_bytes()).into()].into_iter(), LIMIT);
+    let result = encode(&key(1), &head, None, [("k".as_bytes(), over.as_bytes()).into()].into_iter(), LIMIT);
     assert!(matches!(result, Err(SessionError::TooLarge { .. })));
 }
 
@@ -132,13 +135,28 @@ fn an_owner_cannot_pretend_to_be_a_value() {
 }
 
 #[test]
+fn what_is_written_does_not_depend_on_the_record_before_it() {
+    let with = |end, own| Head::with(1, end, own);
+    let (bytes, one) = (text(&key(1), &with(2, full()), &[("a", "1")]), [("b".as_bytes(), "2".as_bytes()).into()]);
+    for base in [live(&bytes), encode(&key(1), &with(2, full()), None, one.into_iter(), LIMIT).unwrap()] {
+        for (key, head) in
+            [(1, with(2, full())), (2, with(2, full())), (1, with(3, full())), (1, with(2, Own::default()))]
+        {
+            let key = SessionKey::of_digest(&[key; 32]);
+            let over = encode(&key, &head, Some(&base), one.into_iter(), LIMIT).unwrap();
+            assert_eq!(over.values.text(), &text(&key, &head, &[("b", "2")]));
+        }
+    }
+}
+
+#[test]
 fn a_record_laid_out_by_hand_is_read_and_written_again() {
     let compact = text(&key(1), &Head::with(1, 2, full()), &[("a", "[1,2]"), ("b", "2")]);
     let value: serde_json::Value = serde_json::from_slice(&compact).unwrap();
     let pretty = Bytes::from(serde_json::to_string_pretty(&value).unwrap());
     let (record, expected) = (live(&pretty), live(&compact));
     assert_eq!(record.head, expected.head);
-    let again = encode(&key(1), &record.head, record.values.iter(), LIMIT).unwrap();
+    let again = encode(&key(1), &record.head, Some(&record), record.values.iter(), LIMIT).unwrap();
     let read = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
     for ((name, json), (expected_name, expected)) in
         pairs(&live(again.values.text()).values).into_iter().zip(pairs(&expected.values))
@@ -193,15 +211,15 @@ impl Handle {
     }
 
     fn set(&mut self, key: &str, text: &str) {
-        drop(self.changes.set(key, json(text)));
+        self.changes.set(key, Some(json(text)));
     }
 
     fn remove(&mut self, key: &str) {
-        drop(self.changes.remove(key));
+        self.changes.set(key, None);
     }
 
     fn clear(&mut self) {
-        drop(self.changes.clear());
+        self.changes.clear();
     }
 
     fn add(&mut self, key: &str, by: i64) {
@@ -210,13 +228,13 @@ impl Handle {
             json::encode(&(old + by), 100).map(Some)
         });
         let now = run(self.get(key).as_deref()).unwrap();
-        drop(self.changes.update(key, now, run, 0).unwrap());
+        self.changes.update(key, now, run, 0).unwrap();
     }
 
     fn log_in(&mut self, owner: &str) {
         let owner = Owner { name: owner.into(), stamp: Stamp { at: 5, nonce: 5 } };
         let present = self.record.head.owner().map(str::to_owned);
-        drop(self.changes.log_in(owner, present.as_deref()));
+        self.changes.log_in(owner, present.as_deref());
     }
 
     fn replayed_on(&mut self, newest: &Record) -> String {
@@ -304,7 +322,7 @@ fn a_list_alters_a_record_if_anything_differs() {
         |this| this.remove("k"),
         |this| this.clear(),
         |this| this.log_in("a"),
-        |this| this.changes.change_head(HeadChanges { idle: Some(1), ..HeadChanges::default() }),
+        |this| this.changes.head_mut().idle = Some(1),
     ];
     for this in other {
         let mut handle = Handle::on(&base);
@@ -349,7 +367,7 @@ fn a_second_login_of_a_list_drops_what_the_first_one_left() {
     let mut handle = Handle::on(&[]);
     handle.log_in("alice");
     let carol = Owner { name: "carol".into(), stamp: Stamp { at: 6, nonce: 6 } };
-    handle.changes.change_head(HeadChanges { owner: Some(Some(carol)), ..HeadChanges::default() });
+    handle.changes.head_mut().owner = Some(Some(carol));
     assert_eq!(handle.replayed_on(&owned(&[("k", "1")], "alice")), "k=1");
 }
 
@@ -363,7 +381,7 @@ fn a_list_that_is_put_back_comes_before_the_later_one() {
     later.add("k", 10);
     later.add("mine", 10);
     later.set("gone", "2");
-    drop(first.changes.then(later.changes));
+    first.changes.then(later.changes);
     assert_eq!(first.replayed_on(&record(&[("k", "100")])), "gone=2 k=111 mine=11");
 }
 
@@ -375,9 +393,9 @@ fn lists_with_logins_are_joined_in_their_order() {
     later.set("two", "2");
     later.log_in("alice");
     later.set("three", "3");
-    drop(first.changes.then(later.changes));
+    first.changes.then(later.changes);
     assert_eq!(first.replayed_on(&owned(&[("k", "1")], "bob")), "three=3");
-    assert_eq!(first.changes.effect().head().login, Some(5));
+    assert_eq!(first.changes.effect().head().unwrap().login, Some(5));
 }
 
 #[test]
@@ -404,7 +422,7 @@ fn a_closure_that_panics_fails_the_replay_and_stays() {
         assert!(runs > 1, "on purpose");
         Ok(Some(json("7")))
     });
-    drop(handle.changes.update("k", Some(json("1")), run, 0).unwrap());
+    handle.changes.update("k", Some(json("1")), run, 0).unwrap();
     assert!(matches!(handle.changes.replay(identity(2), &record(&[])), Err(SessionError::Panicked)));
     assert_eq!(handle.replayed_on(&record(&[])), "k=7");
 }
@@ -413,8 +431,8 @@ fn a_closure_that_panics_fails_the_replay_and_stays() {
 fn an_update_that_is_withdrawn_leaves_the_others() {
     let mut handle = Handle::on(&[("k", "1")]);
     handle.add("k", 10);
-    drop(handle.changes.update_at_commit("k", Box::new(|_| Ok(None)), 7).unwrap());
-    drop(handle.changes.withdraw(7));
+    handle.changes.update_at_commit("k", Box::new(|_| Ok(None)), 7).unwrap();
+    handle.changes.withdraw(7);
     assert_eq!(handle.replayed_on(&record(&[("k", "5")])), "k=15");
 }
 
@@ -464,16 +482,16 @@ proptest! {
             for (name, value) in changes {
                 match value {
                     Some(value) => {
-                        drop(list.set(name, json(value)));
+                        list.set(name, Some(json(value)));
                         model.insert(name.clone(), json(value));
                     }
                     None => {
-                        drop(list.remove(name));
+                        list.set(name, None);
                         model.remove(name);
                     }
                 }
             }
-            let again = encode(&key(1), &record.head, list.effect().merged(&record.values), LIMIT).unwrap();
+            let again = encode(&key(1), &record.head, Some(&record), list.effect().merged(&record.values), LIMIT).unwrap();
             let expected: Vec<_> =
                 model.iter().map(|(k, v)| (k.clone(), String::from_utf8(v.to_vec()).unwrap())).collect();
             prop_assert_eq!(pairs(&again.values), expected.clone());

@@ -18,8 +18,9 @@ pub(crate) struct Values {
     text: Bytes,
     /// Where in the text the object stands.
     object: Range<usize>,
-    /// Of a record that was written they are found when a handle asks for a value, which most requests do not do any more.
-    places: OnceLock<Places>,
+    places: Option<Places>,
+    /// Those of a record that was written: found when a handle asks for a value, which most requests do not do any more.
+    written: OnceLock<Box<Places>>,
 }
 
 /// Where a key and its value stand in the text.
@@ -95,24 +96,23 @@ impl Places {
             let from = (part.as_ptr() as usize).checked_sub(start)?;
             Some(from..from.checked_add(part.len())?)
         };
-        let (mut found, mut escaped) = (Vec::with_capacity(fields.0.len()), Vec::new());
-        for (key, value) in fields.0 {
+        let Fields(mut fields) = fields;
+        fields.sort_by(|(one, _), (other, _)| one.text().cmp(other.text()));
+        // This crate writes no key twice.
+        fields.is_sorted_by(|(one, _), (other, _)| one.text() < other.text()).then_some(())?;
+        let mut places = Self::default();
+        for (key, value) in fields {
             let value = place(value.get())?;
-            found.push(match key {
+            let field = match key {
                 FieldKey::Borrowed(key) => Field::plain(place(key)?, value),
                 FieldKey::Owned(key) => {
-                    escaped.push(key);
-                    Field { key: FieldName::Escaped(escaped.len() - 1), value }
+                    places.escaped.push(key);
+                    Field { key: FieldName::Escaped(places.escaped.len() - 1), value }
                 }
-            });
+            };
+            places.fields.push(field);
         }
-        let key = |field: &Field| field.key(text, &escaped).to_vec();
-        if !found.is_sorted_by(|a: &Field, b| a.key(text, &escaped) < b.key(text, &escaped)) {
-            found.sort_by_cached_key(key);
-            // This crate writes no key twice.
-            found.is_sorted_by(|a, b| a.key(text, &escaped) < b.key(text, &escaped)).then_some(())?;
-        }
-        Some(Self { fields: found, escaped })
+        Some(places)
     }
 }
 
@@ -126,25 +126,27 @@ impl Values {
 
     /// The values of the object that stands in `text` from `start` to `end`, in the form that this crate writes.
     pub(crate) fn of_object(text: &Bytes, start: usize, end: usize) -> Option<Self> {
-        let places = Places::of_object(text, start, end)?.into();
-        Some(Self { text: text.clone(), object: start..end, places })
+        let places = Some(Places::of_object(text, start, end)?);
+        Some(Self { text: text.clone(), object: start..end, places, written: OnceLock::new() })
     }
 
     /// The values of `object`, which was borrowed from `text`, in any form that JSON has.
     pub(crate) fn of_raw(text: &Bytes, object: &str) -> Option<Self> {
         let start = (object.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
-        let places = Places::of_fields(text, serde_json::from_str(object).ok()?)?.into();
-        Some(Self { text: text.clone(), object: start..start.checked_add(object.len())?, places })
+        let places = Some(Places::of_fields(text, serde_json::from_str(object).ok()?)?);
+        let object = start..start.checked_add(object.len())?;
+        Some(Self { text: text.clone(), object, places, written: OnceLock::new() })
     }
 
     fn places(&self) -> &Places {
-        self.places.get_or_init(|| {
+        let find = || {
             let (text, Range { start, end }) = (&self.text, self.object.clone());
             let slowly = || Places::of_fields(text, serde_json::from_slice(text.get(start..end)?).ok()?);
             let found = if start == end { None } else { Places::of_object(text, start, end).or_else(slowly) };
             debug_assert!(found.is_some() || start == end, "what was written cannot be read");
             found.unwrap_or_default()
-        })
+        };
+        self.places.as_ref().unwrap_or_else(|| self.written.get_or_init(|| Box::new(find())))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -186,6 +188,11 @@ impl Values {
     /// The record that the values were read from or written to.
     pub(crate) fn text(&self) -> &Bytes {
         &self.text
+    }
+
+    /// What stands before the object, if nothing but the record's end stands behind it.
+    pub(super) fn front(&self) -> Option<&[u8]> {
+        (self.text.get(self.object.end..)? == b"}").then(|| self.text.get(..self.object.start))?
     }
 
     /// The bytes of the object alone: what the limit of a session's size counts.
@@ -317,7 +324,7 @@ impl Writer {
         self.text.extend_from_slice(if self.is_empty() { b"{}" } else { b"}" });
         let object = self.start..self.text.len();
         self.text.extend_from_slice(rest.as_bytes());
-        Values { text: self.text.into(), object, places: OnceLock::new() }
+        Values { text: self.text.into(), object, places: None, written: OnceLock::new() }
     }
 }
 

@@ -53,14 +53,14 @@ impl Session {
         let (last, mut f) = (LastValue::default(), f);
         let into = last.clone();
         let run: Run = Box::new(move |old| {
-            into.put(None);
+            swap(&into, None);
             let new = f(old.map(|json| json::decode(&name, json)).transpose()?);
             let json = json::encode(&new, limit)?;
-            into.put(Some(new));
+            swap(&into, Some(new));
             Ok(Some(json))
         });
         self.run_now(key.name(), run).await?;
-        last.take().ok_or(SessionError::Gone)
+        swap(&last, None).ok_or(SessionError::Gone)
     }
 
     /// Takes the value under `key` away, commits all that is pending at once, and returns the value: for what may be used
@@ -87,12 +87,12 @@ impl Session {
         let (taken, name) = (LastValue::default(), Box::<str>::from(key.name()));
         let into = taken.clone();
         let run: Run = Box::new(move |old| {
-            into.put(None);
-            into.put(old.map(|json| json::decode(&name, json)).transpose()?);
+            swap(&into, None);
+            swap(&into, old.map(|json| json::decode(&name, json)).transpose()?);
             Ok(None)
         });
         self.run_now(key.name(), run).await?;
-        Ok(taken.take())
+        Ok(swap(&taken, None))
     }
 
     async fn run_now(&self, key: &str, run: Run) -> Result<(), SessionError> {
@@ -101,7 +101,7 @@ impl Session {
             return self.run_without_store(key, run);
         }
         let tag = next_tag();
-        self.open()?.try_change(|changes| changes.update_at_commit(key, run, tag))?;
+        self.open()?.changes().update_at_commit(key, run, tag)?;
         let result = self.commit_now(true).await;
         if result.is_err() {
             // The caller was told that it did not happen.
@@ -114,10 +114,7 @@ impl Session {
     fn run_without_store(&self, key: &str, mut run: Run) -> Result<(), SessionError> {
         let old = self.open()?.get(key);
         let new = run(old.as_deref())?;
-        self.open()?.change(|changes| match new {
-            Some(json) => changes.set(key, json),
-            None => changes.remove(key),
-        });
+        self.open()?.changes().set(key, new);
         Ok(())
     }
 
@@ -220,29 +217,11 @@ impl Session {
 }
 
 /// Where a closure leaves what it saw when it ran last.
-struct LastValue<T>(Arc<Mutex<Option<T>>>);
+type LastValue<T> = Arc<Mutex<Option<T>>>;
 
-impl<T> LastValue<T> {
-    fn put(&self, value: Option<T>) {
-        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), value);
-        drop(before);
-    }
-
-    fn take(&self) -> Option<T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-impl<T> Default for LastValue<T> {
-    fn default() -> Self {
-        Self(Arc::default())
-    }
-}
-
-impl<T> Clone for LastValue<T> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
+/// Puts `value` there, and returns what was there.
+fn swap<T>(last: &LastValue<T>, value: Option<T>) -> Option<T> {
+    std::mem::replace(&mut *last.lock().unwrap_or_else(PoisonError::into_inner), value)
 }
 
 fn next_tag() -> Tag {

@@ -7,7 +7,6 @@ use std::{
     },
 };
 
-use super::wish::Scope;
 use crate::{error::SessionError, events, id::SessionKey};
 
 /// How the last such commit failed, until one succeeds. [`Gone`](SessionError::Gone) stands here only if changes were dropped.
@@ -49,9 +48,9 @@ impl CommitFailure {
         self.is_none() && self.detached.is_empty()
     }
 
-    /// Whether the response's commit does not try again what failed.
-    pub(super) fn is_final(&self, scope: Scope) -> bool {
-        !self.is_none() && (scope == Scope::DestroyOnly || self.is_gone())
+    /// Whether the response's commit does not try again what failed; `drops` says that of all changes.
+    pub(super) fn is_final(&self, drops: bool) -> bool {
+        !self.is_none() && (drops || self.is_gone())
     }
 
     fn is_gone(&self) -> bool {

@@ -147,10 +147,12 @@ impl LazySession {
 
     /// Whether the response depends on the session: it was asked for, or a handle is left that may still be read.
     pub(crate) fn was_accessed(&self) -> bool {
-        // The layer itself holds one.
-        Arc::strong_count(&self.inner) > 1
-            || self.inner.asked.load(Ordering::Relaxed)
-            || self.loaded().is_some_and(|session| session.was_accessed() || session.has_other_handles(1))
+        self.is_shared() || self.inner.asked.load(Ordering::Relaxed) || self.loaded().is_some_and(Session::was_accessed)
+    }
+
+    /// Whether there is a handle beside the layer's own.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.inner) > 1 || self.loaded().is_some_and(Session::is_shared)
     }
 
     /// When the commit has to be done: what loading left of the store's deadline.

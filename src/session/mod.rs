@@ -16,7 +16,7 @@ use crate::{
     error::SessionError,
     events::{self, LoggedError},
     id::{SessionId, SessionKey},
-    record::{Head, Record, Values},
+    record::{Head, Record, Replay, Values},
     run_to_end::RunToEnd,
 };
 
@@ -40,7 +40,7 @@ pub use self::{
     users::SessionInfo,
     values::{IntoKey, Key},
 };
-pub(crate) use self::{browser::CookieDue, wish::Scope};
+pub(crate) use self::{browser::CookieDue, wish::CommitReason};
 use self::{
     state::{Next, State},
     wish::Wish,
@@ -59,7 +59,7 @@ use self::{
 /// Two requests of one session that change different value keys both take effect. [`set`](Self::set) of the same key: the
 /// last commit counts. [`update`](Self::update) is atomic: what two requests add to a number, both add.
 ///
-/// # The order of calls
+/// # The reason of calls
 ///
 /// It never matters between these: [`destroy`](Self::destroy) wins over everything else in the request, whatever was called
 /// before or after it; [`renew`](Self::renew) keeps the data that is there at the end of the request, so it can be called
@@ -97,9 +97,10 @@ struct Inner {
 }
 
 /// The state of a handle while it is locked. Closures that were discarded meanwhile are dropped after it is unlocked, as they
-/// are the user's and may hold a handle of this session.
+/// are the user's and may hold a handle of this session: fields are dropped in their reason.
 struct Locked<'a> {
-    state: Option<MutexGuard<'a, State>>,
+    state: MutexGuard<'a, State>,
+    discarded: Option<Box<Replay>>,
 }
 
 impl Session {
@@ -159,7 +160,7 @@ impl Session {
     }
 
     fn lock(&self) -> Locked<'_> {
-        Locked { state: Some(self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)) }
+        Locked { state: self.inner.state.lock().unwrap_or_else(PoisonError::into_inner), discarded: None }
     }
 
     /// The state, for a call that depends on the cookie.
@@ -336,8 +337,8 @@ impl Session {
     }
 
     /// The response's commit. Its failure is logged here, as the client may be gone by then.
-    pub(crate) async fn run_response_commit(self, scope: Scope, deadline: Deadline) -> Result<(), LoggedError> {
-        let committed = self.clone().run_commit(CommitReason::Response(scope), deadline).await;
+    pub(crate) async fn run_response_commit(self, reason: CommitReason, deadline: Deadline) -> Result<(), LoggedError> {
+        let committed = self.clone().run_commit(reason, deadline).await;
         self.answered(committed)
     }
 
@@ -381,14 +382,12 @@ impl Session {
     async fn run_commit(self, reason: CommitReason, deadline: Deadline) -> Result<(), SessionError> {
         let Some(engine) = &self.inner.engine else { return Err(SessionError::NoStore) };
         let Ok(_alone) = deadline.bound(self.inner.committing.lock()).await else { return Err(timed_out()) };
-        let (scope, look_up_first) = match reason {
-            // The response's commit has taken the changes of a commit that waited for it.
-            CommitReason::Handler { .. } if self.lock().is_closed() => return Err(SessionError::Closed),
-            CommitReason::Handler { look_up_first } => (Scope::All, look_up_first),
-            CommitReason::Response(scope) => (scope, false),
-        };
+        // The response's commit has taken the changes of a commit that waited for it.
+        if matches!(reason, CommitReason::Handler { .. }) && self.lock().is_closed() {
+            return Err(SessionError::Closed);
+        }
         loop {
-            let mut commit = match self.lock().begin(scope, look_up_first, engine.config()) {
+            let mut commit = match self.lock().begin(reason, true, engine.config()) {
                 Next::Commit(commit) => commit,
                 Next::Done(result) => return result,
             };
@@ -407,21 +406,22 @@ impl Session {
 
     /// Closes the handle for the response's commit. `false`: there is nothing to commit. `answer`: the error that the response
     /// is made of, which was logged.
-    pub(crate) fn close<'a>(&self, scope: Scope, answer: impl FnOnce() -> Option<&'a SessionError>) -> bool {
-        self.lock().close(scope, answer)
+    pub(crate) fn close<'a>(&self, reason: CommitReason, answer: impl FnOnce() -> Option<&'a SessionError>) -> bool {
+        self.lock().close(reason, answer)
     }
 
     /// The response's commit, where nothing has to be waited for. `None`: it takes [`run_commit`](Self::run_commit).
-    pub(crate) fn commit_at_once(&self, scope: Scope) -> Option<Result<(), LoggedError>> {
+    /// `shared`: there are other handles, of which one may be committing.
+    pub(crate) fn commit_at_once(&self, reason: CommitReason, shared: bool) -> Option<Result<(), LoggedError>> {
         let engine = self.inner.engine.as_ref()?;
-        let _alone = self.inner.committing.try_lock().ok()?;
-        let next = self.lock().begin(scope, false, engine.config());
+        let _alone = if shared { Some(self.inner.committing.try_lock().ok()?) } else { None };
+        let next = self.lock().begin(reason, shared, engine.config());
         let mut commit = match next {
             Next::Commit(commit) => commit,
             Next::Done(result) => return Some(self.answered(result)),
         };
         let Some(result) = engine.commit_at_once(&mut commit, self.family()) else {
-            self.lock().not_begun(commit);
+            self.lock().put_back(commit);
             return None;
         };
         let settled = self.lock().settle(commit, false, result)?;
@@ -449,9 +449,9 @@ impl Session {
         self.inner.accessed.load(Ordering::Relaxed)
     }
 
-    /// Whether there are handles of this session beside `known` ones.
-    pub(crate) fn has_other_handles(&self, known: usize) -> bool {
-        Arc::strong_count(&self.inner) > known
+    /// Whether there are other handles of this session.
+    fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.inner) > 1
     }
 
     /// The cookie that is owed, and what decides its lifetime: the session's end and whether it is persistent.
@@ -482,37 +482,24 @@ impl Drop for Inner {
     }
 }
 
-/// Why a commit runs.
-#[derive(Clone, Copy, Debug)]
-enum CommitReason {
-    /// The handler called for it.
-    Handler { look_up_first: bool },
-    /// The response is about to go out.
-    Response(Scope),
-}
-
 impl Deref for Locked<'_> {
     type Target = State;
 
-    #[expect(clippy::expect_used, reason = "the guard is there until `drop`")]
     fn deref(&self) -> &State {
-        self.state.as_ref().expect("locked")
+        &self.state
     }
 }
 
 impl DerefMut for Locked<'_> {
-    #[expect(clippy::expect_used, reason = "the guard is there until `drop`")]
     fn deref_mut(&mut self) -> &mut State {
-        self.state.as_mut().expect("locked")
+        &mut self.state
     }
 }
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        let Some(mut state) = self.state.take() else { return };
-        if let Some(discarded) = state.take_discarded() {
-            drop(state);
-            drop(discarded);
+        if let Some(discarded) = self.state.take_discarded() {
+            self.discarded = Some(discarded);
         }
     }
 }

@@ -30,7 +30,7 @@ impl Session {
     /// [`Setting`](SessionError::Setting) for zero, [`Closed`](SessionError::Closed) after the response's commit.
     pub fn set_ttl(&self, idle: Duration) -> Result<(), SessionError> {
         check_duration(idle, "set_ttl: must be greater than zero; `destroy` ends a session at once")?;
-        self.open()?.change_head(HeadChanges { idle: Some(millis(idle)), ..HeadChanges::default() });
+        self.open()?.changes().head_mut().idle = Some(millis(idle));
         Ok(())
     }
 
@@ -45,7 +45,7 @@ impl Session {
         if lifetime > MAX_COOKIE {
             return Err(SessionError::Setting("set_lifetime: browsers keep no cookie for more than 400 days"));
         }
-        self.open()?.change_head(HeadChanges { lifetime: Some(lifetime), ..HeadChanges::default() });
+        self.open()?.changes().head_mut().lifetime = Some(lifetime);
         Ok(())
     }
 
@@ -67,7 +67,7 @@ impl Session {
     /// # remember_me(&Session::new()).unwrap();
     /// ```
     pub fn set_persistent(&self, persistent: bool) -> Result<(), SessionError> {
-        self.open()?.change_head(HeadChanges { persistent: Some(persistent), ..HeadChanges::default() });
+        self.open()?.changes().head_mut().persistent = Some(persistent);
         Ok(())
     }
 
@@ -99,12 +99,14 @@ impl Session {
             return Err(SessionError::RenewDetached);
         }
         let present = state.owner();
-        state.change(|changes| changes.log_in(owner, present.as_deref()));
+        state.changes().log_in(owner, present.as_deref());
         #[cfg(feature = "device-bound")]
         {
             // Whatever device the visitor's old session is bound to, this one is new.
             state.restricted = false;
-            state.change_head(HeadChanges { offer, ..HeadChanges::default() });
+            if offer.is_some() {
+                state.changes().head_mut().offer = offer;
+            }
         }
         state.wish(Wish::Renew);
         Ok(())
@@ -138,7 +140,7 @@ impl Session {
         if state.detached && self.inner.engine.is_some() {
             return Err(SessionError::RenewDetached);
         }
-        state.change_head(HeadChanges { authenticated: Some(now), ..HeadChanges::default() });
+        state.changes().head_mut().authenticated = Some(now);
         state.wish(Wish::Renew);
         Ok(())
     }
@@ -168,11 +170,9 @@ impl Session {
     /// long.
     #[must_use]
     pub fn expires_at(&self) -> Option<SystemTime> {
-        let lifetime = self.lifetime();
         let state = self.access();
-        state.stored()?;
-        drop(state);
-        Some(time_of(self.access().view(self.fresh(), lifetime).head.end))
+        let head = &state.stored()?.record.head;
+        Some(time_of(state.effect().head_on(head, self.lifetime()).end))
     }
 
     /// Gives the session to a user, so that [`SessionStore::sessions_of`](crate::SessionStore::sessions_of) lists it and
@@ -185,7 +185,7 @@ impl Session {
     /// [too many sessions](SessionError::TooManySessions).
     pub fn set_owner(&self, owner: impl Display) -> Result<(), SessionError> {
         let owner = self.owner_of("set_owner: the owner must not be empty; `clear_owner` takes it away", &owner)?;
-        self.open()?.change_head(HeadChanges { owner: Some(Some(owner)), ..HeadChanges::default() });
+        self.open()?.changes().head_mut().owner = Some(Some(owner));
         Ok(())
     }
 
@@ -206,7 +206,7 @@ impl Session {
     /// # Errors
     /// [`Closed`](SessionError::Closed) after the response's commit.
     pub fn clear_owner(&self) -> Result<(), SessionError> {
-        self.open()?.change_head(HeadChanges { owner: Some(None), ..HeadChanges::default() });
+        self.open()?.changes().head_mut().owner = Some(None);
         Ok(())
     }
 

@@ -1,12 +1,12 @@
 //! What a handle knows, what it wants, and what becomes of both. Pure: no cache, no waiting, no closure of the user.
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
     browser::{Browser, CookieDue},
     failure::CommitFailure,
-    wish::{Ended, Scope, Wish},
+    wish::{CommitReason, Ended, Wish},
 };
 use crate::{
     cache::Version,
@@ -15,7 +15,7 @@ use crate::{
     error::SessionError,
     events,
     id::{SessionId, SessionKey},
-    record::{Changes, Discarded, Effect, EncodedValue, HeadChanges, Record, Values, unknown},
+    record::{Changes, Effect, EncodedValue, HeadChanges, Record, Replay, Values, unknown},
 };
 
 /// A request that comes with the old ID this soon after a renewal was sent before the browser had the new one.
@@ -26,8 +26,8 @@ const LONG_AGO: u64 = 10_000;
 
 /// A commit that has begun.
 enum UnderWay {
-    /// What it is going to write, for those who read meanwhile.
-    Running(Arc<Effect>),
+    /// What it is going to write, where there are other handles that may read meanwhile.
+    Running(Option<Box<Effect>>),
     /// It ended with a write of unknown outcome.
     Unknown(Box<Commit>),
 }
@@ -55,8 +55,6 @@ pub(super) struct State {
     /// The request has not proven to come from the session's device.
     #[cfg(feature = "device-bound")]
     pub(super) restricted: bool,
-    /// Closures to be dropped once the state is unlocked.
-    discarded: Vec<Discarded>,
 }
 
 /// What a commit has to do next.
@@ -84,7 +82,6 @@ impl State {
             offers: false,
             #[cfg(feature = "device-bound")]
             restricted: false,
-            discarded: Vec::new(),
         }
     }
 
@@ -108,7 +105,7 @@ impl State {
 
     fn under_way(&self) -> Option<&Effect> {
         match &self.under_way {
-            Some(UnderWay::Running(effect)) => Some(effect),
+            Some(UnderWay::Running(effect)) => effect.as_deref(),
             Some(UnderWay::Unknown(commit)) => Some(commit.changes.effect()),
             None => None,
         }
@@ -123,10 +120,7 @@ impl State {
     }
 
     pub(super) fn stored(&self) -> Option<&Stored> {
-        match &self.base {
-            Base::Stored(stored) => Some(stored),
-            _ => None,
-        }
+        self.base.stored()
     }
 
     pub(super) fn key(&self) -> Option<SessionKey> {
@@ -141,7 +135,7 @@ impl State {
         }
     }
 
-    fn effect(&self) -> Cow<'_, Effect> {
+    pub(super) fn effect(&self) -> Cow<'_, Effect> {
         match self.under_way() {
             Some(effect) if self.pending.is_empty() => Cow::Borrowed(effect),
             Some(effect) => Cow::Owned(effect.followed_by(self.pending.effect())),
@@ -149,7 +143,7 @@ impl State {
         }
     }
 
-    /// Runs `f` on the values in the order of their keys.
+    /// Runs `f` on the values in the reason of their keys.
     pub(super) fn with_values<T>(&self, f: impl FnOnce(&mut dyn Iterator<Item = EncodedValue<'_>>) -> T) -> T {
         let effect = self.effect();
         match self.record() {
@@ -164,8 +158,9 @@ impl State {
         changed: impl Fn(&HeadChanges) -> Option<T>,
         stored: impl Fn(&Record) -> T,
     ) -> Option<T> {
-        let under_way = || self.under_way().and_then(|effect| changed(effect.head()));
-        changed(self.pending.effect().head()).or_else(under_way).or_else(|| self.record().map(stored))
+        let changed = |effect: &Effect| effect.head().and_then(&changed);
+        let under_way = || self.under_way().and_then(changed);
+        changed(self.pending.effect()).or_else(under_way).or_else(|| self.record().map(stored))
     }
 
     pub(super) fn owner(&self) -> Option<String> {
@@ -178,7 +173,7 @@ impl State {
     pub(super) fn view(&self, fresh: Record, lifetime: Duration) -> Record {
         let effect = self.effect();
         let base = self.record().cloned().unwrap_or(fresh);
-        let head = base.head.changed(effect.head(), lifetime);
+        let head = effect.head_on(&base.head, lifetime);
         let values = if effect.is_empty() { base.values } else { Values::of_values(effect.merged(&base.values)) };
         Record { head, values }
     }
@@ -213,7 +208,7 @@ impl State {
     // Changes.
 
     /// The list of pending changes, for one more.
-    fn list(&mut self) -> &mut Changes {
+    pub(super) fn changes(&mut self) -> &mut Changes {
         self.copied = false;
         if self.pending.is_empty() {
             self.pending.on = match self.under_way {
@@ -224,31 +219,6 @@ impl State {
         &mut self.pending
     }
 
-    pub(super) fn change(&mut self, change: impl FnOnce(&mut Changes) -> Discarded) {
-        let discarded = change(self.list());
-        self.discard(discarded);
-    }
-
-    /// Keeps closures until the state is unlocked.
-    fn discard(&mut self, discarded: Discarded) {
-        if !discarded.is_empty() {
-            self.discarded.push(discarded);
-        }
-    }
-
-    pub(super) fn try_change(
-        &mut self,
-        change: impl FnOnce(&mut Changes) -> Result<Discarded, SessionError>,
-    ) -> Result<(), SessionError> {
-        let discarded = change(self.list())?;
-        self.discard(discarded);
-        Ok(())
-    }
-
-    pub(super) fn change_head(&mut self, changes: HeadChanges) {
-        self.list().change_head(changes);
-    }
-
     pub(super) fn wish(&mut self, wish: Wish) {
         self.wish = self.wish.max(wish);
     }
@@ -257,19 +227,25 @@ impl State {
         self.touch = true;
     }
 
-    pub(super) fn take_discarded(&mut self) -> Option<Vec<Discarded>> {
-        (!self.discarded.is_empty()).then(|| std::mem::take(&mut self.discarded))
+    /// Closures to be dropped once the state is unlocked.
+    pub(super) fn take_discarded(&mut self) -> Option<Box<Replay>> {
+        self.pending.take_discarded()
     }
 
     // Commits.
 
     /// Closes the handle for the response's commit. `false`: there is surely nothing to commit, nor a commit under way.
     /// `answer`: the error that the response is made of, which was logged.
-    pub(super) fn close<'a>(&mut self, scope: Scope, answer: impl FnOnce() -> Option<&'a SessionError>) -> bool {
+    pub(super) fn close<'a>(
+        &mut self,
+        reason: CommitReason,
+        answer: impl FnOnce() -> Option<&'a SessionError>,
+    ) -> bool {
         self.closed = true;
-        let is_dropped = scope == Scope::DestroyOnly && (!self.pending.is_empty() || self.wish == Wish::Renew);
+        let failed = reason == CommitReason::FailedResponse;
+        let is_dropped = failed && (!self.pending.is_empty() || self.wish == Wish::Renew);
         if is_dropped || !self.failure.is_empty() {
-            let is_final = is_dropped || self.failure.is_final(scope);
+            let is_final = is_dropped || self.failure.is_final(failed);
             self.failure.log_end(self.known_key().as_ref(), answer(), is_final, events::dropped_by_status);
         }
         if is_dropped {
@@ -288,8 +264,8 @@ impl State {
         }
         self.closed = true;
         self.drop_pending();
-        if matches!(self.under_way, Some(UnderWay::Unknown(_))) {
-            self.drop_under_way();
+        if let Some(UnderWay::Unknown(commit)) = self.under_way.take_if(|begun| matches!(begun, UnderWay::Unknown(_))) {
+            self.pending.discard(commit.changes);
         }
     }
 
@@ -322,19 +298,13 @@ impl State {
 
     fn drop_pending(&mut self) {
         if !self.pending.is_empty() {
-            let discarded = std::mem::take(&mut self.pending).discard();
-            self.discard(discarded);
+            let dropped = std::mem::take(&mut self.pending);
+            self.pending.discard(dropped);
         }
         if self.wish == Wish::Renew {
             self.wish = Wish::Keep;
         }
         self.touch = false;
-    }
-
-    fn drop_under_way(&mut self) {
-        if let Some(UnderWay::Unknown(commit)) = self.under_way.take() {
-            self.discard(commit.changes.discard());
-        }
     }
 
     /// What there is to commit: the first that applies.
@@ -366,25 +336,28 @@ impl State {
     }
 
     /// Takes the next thing to do out of the state.
-    pub(super) fn begin(&mut self, scope: Scope, look_up_first: bool, config: &Config) -> Next {
+    /// `shared`: there are other handles.
+    pub(super) fn begin(&mut self, reason: CommitReason, shared: bool, config: &Config) -> Next {
         let now = config.clock.now_ms();
-        if let Some(UnderWay::Unknown(mut commit)) = self.under_way.take() {
+        let failed = reason == CommitReason::FailedResponse;
+        if let Some(UnderWay::Unknown(commit)) = self.under_way.take() {
             if self.wish == Wish::Destroy {
-                let tried = commit.tried;
-                self.discard(commit.changes.discard());
-                return Next::Commit(Commit { tried, ..self.commit(Action::Destroy, false, now) });
+                self.pending.discard(commit.changes);
+                let destroy = self.commit(Action::Destroy, Changes::default(), false, now);
+                return Next::Commit(Commit { tried: commit.tried, ..destroy });
             }
-            if scope == Scope::All || commit.action == Action::Renew {
-                self.under_way = Some(UnderWay::Running(commit.changes.share()));
+            if !failed || commit.action == Action::Renew {
+                self.run(&commit.changes, shared);
                 return Next::Commit(*commit);
             }
-            self.discard(commit.changes.discard());
+            self.pending.discard(commit.changes);
         }
-        if scope == Scope::DestroyOnly && self.wish != Wish::Destroy {
+        if failed && self.wish != Wish::Destroy {
             return Next::Done(Ok(()));
         }
         let is_old = |stored: &Stored| now.saturating_sub(stored.at) > LONG_AGO;
-        let look_up_first = self.stored().is_some_and(|stored| look_up_first || is_old(stored));
+        let is_asked = reason == CommitReason::Handler { look_up_first: true };
+        let look_up_first = self.stored().is_some_and(|stored| is_asked || is_old(stored));
         let action = self.action(look_up_first, config);
         if action != Some(Action::Destroy) && self.is_lost() {
             return Next::Done(self.lose(action.is_some()));
@@ -403,24 +376,28 @@ impl State {
             Action::Confirm => true,
             Action::Renew | Action::Destroy => false,
         };
-        let mut commit = self.commit(action, look_up_first, now);
-        if matches!(action, Action::Write | Action::Renew) {
-            commit.changes = std::mem::take(&mut self.pending);
-            commit.changes.stamp(now);
-            self.under_way = Some(UnderWay::Running(commit.changes.share()));
-            self.touch = false;
-        }
-        match action {
-            Action::Renew => self.wish = Wish::Keep,
-            Action::Touch => self.touch = false,
-            _ => {}
+        let commit = if matches!(action, Action::Write | Action::Renew) {
+            self.pending.stamp(now);
+            let changes = std::mem::take(&mut self.pending);
+            self.run(&changes, shared);
+            self.commit(action, changes, look_up_first, now)
+        } else {
+            self.commit(action, Changes::default(), look_up_first, now)
+        };
+        self.touch = false;
+        if action == Action::Renew {
+            self.wish = Wish::Keep;
         }
         Next::Commit(commit)
     }
 
-    fn commit(&self, action: Action, look_up_first: bool, begun_at: u64) -> Commit {
+    fn run(&mut self, changes: &Changes, shared: bool) {
+        self.under_way = Some(UnderWay::Running(shared.then(|| Box::new(changes.effect().clone()))));
+    }
+
+    fn commit(&self, action: Action, changes: Changes, look_up_first: bool, begun_at: u64) -> Commit {
         let (base, found_at, detached) = (self.base.clone(), self.found_at, self.detached);
-        Commit { action, base, changes: Changes::default(), look_up_first, detached, found_at, begun_at, tried: None }
+        Commit { action, base, changes, look_up_first, detached, found_at, begun_at, tried: None }
     }
 
     /// Whether nothing can be written any more.
@@ -431,126 +408,94 @@ impl State {
         match self.base {
             // The request was sent before the browser had the new ID; a login starts a session of its own there.
             Base::Renewed { at, .. } if self.found_at.saturating_sub(at) < YOUNG_TOMBSTONE => {
-                !self.pending.is_empty() && self.pending.effect().head().login.is_none()
+                !self.pending.is_empty() && self.pending.effect().head().is_none_or(|head| head.login.is_none())
             }
             _ => false,
         }
     }
 
     fn lose(&mut self, has_changes: bool) -> Result<(), SessionError> {
-        if has_changes || !self.pending.is_empty() {
+        let has_changes = has_changes || !self.pending.is_empty();
+        if has_changes {
             self.gone();
-            self.drop_pending();
             self.ended.get_or_insert(Ended::Gone);
-            return Err(SessionError::Gone);
         }
         self.drop_pending();
-        if self.ended == Some(Ended::Gone) { Err(SessionError::Gone) } else { Ok(()) }
+        if has_changes || self.ended == Some(Ended::Gone) { Err(SessionError::Gone) } else { Ok(()) }
     }
 
     /// Takes in what came of a commit. `None`: there may be more to do.
     pub(super) fn settle(
         &mut self,
-        mut commit: Commit,
+        commit: Commit,
         was_unknown: bool,
         result: Result<Committed, SessionError>,
     ) -> Option<Result<(), SessionError>> {
         let action = commit.action;
-        match result {
-            Ok(Committed::Stored { stored, id }) => {
-                self.under_way = None;
-                let before = match &self.base {
-                    Base::Stored(before) => Some(before),
-                    _ => None,
-                };
-                self.browser.note_stored(before, &stored, id);
+        let committed = match result {
+            Ok(committed) => committed,
+            Err(error) => {
+                self.put_back(commit);
+                return Some(if action == Action::Confirm { Ok(()) } else { Err(error) });
+            }
+        };
+        self.under_way = None;
+        self.pending.discard(commit.changes);
+        if self.closed && matches!(committed, Committed::Stored { .. } | Committed::Live) {
+            self.browser.note_live();
+        }
+        match committed {
+            Committed::Stored { stored, id } => {
+                self.browser.note_stored(self.base.stored(), &stored, id);
                 self.failure.clear();
-                if self.closed {
-                    self.browser.note_live();
-                }
                 self.found_at = stored.at;
                 self.base = Base::Stored(stored);
-                self.discard(commit.changes.discard());
                 (!was_unknown).then_some(Ok(()))
             }
-            Ok(Committed::Live) => {
-                self.under_way = None;
-                self.discard(commit.changes.discard());
-                if self.closed {
-                    self.browser.note_live();
-                }
-                Some(Ok(()))
-            }
-            Ok(Committed::Destroyed) => {
-                self.end(commit, Ended::Destroyed);
+            Committed::Live => Some(Ok(())),
+            Committed::Destroyed => {
+                self.drop_pending();
+                self.ended = Some(Ended::Destroyed);
                 self.browser.due = if self.browser.has_cookie { CookieDue::Remove } else { CookieDue::Nothing };
                 Some(Ok(()))
             }
-            Ok(Committed::Gone) => {
+            Committed::Gone => {
                 if matches!(action, Action::Write | Action::Renew) {
                     self.gone();
                 }
-                self.end(commit, Ended::Gone);
+                self.drop_pending();
+                self.ended = Some(Ended::Gone);
                 self.browser.due = CookieDue::Nothing;
                 // The handler's answer does not depend on whether a cookie could be signed anew.
                 Some(if action == Action::Confirm { Ok(()) } else { Err(SessionError::Gone) })
             }
-            Ok(Committed::Dropped) => {
-                self.under_way = None;
+            Committed::Dropped => {
                 events::dropped_by_error(self.key().as_ref());
-                self.discard(commit.changes.discard());
                 None
             }
-            Err(error) => {
-                self.put_back(&mut commit);
-                if commit.tried.is_some() {
-                    self.under_way = Some(UnderWay::Unknown(Box::new(commit)));
-                }
-                Some(if action == Action::Confirm { Ok(()) } else { Err(error) })
-            }
-        }
-    }
-
-    /// A commit that was taken out has to wait.
-    pub(super) fn not_begun(&mut self, mut commit: Commit) {
-        self.put_back(&mut commit);
-        if commit.action == Action::Destroy {
-            self.wish(Wish::Destroy);
-        }
-        if commit.tried.is_some() {
-            self.under_way = Some(UnderWay::Unknown(Box::new(commit)));
         }
     }
 
     /// Nothing came of a commit, as far as that is known.
-    fn put_back(&mut self, commit: &mut Commit) {
+    pub(super) fn put_back(&mut self, mut commit: Commit) {
         self.under_way = None;
         match commit.action {
+            _ if commit.tried.is_some() => self.under_way = Some(UnderWay::Unknown(Box::new(commit))),
             Action::Touch => self.touch = true,
-            Action::Write | Action::Renew if commit.tried.is_none() => {
-                let mut list = std::mem::take(&mut commit.changes);
-                let discarded = list.then(std::mem::take(&mut self.pending));
-                self.discard(discarded);
-                self.pending = list;
+            Action::Write | Action::Renew => {
+                commit.changes.then(std::mem::take(&mut self.pending));
+                self.pending = commit.changes;
                 if commit.action == Action::Renew {
                     self.wish(Wish::Renew);
                 }
             }
-            _ => {}
+            Action::Destroy | Action::Confirm => {}
         }
     }
 
     /// One `update` of a list that was put back is not to be tried again.
     pub(super) fn withdraw(&mut self, tag: crate::record::Tag) {
-        let discarded = self.pending.withdraw(tag);
-        self.discard(discarded);
-    }
-
-    fn end(&mut self, commit: Commit, how: Ended) {
-        self.under_way = None;
-        self.discard(commit.changes.discard());
-        self.drop_pending();
-        self.ended = Some(how);
+        self.pending.withdraw(tag);
     }
 
     /// The session was looked up again.

@@ -68,7 +68,7 @@ impl Session {
         let key = key.name();
         check_value_key(key)?;
         let value = json::encode(value, self.max_bytes())?;
-        self.open()?.change(|changes| changes.set(key, value));
+        self.open()?.changes().set(key, Some(value));
         Ok(())
     }
 
@@ -114,9 +114,9 @@ impl Session {
             }
             if self.inner.engine.is_none() {
                 // Without a store there is no commit that would run it again.
-                state.change(|changes| changes.set(key, value));
+                state.changes().set(key, Some(value));
             } else {
-                state.try_change(|changes| changes.update(key, Some(value), replayed(key.into(), f, limit), 0))?;
+                state.changes().update(key, Some(value), replayed(key.into(), f, limit), 0)?;
             }
             return Ok(new);
         }
@@ -155,7 +155,7 @@ impl Session {
         let key = key.as_ref();
         let mut state = self.open_or_report("remove")?;
         let value = state.get(key);
-        state.change(|changes| changes.remove(key));
+        state.changes().set(key, None);
         drop(state);
         json::decode(key, &value?).ok()
     }
@@ -173,7 +173,7 @@ impl Session {
             let taken = seen.as_deref().map(|json| json::decode(key, json)).transpose()?;
             let mut state = self.open()?;
             if state.get(key) == seen {
-                state.change(|changes| changes.remove(key));
+                state.changes().set(key, None);
                 return Ok(taken);
             }
         }
@@ -185,7 +185,7 @@ impl Session {
     /// After the response's commit it does nothing, and an event at error level reports that.
     pub fn clear(&self) {
         if let Some(mut state) = self.open_or_report("clear") {
-            state.change(crate::record::Changes::clear);
+            state.changes().clear();
         }
     }
 

@@ -1,11 +1,14 @@
-//! What a handler asks for beside its changes, which of it a commit takes, and how a session ends.
+//! What a handler asks for beside its changes, why a commit runs, and how a session ends.
 
-/// Which of the changes a commit takes.
+/// Why a commit runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
-    All,
-    /// The request failed: a destroy, and a renewal whose outcome is open.
-    DestroyOnly,
+pub(crate) enum CommitReason {
+    /// The handler called for it.
+    Handler { look_up_first: bool },
+    /// The response is about to go out.
+    Response,
+    /// The request failed: a commit takes a destroy, and a renewal whose outcome is open.
+    FailedResponse,
 }
 
 /// What the handler asked for beside its changes.

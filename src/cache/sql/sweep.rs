@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     Inner, SqlCache,
+    batch::Batch,
     call::{Executed, StatementKind, attempt},
     dialect::{Dialect, Swept},
     now,

@@ -81,16 +81,6 @@ impl<C: Cache> Engine<C> {
         refused
     }
 
-    /// Lists a listed successor again if `head`, which is about to be written to it, asks for that.
-    pub(in crate::engine) async fn list_successor_again(
-        &self,
-        successor: &Stored,
-        head: &Head,
-        listing: &mut Listing,
-    ) -> Result<(), SessionError> {
-        self.list_head(&successor.key, &successor.record.head, head, listing).await
-    }
-
     /// With [`SessionLimitPolicy::Refuse`]: whether there are as many other sessions as the limit allows. The new one is listed
     /// by now, so that of simultaneous ones at least one sees the others.
     async fn refuse(&self, owner: &str, own: &Head, listing: &Listing) -> Result<(), SessionError> {
@@ -103,8 +93,8 @@ impl<C: Cache> Engine<C> {
             let mut after = None;
             while let Some(part) = self.part(&list, &mut after).await? {
                 let standings = self.judge_all(owner, from_ref(&list), &part).await?;
-                let mut stamps: Vec<_> =
-                    standings.iter().filter_map(counted).map(|other| other.record.head.stamp()).collect();
+                let counted = standings.into_iter().filter_map(Standing::counted);
+                let mut stamps: Vec<_> = counted.map(|other| other.record.head.stamp()).collect();
                 stamps.sort_unstable();
                 stamps.dedup();
                 others += stamps.into_iter().filter(|other| *other != stamp).count();
@@ -161,10 +151,7 @@ impl<C: Cache> Engine<C> {
                         return Err(timed_out());
                     }
                     let standings = self.judge_all(owner, from_ref(&list), &part).await?;
-                    newest.extend(standings.into_iter().filter_map(|standing| match standing {
-                        Standing::Counts(stored) => Some(stored),
-                        _ => None,
-                    }));
+                    newest.extend(standings.into_iter().filter_map(Standing::counted));
                     newest.sort_by_key(|stored| Reverse(stored.record.head.stamp()));
                     newest.dedup_by_key(|stored| stored.record.head.stamp());
                     if newest.len() <= limit.get() {
@@ -185,10 +172,8 @@ impl<C: Cache> Engine<C> {
     /// The second look: whether these sessions still live, wherever renewals moved them to.
     async fn all_live(&self, owner: &str, sessions: &[Stored]) -> Result<bool, SessionError> {
         let judged = together(sessions.iter().map(|stored| async move {
-            let standing = self.judge(owner, stored.key).await?;
-            Ok::<_, SessionError>(
-                counted(&standing).map(|found| found.record.head.stamp()) == Some(stored.record.head.stamp()),
-            )
+            let found = self.judge(owner, stored.key).await?.counted();
+            Ok::<_, SessionError>(found.is_some_and(|found| found.record.head.stamp() == stored.record.head.stamp()))
         }));
         for live in judged.await {
             if !live? {
@@ -237,12 +222,5 @@ impl<C: Cache> Engine<C> {
             }
         }
         Ok(true)
-    }
-}
-
-fn counted(standing: &Standing) -> Option<&Stored> {
-    match standing {
-        Standing::Counts(stored) => Some(stored),
-        _ => None,
     }
 }

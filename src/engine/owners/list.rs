@@ -83,7 +83,7 @@ impl<C: Cache> Engine<C> {
     }
 
     /// Lists a session before it is written with `head`, if its owner or its end asks for that and it is not done yet.
-    pub(super) async fn list_head(
+    pub(in crate::engine) async fn list_head(
         &self,
         key: &SessionKey,
         before: &Head,

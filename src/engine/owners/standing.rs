@@ -35,6 +35,15 @@ pub(super) enum Standing {
     Far,
 }
 
+impl Standing {
+    pub(super) fn counted(self) -> Option<Stored> {
+        match self {
+            Self::Counts(stored) => Some(stored),
+            _ => None,
+        }
+    }
+}
+
 impl<C: Cache> Engine<C> {
     pub(super) async fn judge(&self, owner: &str, key: SessionKey) -> Result<Standing, SessionError> {
         let (mut at, mut from) = (key, None);
