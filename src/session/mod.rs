@@ -59,7 +59,7 @@ use self::{
 /// Two requests of one session that change different value keys both take effect. [`set`](Self::set) of the same key: the
 /// last commit counts. [`update`](Self::update) is atomic: what two requests add to a number, both add.
 ///
-/// # The reason of calls
+/// # The order of calls
 ///
 /// It never matters between these: [`destroy`](Self::destroy) wins over everything else in the request, whatever was called
 /// before or after it; [`renew`](Self::renew) keeps the data that is there at the end of the request, so it can be called
@@ -97,7 +97,7 @@ struct Inner {
 }
 
 /// The state of a handle while it is locked. Closures that were discarded meanwhile are dropped after it is unlocked, as they
-/// are the user's and may hold a handle of this session: fields are dropped in their reason.
+/// are the user's and may hold a handle of this session: fields are dropped in their order.
 struct Locked<'a> {
     state: MutexGuard<'a, State>,
     discarded: Option<Box<Replay>>,

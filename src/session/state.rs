@@ -143,7 +143,7 @@ impl State {
         }
     }
 
-    /// Runs `f` on the values in the reason of their keys.
+    /// Runs `f` on the values in the order of their keys.
     pub(super) fn with_values<T>(&self, f: impl FnOnce(&mut dyn Iterator<Item = EncodedValue<'_>>) -> T) -> T {
         let effect = self.effect();
         match self.record() {
