@@ -3,7 +3,7 @@ use std::{
     fmt, slice,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     time::Duration,
 };
@@ -152,7 +152,12 @@ impl LazySession {
 
     /// Whether there is a handle beside the layer's own.
     pub(crate) fn is_shared(&self) -> bool {
-        Arc::strong_count(&self.inner) > 1 || self.loaded().is_some_and(Session::is_shared)
+        if Arc::strong_count(&self.inner) > 1 {
+            return true;
+        }
+        // A handle that another thread got from a handle of this visit, and then dropped that one, is counted.
+        fence(Ordering::Acquire);
+        self.loaded().is_some_and(Session::is_shared)
     }
 
     /// When the commit has to be done: what loading left of the store's deadline.

@@ -296,6 +296,9 @@ async fn reads_are_answered_while_the_server_holds_back_writes() {
     for number in 0..20 {
         assert_eq!(value(&cache, &format!("k{number}")).await, Some(bytes("v")));
     }
+    // The connection that is held back was left for another one, over which reads are kept.
+    assert_eq!(value(&cache, "k0").await, Some(bytes("v")));
+    assert_eq!(reads(&server, &cache, value(&cache, "k0")).await, 0);
     assert!(write.await.unwrap().is_err());
     server.command(&["CLIENT", "UNPAUSE"]);
     let began = Instant::now();

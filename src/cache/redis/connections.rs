@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use redis::{
     Arg, Client, Cmd, Pipeline, RedisResult, Value,
     aio::{ConnectionManager, MultiplexedConnection},
@@ -190,32 +190,33 @@ impl ReadWriteConnections {
     }
 
     /// Sends the message and waits for the answer, without a limit of its own.
-    ///
-    /// Two commands at once go over the connection that reports changes, where there is a near cache.
     pub(super) async fn send(&self, message: &Message, attempt: Attempt) -> Result<Reply, Failure> {
-        match (message, Purpose::of(message)) {
-            (Message::Both(_), Purpose::Reads) => self.send_tracked(message, attempt).await,
-            (Message::One(command), purpose) if name(command) == b"SET" => {
-                if lock(&self.writes).is_idle(attempt.began, IDLE) {
-                    Box::pin(self.confirm_connection()).await?;
-                }
-                self.send_admitted(purpose, message, attempt).await
+        let purpose = Purpose::of(message);
+        self.admit(purpose, attempt).await?;
+        match (message, purpose) {
+            (Message::Both(_), Purpose::Reads) => return self.send_tracked(message, attempt).await,
+            (Message::One(command), _)
+                if name(command) == b"SET" && lock(&self.writes).is_idle(attempt.began, IDLE) =>
+            {
+                Box::pin(self.confirm_connection()).await?;
             }
-            (_, purpose) => self.send_admitted(purpose, message, attempt).await,
+            _ => {}
         }
+        self.send_message(purpose, message, attempt, self.patience()).await
     }
 
     /// Reads over the connection that reports changes, which is that for writes. A write that the server holds back would
-    /// hold back the read, too: after a while the other connection is asked, and the answer is one that is not kept.
+    /// hold back the read, too: after a while the other connection is asked. Where that one answers, all are left, as the
+    /// first one may be dead; the answer is one that is not kept.
     async fn send_tracked(&self, both: &Message, attempt: Attempt) -> Result<Reply, Failure> {
-        let tracked = self.send_admitted(Purpose::Writes, both, attempt);
-        match timeout(self.limits.timeout / 4, tracked).await {
-            Ok(Err(Failure::CircuitOpen)) => {}
-            Ok(outcome) => return outcome,
-            Err(_) => lock(&self.writes).failed(),
+        let tracked = self.send_message(Purpose::Reads, both, attempt, self.patience());
+        let Some((_, number)) = self.current(Purpose::Reads, both) else { return tracked.await };
+        if let Ok(outcome) = timeout(self.limits.timeout / 4, tracked).await {
+            return outcome;
         }
-        let read = both.command().map_or_else(Cmd::new, Cmd::clone);
-        let reply = Box::pin(self.send_admitted(Purpose::Reads, &Message::One(read), attempt)).await?;
+        let read = Message::One(both.command().map_or_else(Cmd::new, Cmd::clone));
+        let reply = Box::pin(self.send_message(Purpose::Reads, &read, attempt, self.patience())).await?;
+        self.leave(number, YOUNGEST);
         Ok(Reply { connection: 0, ..reply })
     }
 
@@ -225,13 +226,15 @@ impl ReadWriteConnections {
     pub(super) async fn send_asking(&self, message: &Message, attempt: Attempt) -> Result<Reply, Failure> {
         let mut both = Pipeline::with_capacity(2);
         both.cmd("ASKING").ignore().add_command(message.command().map_or_else(Cmd::new, Cmd::clone));
-        let reply = self.send_admitted(Purpose::of(message), &Message::Asking(both), attempt).await?;
+        let purpose = Purpose::of(message);
+        self.admit(purpose, attempt).await?;
+        let reply = self.send_message(purpose, &Message::Asking(both), attempt, self.patience()).await?;
         Ok(Reply { connection: 0, ..reply })
     }
 
-    async fn send_admitted(&self, purpose: Purpose, message: &Message, attempt: Attempt) -> Result<Reply, Failure> {
-        self.admit(purpose, attempt).await?;
-        self.send_message(purpose, message, attempt, self.limits.timeout / 4 * 3).await
+    /// After so long an operation that is dropped has waited for its deadline.
+    fn patience(&self) -> Duration {
+        self.limits.timeout / 4 * 3
     }
 
     /// Whether another node is the better one to ask.
@@ -285,7 +288,7 @@ impl ReadWriteConnections {
             return Ok(());
         }
         let ping = Message::One(redis::cmd("PING"));
-        match self.send_message(Purpose::Writes, &ping, Attempt::next(), self.limits.timeout / 4 * 3).await {
+        match self.send_message(Purpose::Writes, &ping, Attempt::next(), self.patience()).await {
             Ok(_) | Err(Failure::ConnectionLost) => Ok(()),
             Err(failure) if failure.reached() => Ok(()),
             Err(failure) => Err(failure),
@@ -301,9 +304,9 @@ impl ReadWriteConnections {
         patience: Duration,
     ) -> Result<Reply, Failure> {
         let mut guard = AbandonGuard { connections: self, purpose, began: attempt.began, patience, number: None };
-        let connection = match self.current(purpose) {
+        let connection = match self.current(purpose, message) {
             Some(current) => Ok(current),
-            None => Box::pin(self.connection(purpose)).await,
+            None => Box::pin(self.connection(purpose, message)).await,
         };
         let outcome = match connection {
             Ok((connection, number)) => {
@@ -345,8 +348,8 @@ impl ReadWriteConnections {
         }
     }
 
-    fn current(&self, purpose: Purpose) -> Option<(SharedConnection, u64)> {
-        lock(&self.current).as_ref().map(|connected| (connected.get(purpose), connected.number))
+    fn current(&self, purpose: Purpose, message: &Message) -> Option<(SharedConnection, u64)> {
+        lock(&self.current).as_ref().map(|connected| (connected.get(purpose, message), connected.number))
     }
 
     /// Has the next operations use new connections. Operations under way on the old ones may still end.
@@ -364,9 +367,9 @@ impl ReadWriteConnections {
     }
 
     /// The connection, made together with the others if there is none.
-    async fn connection(&self, purpose: Purpose) -> Result<(SharedConnection, u64), Failure> {
+    async fn connection(&self, purpose: Purpose, message: &Message) -> Result<(SharedConnection, u64), Failure> {
         let mut last = self.connecting.lock().await;
-        if let Some(current) = self.current(purpose) {
+        if let Some(current) = self.current(purpose, message) {
             return Ok(current);
         }
         if let Some((_, failure)) = last.as_ref().filter(|(since, _)| since.elapsed() < REMEMBERED) {
@@ -376,7 +379,7 @@ impl ReadWriteConnections {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         match self.connect(number).await {
             Ok(connected) => {
-                let connection = connected.get(purpose);
+                let connection = connected.get(purpose, message);
                 *lock(&self.current) = Some(connected);
                 *last = None;
                 Ok((connection, number))
@@ -393,15 +396,15 @@ impl ReadWriteConnections {
             None => (READS, None),
             Some(near) => (1, Some(Tracking { near: near.clone(), number })),
         };
-        // One first: where it fails, the others would fail as well.
+        // At the same time, so that a name leads all of them to one address.
         let (writes, reads) = match &self.target {
             Target::Borrowed(manager) => {
                 let connection = SharedConnection::Borrowed(manager.clone());
                 return Ok(Connected::new(vec![connection.clone()], connection, number));
             }
             Target::Server(client) => {
-                let writes = connect(client, self.limits, tracking).await?;
-                (writes, try_join_all((0..count).map(|_| connect(client, self.limits, None))).await?)
+                let reads = try_join_all((0..count).map(|_| connect(client, self.limits, None)));
+                try_join(connect(client, self.limits, tracking), reads).await?
             }
             #[cfg(feature = "redis-sentinel")]
             Target::Sentinels(sentinels) => {
@@ -410,7 +413,7 @@ impl ReadWriteConnections {
                     let connection = connect(&client, self.limits, tracking).await?;
                     confirm_primary(connection, &client).await
                 };
-                (primary(tracking).await?, try_join_all((0..count).map(|_| primary(None))).await?)
+                try_join(primary(tracking), try_join_all((0..count).map(|_| primary(None)))).await?
             }
         };
         let reads = reads.into_iter().map(SharedConnection::Own).collect();
@@ -423,11 +426,11 @@ impl Connected {
         Self { reads, last: AtomicUsize::new(0), writes, number, since: Instant::now() }
     }
 
-    fn get(&self, purpose: Purpose) -> SharedConnection {
+    fn get(&self, purpose: Purpose, message: &Message) -> SharedConnection {
         let next = || self.reads.get(self.last.fetch_add(1, Ordering::Relaxed) % self.reads.len());
-        match purpose {
-            Purpose::Reads => next().unwrap_or(&self.writes).clone(),
-            Purpose::Writes => self.writes.clone(),
+        match (purpose, message) {
+            (_, Message::Both(_)) | (Purpose::Writes, _) => self.writes.clone(),
+            (Purpose::Reads, _) => next().unwrap_or(&self.writes).clone(),
         }
     }
 }
@@ -472,8 +475,17 @@ impl SharedConnection {
             Self::Own(mut connection) => connection.send_packed_commands(commands, skip, count).await,
             Self::Borrowed(mut connection) => connection.send_packed_commands(commands, skip, count).await,
         };
-        answers.map(|mut answers| if skip > 0 { answers.pop().unwrap_or(Value::Nil) } else { Value::Array(answers) })
+        let mut answers = answers?;
+        if skip > 0 { answers.pop().unwrap_or(Value::Nil).extract_error() } else { both(answers) }
     }
+}
+
+/// What became of the command counts: where the question alone failed, its answer is missing.
+fn both(answers: Vec<Value>) -> RedisResult<Value> {
+    let mut answers = answers.into_iter().map(Value::extract_error);
+    let command = answers.next().unwrap_or(Ok(Value::Nil))?;
+    let question = answers.next().and_then(Result::ok).unwrap_or(Value::Nil);
+    Ok(Value::Array(vec![command, question]))
 }
 
 /// Notices when an operation is dropped that waited for long: its deadline has passed.
@@ -514,4 +526,19 @@ impl Drop for ProbeGuard<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_that_fails_does_not_hide_what_became_of_the_command() {
+        let error = || redis::parse_redis_value(b"-MOVED 1 127.0.0.1:1\r\n").unwrap();
+        assert!(matches!(error(), Value::ServerError(_)));
+        let done = Value::Array(vec![Value::Int(1), Value::Nil]);
+        assert_eq!(both(vec![Value::Int(1), error()]).unwrap(), done);
+        assert_eq!(both(vec![Value::Int(1), Value::Nil]).unwrap(), done);
+        assert!(both(vec![error(), Value::Int(1)]).is_err());
+    }
 }

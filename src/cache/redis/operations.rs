@@ -123,7 +123,8 @@ impl RedisCache {
         let (raw, left) = match value {
             Value::Array(parts) => match <[Value; 2]>::try_from(parts) {
                 Ok([raw, Value::Int(left)]) => (raw, left),
-                _ => return Err(self.executor.unexpected()),
+                Ok([raw, _]) => (raw, -1),
+                Err(_) => return Err(self.executor.unexpected()),
             },
             // Not over the connection that reports changes: it is not kept.
             raw => (raw, -1),
@@ -260,7 +261,8 @@ impl Cache for RedisCache {
         let (value, head) = match value {
             Value::Array(parts) => match <[Value; 2]>::try_from(parts) {
                 Ok([value, Value::BulkString(head)]) => (value, head),
-                _ => return Err(self.executor.unexpected()),
+                Ok([value, _]) => (value, Vec::new()),
+                Err(_) => return Err(self.executor.unexpected()),
             },
             value => (value, Vec::new()),
         };
