@@ -293,12 +293,16 @@ async fn reads_are_answered_while_the_server_holds_back_writes() {
         async move { cache.put_over("k", version, bytes("w"), hour()).await }
     });
     sleep(Duration::from_millis(20)).await;
-    for number in 0..20 {
-        assert_eq!(value(&cache, &format!("k{number}")).await, Some(bytes("v")));
+    let before = server.info("total_connections_received");
+    let mut read = (0..20).map(|number| format!("k{number}"));
+    for key in read.by_ref().take(2) {
+        assert_eq!(value(&cache, &key).await, Some(bytes("v")));
     }
-    // The connection that is held back was left for another one, over which reads are kept.
-    assert_eq!(value(&cache, "k0").await, Some(bytes("v")));
-    assert_eq!(reads(&server, &cache, value(&cache, "k0")).await, 0);
+    let made = server.info("total_connections_received") - before;
+    assert!(made > 1, "the connection that is held back was not left: {made}");
+    for key in read {
+        assert_eq!(value(&cache, &key).await, Some(bytes("v")));
+    }
     assert!(write.await.unwrap().is_err());
     server.command(&["CLIENT", "UNPAUSE"]);
     let began = Instant::now();
