@@ -182,8 +182,8 @@ async fn command(server: &RedisServer, operation: Operation) -> Vec<Vec<u8>> {
         let mut args = last_command(&seen.lock().unwrap());
         if operation == Replace {
             // Writes the version that it expects: all keys have it, and keep it.
-            let expected = args[5].clone();
-            args[6][1..9].copy_from_slice(&expected);
+            let expected = args[6].clone();
+            args[7][1..9].copy_from_slice(&expected);
         }
         if args.iter().any(|arg| arg.contains(&0)) {
             continue;
@@ -191,7 +191,7 @@ async fn command(server: &RedisServer, operation: Operation) -> Vec<Vec<u8>> {
         let at = if args[0] == b"EVALSHA" { 3 } else { 1 };
         if operation == Replace {
             for number in 0..KEYS {
-                server.command_bytes(&[b"SET", key(number).as_bytes(), &args[6]]);
+                server.command_bytes(&[b"SET", key(number).as_bytes(), &args[7]]);
             }
         }
         args[at] = format!("{PREFIX}__rand_int__").into_bytes();
