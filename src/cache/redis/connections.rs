@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::{try_join, try_join_all};
+use futures_util::future::try_join_all;
 use redis::{
     Arg, Client, Cmd, Pipeline, RedisResult, Value,
     aio::{ConnectionManager, MultiplexedConnection},
@@ -396,15 +396,15 @@ impl ReadWriteConnections {
             None => (READS, None),
             Some(near) => (1, Some(Tracking { near: near.clone(), number })),
         };
-        // At the same time, so that a name leads all of them to one address.
+        // One first: where it fails, the others would fail as well.
         let (writes, reads) = match &self.target {
             Target::Borrowed(manager) => {
                 let connection = SharedConnection::Borrowed(manager.clone());
                 return Ok(Connected::new(vec![connection.clone()], connection, number));
             }
             Target::Server(client) => {
-                let reads = try_join_all((0..count).map(|_| connect(client, self.limits, None)));
-                try_join(connect(client, self.limits, tracking), reads).await?
+                let writes = connect(client, self.limits, tracking).await?;
+                (writes, try_join_all((0..count).map(|_| connect(client, self.limits, None))).await?)
             }
             #[cfg(feature = "redis-sentinel")]
             Target::Sentinels(sentinels) => {
@@ -413,7 +413,7 @@ impl ReadWriteConnections {
                     let connection = connect(&client, self.limits, tracking).await?;
                     confirm_primary(connection, &client).await
                 };
-                try_join(primary(tracking), try_join_all((0..count).map(|_| primary(None)))).await?
+                (primary(tracking).await?, try_join_all((0..count).map(|_| primary(None))).await?)
             }
         };
         let reads = reads.into_iter().map(SharedConnection::Own).collect();
