@@ -115,6 +115,8 @@ async fn a_lost_connection_takes_what_was_read_from_its_node() {
             value(&cache, key).await;
         }
         cluster.servers[0].command(&["CLIENT", "KILL", "TYPE", "normal"]);
+        // A process whose connections were not lost.
+        let other = RedisCache::cluster(cluster.urls()).timeout(LIMIT).build().await.unwrap();
         for (key, version, owner) in &mut keys {
             if *owner == 0 {
                 *version = other.put_over(key, *version, number(round), hour()).await.unwrap().unwrap();
