@@ -77,6 +77,11 @@ impl Refresh {
 /// # Ok::<(), cloakroom::ConfigError>(())
 /// ```
 pub struct SessionLayer<C, E = DefaultErrorResponse> {
+    /// One pointer: an axum router clones its layers for each request.
+    inner: Arc<LayerInner<C, E>>,
+}
+
+struct LayerInner<C, E> {
     store: SessionStore<C>,
     shared: Arc<Shared<E>>,
 }
@@ -135,32 +140,32 @@ impl<C: Cache, E> SessionLayer<C, E> {
             #[cfg(feature = "device-bound")]
             device_bound: device_bound.map(Arc::new),
         };
-        Self { store, shared: Arc::new(shared) }
+        Self { inner: Arc::new(LayerInner { store, shared: Arc::new(shared) }) }
     }
 
     #[cfg(feature = "testing")]
     pub(crate) fn policy(&self) -> &CookiePolicy {
-        &self.shared.policy
+        &self.inner.shared.policy
     }
 
     /// The store underneath.
     pub fn store(&self) -> &SessionStore<C> {
-        &self.store
+        &self.inner.store
     }
 }
 
 impl<C, E> Clone for SessionLayer<C, E> {
     fn clone(&self) -> Self {
-        Self { store: self.store.clone(), shared: Arc::clone(&self.shared) }
+        Self { inner: Arc::clone(&self.inner) }
     }
 }
 
 impl<C, E> fmt::Debug for SessionLayer<C, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionLayer")
-            .field("store", &self.store)
-            .field("cookie", &self.shared.policy)
-            .field("lazy", &self.shared.lazy)
+            .field("store", &self.inner.store)
+            .field("cookie", &self.inner.shared.policy)
+            .field("lazy", &self.inner.shared.lazy)
             .finish_non_exhaustive()
     }
 }
@@ -169,7 +174,7 @@ impl<S, C, E> Layer<S> for SessionLayer<C, E> {
     type Service = SessionService<S, E>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        SessionService::new(inner, Arc::clone(&self.shared))
+        SessionService::new(inner, Arc::clone(&self.inner.shared))
     }
 }
 
