@@ -39,6 +39,9 @@ use crate::{
 
 /// Connections for reads: with one alone, the server waits while this process takes in its answers, and the other way round.
 const READS: usize = 3;
+/// So many reads after each other go over the same connection. Those that begin at the same moment, as answers to others have
+/// just arrived, are sent together then: one call of the operating system at each end.
+const CONSECUTIVE: usize = 32;
 /// Connections that work are not given up earlier than this, whatever the number of requests that fail.
 const YOUNGEST: Duration = Duration::from_millis(200);
 /// How long a failure to connect is the answer to others that want a connection.
@@ -78,8 +81,8 @@ enum SharedConnection {
 struct Connected {
     /// They take turns.
     reads: Vec<SharedConnection>,
-    /// The one that was taken last.
-    last: AtomicUsize,
+    /// How many reads there were.
+    count: AtomicUsize,
     writes: SharedConnection,
     number: u64,
     since: Instant,
@@ -423,11 +426,11 @@ impl ReadWriteConnections {
 
 impl Connected {
     fn new(reads: Vec<SharedConnection>, writes: SharedConnection, number: u64) -> Self {
-        Self { reads, last: AtomicUsize::new(0), writes, number, since: Instant::now() }
+        Self { reads, count: AtomicUsize::new(0), writes, number, since: Instant::now() }
     }
 
     fn get(&self, purpose: Purpose, message: &Message) -> SharedConnection {
-        let next = || self.reads.get(self.last.fetch_add(1, Ordering::Relaxed) % self.reads.len());
+        let next = || self.reads.get(self.count.fetch_add(1, Ordering::Relaxed) / CONSECUTIVE % self.reads.len());
         match (purpose, message) {
             (_, Message::Both(_)) | (Purpose::Writes, _) => self.writes.clone(),
             (Purpose::Reads, _) => next().unwrap_or(&self.writes).clone(),
