@@ -41,7 +41,7 @@ use crate::{
 const READS: usize = 3;
 /// So many reads after each other go over the same connection. Those that begin at the same moment, as answers to others have
 /// just arrived, are sent together then: one call of the operating system at each end.
-const CONSECUTIVE: usize = 32;
+const CONSECUTIVE: usize = 16;
 /// Connections that work are not given up earlier than this, whatever the number of requests that fail.
 const YOUNGEST: Duration = Duration::from_millis(200);
 /// How long a failure to connect is the answer to others that want a connection.
