@@ -185,28 +185,38 @@ pub struct PgBouncer {
 
 impl PgBouncer {
     pub fn before(server: &PostgresServer, connections: u32) -> Self {
+        // A port that was free may be taken by now.
+        (0..5).find_map(|_| Self::start(server.port(), connections)).expect("a pooler on one of five ports")
+    }
+
+    /// `None` where it ends again.
+    fn start(server: u16, connections: u32) -> Option<Self> {
         let program = find("pgbouncer", &[]).expect("no pgbouncer: `apt-get install pgbouncer` gets it");
         let (dir, port) = (Directory::new("pgbouncer"), free_port());
-        let file = dir.path().join("pgbouncer.ini");
+        let (file, log) = (dir.path().join("pgbouncer.ini"), dir.path().join("log"));
         let settings = format!(
-            "[databases]\npostgres = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             auth_type = any\nunix_socket_dir =\npool_mode = transaction\ndefault_pool_size = {connections}\n\
-             server_check_delay = 0\nlog_connections = 0\nlog_disconnections = 0\n\
+            "[databases]\npostgres = host=127.0.0.1 port={server} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nauth_type = any\nunix_socket_dir =\npool_mode = transaction\n\
+             default_pool_size = {connections}\nserver_check_delay = 0\nlog_connections = 0\nlog_disconnections = 0\n\
              [users]\n",
-            server.port(),
         );
-        let settings =
-            settings.replace(&format!("port={}\n", server.port()), &format!("port={} user=postgres\n", server.port()));
         std::fs::write(&file, settings).expect("a file for the pooler");
         give(&file);
-        let child = spawn(unprivileged(&program).arg(&file), &dir.path().join("log"));
+        let mut pooler = Self { port, child: spawn(unprivileged(&program).arg(&file), &log), _dir: dir };
         let start = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let log = || std::fs::read_to_string(dir.path().join("log")).unwrap_or_default();
-            assert!(start.elapsed() < Duration::from_secs(30), "no pooler on port {port}:\n{}", log());
+        loop {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            // Whatever answers on the port may be another test's.
+            if said.contains("process up") && std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return Some(pooler);
+            }
+            if pooler.child.try_wait().is_ok_and(|ended| ended.is_some()) {
+                eprintln!("no pooler on port {port}:\n{said}");
+                return None;
+            }
+            assert!(start.elapsed() < Duration::from_secs(30), "no pooler on port {port}:\n{said}");
             sleep(Duration::from_millis(10));
         }
-        Self { port, child, _dir: dir }
     }
 
     pub fn url(&self) -> String {
