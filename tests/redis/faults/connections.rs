@@ -32,6 +32,22 @@ async fn connections_killed_all_the_time() {
     report.counted("49").await;
 }
 
+/// A child that writes a dump has the sockets of its parent: what the parent closes stays open, and is never answered.
+#[tokio::test]
+async fn connections_that_are_closed_while_a_dump_is_written_cost_one_time_limit() {
+    let (server, app) = start().await;
+    app.eventually("/count").await;
+    for key in 0..50 {
+        server.command(&["SET", &format!("other:{key}"), "x"]);
+    }
+    server.command(&["CONFIG", "SET", "rdb-key-save-delay", "200000"]);
+    server.command(&["BGSAVE"]);
+    server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    assert_eq!(app.get("/count").await.status, 503);
+    app.eventually("/count").await;
+    assert_eq!(server.info("rdb_bgsave_in_progress"), 1, "the child has ended: nothing was tested");
+}
+
 #[tokio::test]
 async fn idle_connections_are_closed() {
     let server = RedisServer::start_with(&["--timeout", "1"]);
