@@ -9,6 +9,9 @@ use std::{
 
 use crate::{error::SessionError, events, id::SessionKey};
 
+/// So many failures of detached handles wait for the response of their request.
+const MOST: usize = 16;
+
 /// How the last such commit failed, until one succeeds. [`Gone`](SessionError::Gone) stands here only if changes were dropped.
 #[derive(Default)]
 pub(super) struct CommitFailure {
@@ -90,10 +93,15 @@ impl CommitFailure {
         }
     }
 
-    /// A handle that was detached from this one, whose request is not over, failed.
-    pub(super) fn take_in(&mut self, other: &Self) {
+    /// A handle that was detached from this one, whose request is not over, failed. Whether there is room for that until
+    /// the response.
+    pub(super) fn take_in(&mut self, other: &Self) -> bool {
         self.detached.retain(|failed| !failed.is_settled.load(Ordering::Relaxed));
-        self.detached.extend(other.last.clone());
+        let has_room = self.detached.len() < MOST;
+        if has_room {
+            self.detached.extend(other.last.clone());
+        }
+        has_room
     }
 
     /// The request ends: what its response does not tell is logged. The `answer` is the error that the response is made of.
@@ -115,5 +123,27 @@ impl CommitFailure {
         if is_final && answer.is_none() {
             if self.is_none() { dropped(session) } else { self.log(session) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_that_wait_for_the_response_are_bounded() {
+        let mut request = CommitFailure::default();
+        let failed = || {
+            let mut handle = CommitFailure::default();
+            handle.note(&SessionError::NoStore);
+            handle
+        };
+        let handles: Vec<_> = (0..MOST).map(|_| failed()).collect();
+        assert!(handles.iter().all(|handle| request.take_in(handle)));
+        assert!(!request.take_in(&failed()));
+        // One of them has committed since.
+        handles.into_iter().next().unwrap().clear();
+        assert!(request.take_in(&failed()));
+        assert_eq!(request.detached.len(), MOST);
     }
 }

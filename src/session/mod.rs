@@ -369,8 +369,8 @@ impl Session {
     fn log_in_background(&self, state: &State) {
         if let Some(root) = &self.inner.root {
             let mut root = root.lock();
-            if !root.is_closed() && !root.detached {
-                return root.failure.take_in(&state.failure);
+            if !root.is_closed() && !root.detached && root.failure.take_in(&state.failure) {
+                return;
             }
         } else if !state.is_closed() {
             return;
