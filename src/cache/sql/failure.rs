@@ -82,6 +82,10 @@ impl Failure {
             Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Self::not_ready("the database cannot be reached: there is no such file, socket or host");
             }
+            Error::Io(error) => return Self::not_ready(format!("the database cannot be reached ({})", error.kind())),
+            Error::Protocol(_) => {
+                return Self::not_ready("what answers there does not speak the protocol of the database as expected");
+            }
             _ => {}
         }
         match Self::of(error, answer) {

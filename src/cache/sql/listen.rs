@@ -122,9 +122,12 @@ impl Listener {
             if is_shared(&mut listener, &mut other).await? {
                 return Ok(None);
             }
+            // Behind a pooler that went unnoticed, the transaction keeps the connection that listens from `other`.
+            other.execute(sqlx::raw_sql("BEGIN")).await?;
             listener.listen(&self.channel).await?;
             let message = format!("{:x}:", u64::from(Version::unique()));
             other.execute(sqlx::query(TELL).bind(&self.channel).bind(&message)).await?;
+            other.execute(sqlx::raw_sql("COMMIT")).await?;
             drop(other.detach());
             Ok::<_, Error>(Some((listener, message)))
         };
@@ -260,12 +263,18 @@ async fn next<T>(heard: impl Future<Output = T>, due: impl Future<Output = ()>) 
 /// there would leave messages to whatever uses that connection next.
 async fn is_shared(one: &mut PgListener, other: &mut PgConnection) -> sqlx::Result<bool> {
     const SERVER_SIDE: &str = "SELECT pg_backend_pid()";
-    let before: i32 = one.fetch_one(sqlx::raw_sql(SERVER_SIDE)).await?.try_get(0)?;
-    other.execute(sqlx::raw_sql("BEGIN")).await?;
-    let between: i32 = other.fetch_one(sqlx::raw_sql(SERVER_SIDE)).await?.try_get(0)?;
-    let after: i32 = one.fetch_one(sqlx::raw_sql(SERVER_SIDE)).await?.try_get(0)?;
-    other.execute(sqlx::raw_sql("ROLLBACK")).await?;
-    Ok(before == between || before != after)
+    // A pooler that checks a connection before it gives it away may happen to give each the same one, now and then.
+    for _ in 0..4 {
+        let before: i32 = one.fetch_one(sqlx::raw_sql(SERVER_SIDE)).await?.try_get(0)?;
+        other.execute(sqlx::raw_sql("BEGIN")).await?;
+        let between: i32 = other.fetch_one(sqlx::raw_sql(SERVER_SIDE)).await?.try_get(0)?;
+        let after: i32 = one.fetch_one(sqlx::raw_sql(SERVER_SIDE)).await?.try_get(0)?;
+        other.execute(sqlx::raw_sql("ROLLBACK")).await?;
+        if before == between || before != after {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn shared() -> CacheError {
