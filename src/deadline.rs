@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{
+    task::unconstrained,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     error::{CacheError, CacheErrorKind, SessionError},
@@ -37,15 +40,21 @@ impl Deadline {
 
     /// Runs `future` until the deadline.
     pub(crate) async fn bound<F: Future>(self, future: F) -> Result<F::Output, Elapsed> {
-        let mut future = pin!(future);
-        // A cache in memory answers at once and needs no timer.
-        if let Poll::Ready(output) = once(future.as_mut()).await {
-            return Ok(output);
-        }
-        match self.at {
-            Some(at) => tokio::time::timeout_at(at, future).await.map_err(|_| Elapsed),
-            None => Ok(future.await),
-        }
+        let (mut future, mut timer) = (pin!(future), pin!(None));
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            // Only now: a cache in memory answers at once and needs none.
+            if let (Some(at), true) = (self.at, timer.is_none()) {
+                timer.set(Some(unconstrained(sleep_until(at))));
+            }
+            match timer.as_mut().as_pin_mut() {
+                Some(timer) => timer.poll(cx).map(|()| Err(Elapsed)),
+                None => Poll::Pending,
+            }
+        })
+        .await
     }
 }
 
@@ -69,9 +78,4 @@ pub(crate) fn at_once<F: Future>(future: F) -> Option<F::Output> {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,
     }
-}
-
-/// Polls once.
-async fn once<F: Future + Unpin>(mut future: F) -> Poll<F::Output> {
-    poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut future).poll(cx))).await
 }

@@ -1,5 +1,6 @@
 //! A session that is loaded when it is asked for.
 use std::{
+    borrow::Cow,
     fmt, slice,
     sync::{
         Arc, OnceLock,
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::Session;
 #[cfg(feature = "device-bound")]
@@ -168,16 +169,12 @@ impl LazySession {
 }
 
 impl LazyInner {
-    /// Runs `look_up` on the IDs.
-    fn with_ids<T>(&self, look_up: impl FnOnce(&[SessionId]) -> T) -> T {
+    fn ids(&self) -> Cow<'_, [SessionId]> {
         let mut ids = self.candidates.iter().map(|candidate| &candidate.id);
         match (ids.next(), ids.next()) {
-            (None, _) => look_up(&[]),
-            (Some(id), None) => look_up(slice::from_ref(id)),
-            (Some(_), Some(_)) => {
-                let ids: Vec<_> = self.candidates.iter().map(|candidate| candidate.id.clone()).collect();
-                look_up(&ids)
-            }
+            (None, _) => Cow::default(),
+            (Some(id), None) => slice::from_ref(id).into(),
+            (Some(_), Some(_)) => self.candidates.iter().map(|candidate| candidate.id.clone()).collect(),
         }
     }
 
@@ -185,15 +182,14 @@ impl LazyInner {
         if self.candidates.is_empty() {
             return Some(Ok(Found::default()));
         }
-        self.with_ids(|ids| self.engine.load_at_once(ids, self.refresh))
+        self.engine.load_at_once(&self.ids(), self.refresh)
     }
 
     async fn find(&self) -> Result<Found, SessionError> {
-        let ids = self.with_ids(<[SessionId]>::to_vec);
         let limit = self.engine.config().deadline;
-        let start = Instant::now();
-        let found = Deadline::after(limit).bound(self.load(&ids)).await;
-        let spent = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let deadline = Deadline::after(limit);
+        let found = deadline.bound(self.load(&self.ids())).await;
+        let spent = u64::try_from(limit.saturating_sub(deadline.left()).as_micros()).unwrap_or(u64::MAX);
         self.spent.store(spent, Ordering::Relaxed);
         found.unwrap_or_else(|_| Err(timed_out()))
     }

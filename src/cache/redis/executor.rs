@@ -84,21 +84,20 @@ impl CommandExecutor {
 
     /// Sends the request within the time limit, again where `repeat` allows it. With a `question` right behind it, on the
     /// connection that reports changes, the answer is an array of both answers; elsewhere the question is left out.
-    pub(super) async fn execute(
-        &self,
-        request: Request<'_>,
+    pub(super) fn execute<'a>(
+        &'a self,
+        request: Request<'a>,
         question: Option<Cmd>,
         repeat: Repeat,
         limit: TimeLimit,
-    ) -> Result<Reply, CacheError> {
+    ) -> impl Future<Output = Result<Reply, CacheError>> + 'a {
         // In a box: the callers' futures are moved more often than once, with room for all that they wait for.
         let tries = Box::pin(self.tries(request, question, repeat, limit));
-        match timeout_at(limit.deadline, tries).await {
-            Ok(answer) => answer,
-            Err(_) => {
+        async move {
+            timeout_at(limit.deadline, tries).await.unwrap_or_else(|_| {
                 let text = format!("Redis did not answer within {:?}: {}", self.timeout, self.describe());
                 Err(CacheError::new(CacheErrorKind::Timeout, text))
-            }
+            })
         }
     }
 

@@ -85,8 +85,14 @@ impl RedisCache {
         self.executor.execute(Request::LuaScript(script, key, args), None, repeat, self.executor.time_limit()).await
     }
 
-    async fn command(&self, command: Cmd, repeat: Repeat, limit: TimeLimit) -> Result<Value, CacheError> {
-        Ok(self.executor.execute(Request::Command(command), None, repeat, limit).await?.value)
+    fn command(
+        &self,
+        command: Cmd,
+        repeat: Repeat,
+        limit: TimeLimit,
+    ) -> impl Future<Output = Result<Value, CacheError>> + '_ {
+        let reply = self.executor.execute(Request::Command(command), None, repeat, limit);
+        async move { Ok(reply.await?.value) }
     }
 
     /// The place of the last byte to read: one byte more than an entry may have tells that a value is too long.
