@@ -207,14 +207,18 @@ impl State {
 
     // Changes.
 
-    /// The list of pending changes, for one more.
+    /// The list of pending changes, for one more, which is computed on what the handler sees.
     pub(super) fn changes(&mut self) -> &mut Changes {
         self.copied = false;
+        let seen = match self.under_way {
+            None => self.stored().and_then(Stored::identity),
+            Some(_) => unknown(),
+        };
+        // What a failed commit put back was computed on a record that the handler does not see.
         if self.pending.is_empty() {
-            self.pending.on = match self.under_way {
-                None => self.stored().and_then(Stored::identity),
-                Some(_) => unknown(),
-            };
+            self.pending.on = seen;
+        } else if !self.pending.is_on(seen) {
+            self.pending.on = unknown();
         }
         &mut self.pending
     }

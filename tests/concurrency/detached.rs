@@ -1,12 +1,15 @@
 //! Detached handles that go on after their request.
 use std::{sync::Arc, time::Duration};
 
-use cloakroom::{Cache, Session, SessionError, SessionStore};
+use cloakroom::{
+    Cache, CacheErrorKind, Session, SessionError, SessionStore,
+    testing::{Operation, TestCache},
+};
 use tokio::sync::Notify;
 
 use crate::support::{
     caches::on_every_cache,
-    web::{layer, live, peek, send, start},
+    web::{id, layer, live, peek, send, start},
 };
 
 on_every_cache! {
@@ -15,6 +18,7 @@ on_every_cache! {
     detached_handles_follow_what_their_request_creates_or_renews,
     detached_handles_are_released_when_their_request_commits_nothing,
     closed_handles_say_so,
+    an_update_after_a_refused_commit_runs_on_what_another_request_wrote,
 }
 
 async fn detached_handles_write_after_the_response<C: Cache>(cache: C) {
@@ -141,4 +145,36 @@ async fn closed_handles_say_so<C: Cache>(cache: C) {
     session.renew();
     session.destroy();
     assert_eq!(peek(&layer, &reply.cookie().unwrap(), "n").await, Some(1));
+}
+
+/// A refused commit leaves a list that was computed on what another request wrote; what is added to it is computed on what the
+/// handle sees.
+async fn an_update_after_a_refused_commit_runs_on_what_another_request_wrote<C: Cache>(cache: C) {
+    let add = |n: Option<u64>| n.unwrap_or_default() + 1;
+    let cache = TestCache::new(cache);
+    let store = SessionStore::new(cache.clone());
+    let layer = layer(&store);
+    for at_once in [false, true] {
+        let cookie = start(&layer, "alice").await;
+        let loaded = store.load(id(&cookie)).await.unwrap().unwrap();
+        let handle = if at_once { loaded } else { loaded.detach() };
+        send(&layer, Some(&cookie), move |session| {
+            session.set("count", 7).unwrap();
+            async { 200 }
+        })
+        .await;
+        handle.set("seen", 1).unwrap();
+        cache.fail_once(Operation::Replace, CacheErrorKind::Unavailable);
+        let refused = if at_once { handle.update_now("other", add).await.map(drop) } else { handle.commit().await };
+        assert!(matches!(refused, Err(SessionError::Cache(_))), "{refused:?}");
+        if at_once {
+            assert_eq!(handle.update_now("count", add).await.unwrap(), 8);
+        } else {
+            assert_eq!(handle.update("count", add).unwrap(), 1, "what the handle sees is older");
+            handle.commit().await.unwrap();
+            assert_eq!(handle.get::<u64>("count"), Some(8));
+        }
+        assert_eq!(peek(&layer, &cookie, "count").await, Some(8));
+        assert_eq!(peek(&layer, &cookie, "seen").await, Some(1));
+    }
 }
