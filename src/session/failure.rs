@@ -96,10 +96,15 @@ impl CommitFailure {
     /// A handle that was detached from this one, whose request is not over, failed. Whether there is room for that until
     /// the response.
     pub(super) fn take_in(&mut self, other: &Self) -> bool {
+        let Some(last) = &other.last else { return true };
         self.detached.retain(|failed| !failed.is_settled.load(Ordering::Relaxed));
+        // The same one comes again where a handle is told again that its session is gone.
+        if self.detached.iter().any(|failed| Arc::ptr_eq(failed, last)) {
+            return true;
+        }
         let has_room = self.detached.len() < MOST;
         if has_room {
-            self.detached.extend(other.last.clone());
+            self.detached.push(Arc::clone(last));
         }
         has_room
     }
@@ -141,6 +146,7 @@ mod tests {
         let handles: Vec<_> = (0..MOST).map(|_| failed()).collect();
         assert!(handles.iter().all(|handle| request.take_in(handle)));
         assert!(!request.take_in(&failed()));
+        assert!(handles.iter().all(|handle| request.take_in(handle)), "they are there already");
         // One of them has committed since.
         handles.into_iter().next().unwrap().clear();
         assert!(request.take_in(&failed()));

@@ -1,5 +1,7 @@
 //! From URLs and settings to clients, with which connections are made.
-use redis::{Client, ConnectionInfo, IntoConnectionInfo};
+use std::time::Duration;
+
+use redis::{Client, ConnectionInfo, IntoConnectionInfo, io::tcp::socket2::TcpKeepalive};
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 use redis::{ConnectionAddr, RedisConnectionInfo, RedisResult};
 
@@ -63,8 +65,15 @@ fn unusable(url: &str) -> CacheError {
     }
 }
 
+/// A connection that rests for so long is probed by the operating system: what is between forgets one that is silent, and one
+/// whose other end is gone without a word is found out.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
 /// A client for this server. Certificates count where TLS is in use.
 pub(super) fn client(info: ConnectionInfo, certificates: &Certificates) -> Result<Client, CacheError> {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+    let tcp = info.tcp_settings().clone().set_keepalive(keepalive);
+    let info = info.set_tcp_settings(tcp);
     let unreadable = || CacheError::new(CacheErrorKind::Other, "a certificate or key cannot be read: PEM is expected");
     let unusable = |_| unreadable();
     #[cfg(feature = "redis-tls")]

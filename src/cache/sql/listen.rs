@@ -18,7 +18,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sqlx::{
-    ConnectOptions, Error, Executor, PgConnection, PgPool, Postgres, Row,
+    ConnectOptions, Executor, PgConnection, PgPool, Postgres, Row,
     error::DatabaseError,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
@@ -114,11 +114,14 @@ impl Listener {
 
     /// A connection that hears of changes, and has proved it.
     async fn connect(&self) -> Result<PgListener, CacheError> {
-        let asked = async {
+        let connecting = async {
             let pool = PgPoolOptions::new().max_connections(2).connect_lazy_with(self.options.clone());
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.eager_reconnect(false);
-            let mut other = pool.acquire().await?;
+            Ok((listener, pool.acquire().await?))
+        };
+        let (mut listener, mut other) = self.bounded(connecting).await?;
+        let asked = async {
             if is_shared(&mut listener, &mut other).await? {
                 return Ok(None);
             }
@@ -128,17 +131,10 @@ impl Listener {
             let message = format!("{:x}:", u64::from(Version::unique()));
             other.execute(sqlx::query(TELL).bind(&self.channel).bind(&message)).await?;
             other.execute(sqlx::raw_sql("COMMIT")).await?;
-            drop(other.detach());
-            Ok::<_, Error>(Some((listener, message)))
+            Ok(Some(message))
         };
-        let (mut listener, expected) = match timeout_at(deadline(self.timeout), asked).await {
-            Ok(Ok(Some(asked))) => asked,
-            Ok(Ok(None)) => return Err(shared()),
-            Ok(Err(error)) => return Err(failed(Failure::while_connecting(&error, self.answer))),
-            Err(_) => {
-                return Err(CacheError::new(CacheErrorKind::Unavailable, "the database cannot be reached in time"));
-            }
-        };
+        let expected = self.bounded(asked).await?.ok_or_else(shared)?;
+        drop(other.detach());
         let heard = async {
             loop {
                 match listener.try_recv().await {
@@ -151,6 +147,14 @@ impl Listener {
         };
         timeout_at(deadline(self.timeout), heard).await.unwrap_or_else(|_| Err(shared()))?;
         Ok(listener)
+    }
+
+    /// One of the steps of connecting.
+    async fn bounded<T>(&self, step: impl Future<Output = sqlx::Result<T>>) -> Result<T, CacheError> {
+        match timeout_at(deadline(self.timeout), step).await {
+            Ok(done) => done.map_err(|error| failed(Failure::while_connecting(&error, self.answer))),
+            Err(_) => Err(CacheError::new(CacheErrorKind::Unavailable, "the database cannot be reached in time")),
+        }
     }
 
     /// Hears and tells until the connection fails.
@@ -264,7 +268,7 @@ async fn next<T>(heard: impl Future<Output = T>, due: impl Future<Output = ()>) 
 async fn is_shared(one: &mut PgListener, other: &mut PgConnection) -> sqlx::Result<bool> {
     const SERVER_SIDE: &str = "SELECT pg_backend_pid()";
     // A pooler that checks a connection before it gives it away may happen to give each the same one, now and then.
-    for _ in 0..4 {
+    for _ in 0..2 {
         let before: i32 = one.fetch_one(sqlx::raw_sql(SERVER_SIDE)).await?.try_get(0)?;
         other.execute(sqlx::raw_sql("BEGIN")).await?;
         let between: i32 = other.fetch_one(sqlx::raw_sql(SERVER_SIDE)).await?.try_get(0)?;

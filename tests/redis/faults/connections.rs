@@ -59,6 +59,31 @@ async fn idle_connections_are_closed() {
     }
 }
 
+/// What is between forgets a connection that is silent for some minutes.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn connections_that_rest_are_probed_by_the_operating_system() {
+    let (server, _app) = start().await;
+    let port = format!(":{:04X}", server.port());
+    let own = || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        // Local and remote address, state (1: established), queues, timer (2: keepalive) and when it is due in hundredths.
+        let lines = table.lines().map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        lines
+            .filter(|fields| fields[2].ends_with(&port) && fields[3] == "01")
+            .map(|mut fields| fields.remove(5))
+            .collect()
+    };
+    let is_probed = |timer: &String| {
+        let due = timer.strip_prefix("02:").map(|due| u32::from_str_radix(due, 16).unwrap());
+        due.is_some_and(|due| due <= 6000)
+    };
+    wait_until("all rest", || {
+        let own: Vec<String> = own();
+        own.len() >= 4 && own.iter().all(is_probed)
+    });
+}
+
 #[tokio::test]
 async fn too_many_clients() {
     let (server, app) = start().await;
