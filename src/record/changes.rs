@@ -38,7 +38,7 @@ const MAX_UPDATES: usize = 1000;
 /// An `update` closure: from the JSON under the value key to the JSON that should be there.
 pub(crate) type Run = Box<dyn FnMut(Option<&[u8]>) -> Result<Option<Bytes>, SessionError> + Send>;
 
-/// Tells one `update` from the others, so that it can be withdrawn.
+/// Tells an `update` that is computed at the commit from the others, so that it can be withdrawn.
 pub(crate) type Tag = u64;
 
 /// The version of the record that a list of changes was computed on; `None` for a session that is not stored.
@@ -95,7 +95,7 @@ enum Change {
     Set(Bytes),
     Remove,
     /// The mutex is never locked: it lets a list be lent to the tasks of a runtime.
-    Update(Mutex<Run>, Tag),
+    Update(Mutex<Run>, Option<Tag>),
 }
 
 impl Changes {
@@ -110,36 +110,49 @@ impl Changes {
     /// A value that does not depend on the record; `None` removes it.
     pub(crate) fn set(&mut self, key: &str, json: Option<Bytes>) {
         if let Some(replay) = &mut self.replay
-            && let Some(steps) = replay.steps.remove(key)
+            && let Some(mut steps) = replay.steps.remove(key)
         {
-            replay.updates -= steps.iter().filter(|step| step.change.is_update()).count();
-            replay.discarded.extend(steps);
+            // The caller of an update at the commit waits for what it makes.
+            let is_awaited = |step: &Step| matches!(step.change, Change::Update(_, Some(_)));
+            let awaited = steps.iter().rposition(is_awaited).map_or(0, |last| last + 1);
+            let needless = steps.split_off(awaited);
+            replay.updates -= needless.iter().filter(|step| step.change.is_update()).count();
+            replay.discarded.extend(needless);
+            if awaited > 0 {
+                steps.push(Step::of(Change::to(&json)));
+                replay.steps.insert(key.into(), steps);
+            }
         }
         self.effect.values.insert(key.into(), json);
     }
 
     /// Takes in what `run` made of the present value.
-    pub(crate) fn update(&mut self, key: &str, json: Option<Bytes>, run: Run, tag: Tag) -> Result<(), SessionError> {
+    pub(crate) fn update(&mut self, key: &str, json: Option<Bytes>, run: Run) -> Result<(), SessionError> {
         // This list has decided the present value, so that the closure need not run again.
         let replay = self.replay.get_or_insert_default();
         let is_certain = replay.clear || self.effect.values.contains_key(key);
         if !is_certain || replay.steps.contains_key(key) {
-            return self.push_update(key, json, run, tag);
+            return self.push_update(key, json, run, None);
         }
-        replay.discarded.push(Step::of(Change::Update(Mutex::new(run), tag)));
+        replay.discarded.push(Step::of(Change::Update(Mutex::new(run), None)));
         self.set(key, json);
         Ok(())
     }
 
-    /// A change that is computed at the commit, on the record that is then stored.
-    pub(crate) fn update_at_commit(&mut self, key: &str, run: Run, tag: Tag) -> Result<(), SessionError> {
-        let present = self.effect.values.get(key).cloned();
-        self.push_update(key, present.flatten(), run, tag)?;
+    /// A change that is computed at the commit, on the record that is then stored; until then the handler sees `present`.
+    pub(crate) fn update_at_commit(
+        &mut self,
+        key: &str,
+        present: Option<Bytes>,
+        run: Run,
+        tag: Tag,
+    ) -> Result<(), SessionError> {
+        self.push_update(key, present, run, Some(tag))?;
         self.on = unknown();
         Ok(())
     }
 
-    fn push_update(&mut self, key: &str, json: Option<Bytes>, run: Run, tag: Tag) -> Result<(), SessionError> {
+    fn push_update(&mut self, key: &str, json: Option<Bytes>, run: Run, tag: Option<Tag>) -> Result<(), SessionError> {
         if self.replay.get_or_insert_default().updates >= MAX_UPDATES {
             return Err(SessionError::TooManyUpdates { limit: MAX_UPDATES });
         }
@@ -317,7 +330,7 @@ impl Changes {
 
     /// Takes one `update` back.
     pub(crate) fn withdraw(&mut self, tag: Tag) {
-        let is_it = |step: &mut Step| matches!(step.change, Change::Update(_, other) if other == tag);
+        let is_it = |step: &mut Step| matches!(step.change, Change::Update(_, Some(other)) if other == tag);
         let replay = self.replay.get_or_insert_default();
         let mut emptied = Vec::new();
         for (key, steps) in &mut replay.steps {

@@ -228,7 +228,7 @@ impl Handle {
             json::encode(&(old + by), 100).map(Some)
         });
         let now = run(self.get(key).as_deref()).unwrap();
-        self.changes.update(key, now, run, 0).unwrap();
+        self.changes.update(key, now, run).unwrap();
     }
 
     fn log_in(&mut self, owner: &str) {
@@ -404,7 +404,7 @@ fn closures_are_bounded_and_certain_values_keep_none() {
     for _ in 0..1000 {
         handle.add("k", 1);
     }
-    let refused = handle.changes.update("k", None, Box::new(|_| Ok(None)), 0);
+    let refused = handle.changes.update("k", None, Box::new(|_| Ok(None)));
     assert!(matches!(refused, Err(SessionError::TooManyUpdates { limit: 1000 })));
     handle.set("k", "0");
     for _ in 0..5000 {
@@ -422,7 +422,7 @@ fn a_closure_that_panics_fails_the_replay_and_stays() {
         assert!(runs > 1, "on purpose");
         Ok(Some(json("7")))
     });
-    handle.changes.update("k", Some(json("1")), run, 0).unwrap();
+    handle.changes.update("k", Some(json("1")), run).unwrap();
     assert!(matches!(handle.changes.replay(identity(2), &record(&[])), Err(SessionError::Panicked)));
     assert_eq!(handle.replayed_on(&record(&[])), "k=7");
 }
@@ -431,7 +431,7 @@ fn a_closure_that_panics_fails_the_replay_and_stays() {
 fn an_update_that_is_withdrawn_leaves_the_others() {
     let mut handle = Handle::on(&[("k", "1")]);
     handle.add("k", 10);
-    handle.changes.update_at_commit("k", Box::new(|_| Ok(None)), 7).unwrap();
+    handle.changes.update_at_commit("k", None, Box::new(|_| Ok(None)), 7).unwrap();
     handle.changes.withdraw(7);
     assert_eq!(handle.replayed_on(&record(&[("k", "5")])), "k=15");
 }

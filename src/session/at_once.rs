@@ -101,7 +101,11 @@ impl Session {
             return self.run_without_store(key, run);
         }
         let tag = next_tag();
-        self.open()?.changes().update_at_commit(key, run, tag)?;
+        {
+            let mut state = self.open()?;
+            let present = state.get(key);
+            state.changes().update_at_commit(key, present, run, tag)?;
+        }
         let result = self.commit_now(true).await;
         if result.is_err() {
             // The caller was told that it did not happen.

@@ -116,7 +116,7 @@ impl Session {
                 // Without a store there is no commit that would run it again.
                 state.changes().set(key, Some(value));
             } else {
-                state.changes().update(key, Some(value), replayed(key.into(), f, limit), 0)?;
+                state.changes().update(key, Some(value), replayed(key.into(), f, limit))?;
             }
             return Ok(new);
         }

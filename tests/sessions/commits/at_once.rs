@@ -21,6 +21,7 @@ on_every_cache! {
     take_now_gives_nothing_after_an_error,
     update_now_returns_the_value_that_is_stored,
     update_now_commits_all_that_is_pending,
+    update_now_returns_its_own_value_where_another_one_is_set_before_it_is_committed,
     update_now_gives_a_visitor_a_session,
     reload_sees_what_others_did_and_keeps_what_is_pending,
     ended_resolves_when_another_process_ends_the_session,
@@ -300,4 +301,31 @@ async fn modify_changes_in_place_and_set_ref_takes_no_value(cache: impl Cache) {
     assert_eq!(stored.get::<Vec<String>>("cart").unwrap(), ["umbrella", "hat"]);
     assert_eq!(stored.get::<Vec<String>>("theirs").unwrap(), cart);
     assert!(matches!(stored.set_ref("nan", &f64::NAN), Err(SessionError::Encode(_))));
+}
+
+async fn update_now_returns_its_own_value_where_another_one_is_set_before_it_is_committed(cache: impl Cache) {
+    let stage = Stage::new(cache).await;
+    stage.elsewhere(|session| session.set("n", 5).unwrap()).await;
+    let gate = stage.cache.hold(Operation::Replace);
+    let reply = stage.request(|session| {
+        let gate = gate.clone();
+        async move {
+            session.set("first", true).unwrap();
+            let clone = session.clone();
+            let first = tokio::spawn(async move { clone.commit().await });
+            gate.arrived().await;
+            let rest = async {
+                session.set("n", 8).unwrap();
+                session.set("n", 9).unwrap();
+                gate.open();
+            };
+            let (updated, ()) = tokio::join!(session.update_now("n", add), rest);
+            assert_eq!(updated.unwrap(), 6);
+            assert_eq!(session.get("n"), Some(9));
+            first.await.unwrap().unwrap();
+            200
+        }
+    });
+    assert_eq!(reply.await.status, 200);
+    assert_eq!(stage.n().await, 9);
 }

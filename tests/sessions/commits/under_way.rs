@@ -15,6 +15,7 @@ on_every_cache! {
     an_owner_taken_away_is_away,
     an_update_that_was_put_back_after_a_conflict_is_replayed,
     the_handler_sees_all_of_its_changes_in_their_order,
+    what_is_updated_at_once_is_seen_as_it_was_until_then,
 }
 
 /// A commit of `before` is held at its write while `during` happens, and, if `meanwhile` is given, another process wins.
@@ -193,4 +194,26 @@ async fn an_update_that_was_put_back_after_a_conflict_is_replayed(cache: impl Ca
     });
     assert_eq!(reply.await.status, 200);
     assert_eq!(stage.n().await, 5);
+}
+
+async fn what_is_updated_at_once_is_seen_as_it_was_until_then(cache: impl Cache) {
+    let stage = Stage::new(cache).await;
+    stage.elsewhere(|session| session.set("n", 5).unwrap()).await;
+    let gate = stage.cache.hold(Operation::Replace);
+    let reply = stage.request(|session| {
+        let gate = gate.clone();
+        async move {
+            let clone = session.clone();
+            let commit = tokio::spawn(async move { clone.update_now("n", add).await });
+            gate.arrived().await;
+            assert_eq!(session.get("n"), Some(5));
+            assert_eq!(session.detach().get("n"), Some(5));
+            assert_eq!(session.update("n", add).unwrap(), 6);
+            gate.open();
+            assert_eq!(commit.await.unwrap().unwrap(), 6);
+            200
+        }
+    });
+    assert_eq!(reply.await.status, 200);
+    assert_eq!(stage.n().await, 7);
 }
