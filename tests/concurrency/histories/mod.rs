@@ -41,6 +41,9 @@ enum Step {
 enum Act {
     Change(Op),
     Commit(Option<Fault>),
+    /// `update_now`.
+    AddNow(usize, u64, Option<Fault>),
+    Reload,
     Renew,
     Destroy,
 }
@@ -50,14 +53,17 @@ fn act() -> impl Strategy<Value = Act> {
     let op = prop_oneof![
         4 => (key.clone(), value.clone()).prop_map(|(key, value)| Op::Set(key, value)),
         6 => (key.clone(), 1..4_u64).prop_map(|(key, by)| Op::Add(key, by)),
-        2 => key.prop_map(Op::Remove),
+        2 => key.clone().prop_map(Op::Remove),
         1 => Just(Op::Clear),
         1 => prop::option::of(0..OWNERS.len()).prop_map(Op::Owner),
     ];
     let fault = prop_oneof![Just(Fault::ReplyLost), Just(Fault::RequestLost), Just(Fault::Refused)];
+    let fault = prop::option::weighted(0.3, fault);
     prop_oneof![
         14 => op.prop_map(Act::Change),
-        8 => prop::option::weighted(0.3, fault).prop_map(Act::Commit),
+        8 => fault.clone().prop_map(Act::Commit),
+        3 => (key, 1..4_u64, fault).prop_map(|(key, by, fault)| Act::AddNow(key, by, fault)),
+        2 => Just(Act::Reload),
         1 => Just(Act::Renew),
         1 => prop::bool::weighted(0.4).prop_map(|ends| if ends { Act::Destroy } else { Act::Commit(None) }),
     ]
@@ -221,20 +227,46 @@ impl<C: Cache> Run<C> {
                 held.borrow_mut().destroys = true;
             }
             Act::Commit(fault) => {
-                // The faults of renewals have tests of their own.
-                let fault = fault.filter(|_| !held.borrow().renews && !held.borrow().destroys);
-                match fault {
-                    Some(Fault::ReplyLost) => self.cache.lose_reply(Operation::Replace),
-                    Some(Fault::RequestLost) => self.cache.fail_once(Operation::Replace, CacheErrorKind::Timeout),
-                    Some(Fault::Refused) => self.cache.fail_once(Operation::Replace, CacheErrorKind::Unavailable),
-                    None => {}
-                }
+                let fault = self.provoke(held, fault);
                 let result = session.commit().await;
                 self.cache.heal();
                 let expected = held.borrow_mut().commit(&mut self.world.borrow_mut(), fault);
                 assert_eq!(said(&result), expected, "{result:?}");
             }
+            Act::AddNow(key, by, fault) => {
+                // What is seen of two updates of one key of which one was taken back, and a destroy, have tests of their own.
+                if held.borrow().changes(key) || held.borrow().destroys {
+                    return;
+                }
+                let fault = self.provoke(held, fault);
+                let result = session.update_now(KEYS[key], move |n: Option<u64>| n.unwrap_or_default() + by).await;
+                self.cache.heal();
+                let expected = held.borrow_mut().add_now(&mut self.world.borrow_mut(), key, by, fault);
+                let (value, result) = (result.as_ref().ok().copied(), result.map(drop));
+                assert_eq!(said(&result), expected, "{result:?}");
+                assert_eq!(value, value.and(held.borrow().view.values.get(KEYS[key]).copied()));
+            }
+            Act::Reload => {
+                if held.borrow().is_unsure() {
+                    return;
+                }
+                let result = session.reload().await;
+                let expected = held.borrow_mut().reload(&self.world.borrow());
+                assert_eq!(said(&result), expected, "{result:?}");
+            }
         }
+    }
+
+    /// Has the next write fail so. The faults of renewals have tests of their own.
+    fn provoke(&self, held: &RefCell<Held>, fault: Option<Fault>) -> Option<Fault> {
+        let fault = fault.filter(|_| !held.borrow().renews && !held.borrow().destroys);
+        match fault {
+            Some(Fault::ReplyLost) => self.cache.lose_reply(Operation::Replace),
+            Some(Fault::RequestLost) => self.cache.fail_once(Operation::Replace, CacheErrorKind::Timeout),
+            Some(Fault::Refused) => self.cache.fail_once(Operation::Replace, CacheErrorKind::Unavailable),
+            None => {}
+        }
+        fault
     }
 
     async fn request(&self, stale: bool, steps: &[Step], status: u16) {

@@ -132,6 +132,8 @@ pub(super) struct Held {
     pub view: Data,
     /// It looks the session up before it decides anything.
     looks_first: bool,
+    /// So does this commit.
+    asked: bool,
     pending: Vec<Op>,
     tried: Option<Tried>,
     pub renews: bool,
@@ -149,6 +151,7 @@ impl Held {
             base: world.data.clone(),
             view: world.data.clone(),
             looks_first: false,
+            asked: false,
             pending: Vec::new(),
             tried: None,
             renews: false,
@@ -209,6 +212,48 @@ impl Held {
         self.view = self.base.overlaid(&self.pending, &self.view);
     }
 
+    /// Whether a change of this key is pending.
+    pub(super) fn changes(&self, key: usize) -> bool {
+        let is_of_key = |op: &Op| match op {
+            Op::Set(other, _) | Op::Add(other, _) | Op::Remove(other) => *other == key,
+            Op::Clear => true,
+            Op::Owner(_) => false,
+        };
+        self.pending.iter().any(is_of_key)
+    }
+
+    /// Whether it waits to learn what became of a write.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.tried.is_some()
+    }
+
+    /// Commits, and the value is computed on what is stored. What failed is not tried again, unless it may be done.
+    pub(super) fn add_now(&mut self, world: &mut World, key: usize, by: u64, fault: Option<Fault>) -> CommitResult {
+        self.pending.push(Op::Add(key, by));
+        self.asked = true;
+        let result = self.commit(world, fault);
+        self.asked = false;
+        if result == CommitResult::Failed && self.changes(key) {
+            self.pending.pop();
+            // While a write of unknown outcome stands in the way, nothing has changed.
+            if !self.is_unsure() {
+                self.view = self.base.overlaid(&self.pending, &self.view);
+            }
+        }
+        result
+    }
+
+    pub(super) fn reload(&mut self, world: &World) -> CommitResult {
+        if self.over.is_some() {
+            return CommitResult::Gone;
+        }
+        if self.is_gone(world) {
+            return self.lose();
+        }
+        self.stored(world.data.clone(), world.version, world.epoch());
+        CommitResult::Done
+    }
+
     pub(super) fn commit(&mut self, world: &mut World, mut fault: Option<Fault>) -> CommitResult {
         if self.destroys && self.over != Some(Over::Destroyed) {
             world.ended = true;
@@ -263,7 +308,7 @@ impl Held {
 
     fn write(&mut self, world: &mut World, mut fault: Option<Fault>) -> CommitResult {
         let (mut data, mut version, mut epoch) = (self.base.clone(), self.version, self.epoch);
-        let mut looks = self.looks_first;
+        let mut looks = self.looks_first || self.asked;
         loop {
             if looks {
                 if self.is_gone(world) {
