@@ -45,6 +45,7 @@ enum Act {
     AddNow(usize, u64, Option<Fault>),
     Reload,
     Renew,
+    LogIn(usize),
     Destroy,
 }
 
@@ -65,6 +66,7 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (key, 1..4_u64, fault).prop_map(|(key, by, fault)| Act::AddNow(key, by, fault)),
         2 => Just(Act::Reload),
         1 => Just(Act::Renew),
+        1 => (0..OWNERS.len()).prop_map(Act::LogIn),
         1 => prop::bool::weighted(0.4).prop_map(|ends| if ends { Act::Destroy } else { Act::Commit(None) }),
     ]
 }
@@ -126,6 +128,7 @@ fn change(session: &Session, op: Op) {
         Op::Clear => session.clear(),
         Op::Owner(Some(owner)) => session.set_owner(OWNERS[owner]).unwrap(),
         Op::Owner(None) => session.clear_owner().unwrap(),
+        Op::LogIn { owner, .. } => session.log_in(OWNERS[owner]).unwrap(),
     }
 }
 
@@ -221,7 +224,13 @@ impl<C: Cache> Run<C> {
                 session.renew();
                 held.borrow_mut().renews = true;
             }
-            Act::Renew => {}
+            Act::LogIn(owner) if *of_request => {
+                let op = Op::LogIn { owner, clears: held.borrow().is_of_another(owner) };
+                change(session, op);
+                held.borrow_mut().change(op);
+                held.borrow_mut().renews = true;
+            }
+            Act::Renew | Act::LogIn(_) => {}
             Act::Destroy => {
                 session.destroy();
                 held.borrow_mut().destroys = true;

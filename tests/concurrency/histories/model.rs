@@ -12,6 +12,11 @@ pub(super) enum Op {
     Remove(usize),
     Clear,
     Owner(Option<usize>),
+    /// It clears what is seen where that is another owner's; what is stored decides anew.
+    LogIn {
+        owner: usize,
+        clears: bool,
+    },
 }
 
 /// What becomes of the first compare-and-set of a commit.
@@ -47,7 +52,17 @@ impl Data {
             Op::Remove(key) => drop(self.values.remove(KEYS[key])),
             Op::Clear => self.values.clear(),
             Op::Owner(owner) => self.owner = owner.map(|owner| OWNERS[owner]),
+            Op::LogIn { owner, .. } => {
+                if self.is_of_another(owner) {
+                    self.values.clear();
+                }
+                self.owner = Some(OWNERS[owner]);
+            }
         }
+    }
+
+    fn is_of_another(&self, owner: usize) -> bool {
+        self.owner.is_some_and(|present| present != OWNERS[owner])
     }
 
     fn with(&self, ops: &[Op]) -> Self {
@@ -63,6 +78,12 @@ impl Data {
             match op {
                 Op::Clear => data.values.clone_from(&other.values),
                 Op::Owner(_) => data.owner = other.owner,
+                Op::LogIn { clears, .. } => {
+                    if *clears {
+                        data.values.clone_from(&other.values);
+                    }
+                    data.owner = other.owner;
+                }
                 Op::Set(key, _) | Op::Add(key, _) | Op::Remove(key) => {
                     match other.values.get(KEYS[*key]) {
                         Some(value) => data.values.insert(KEYS[*key], *value),
@@ -175,6 +196,10 @@ impl Held {
         }
     }
 
+    pub(super) fn is_of_another(&self, owner: usize) -> bool {
+        self.view.is_of_another(owner)
+    }
+
     pub(super) fn change(&mut self, op: Op) {
         self.view.apply(op);
         self.pending.push(op);
@@ -216,7 +241,7 @@ impl Held {
     pub(super) fn changes(&self, key: usize) -> bool {
         let is_of_key = |op: &Op| match op {
             Op::Set(other, _) | Op::Add(other, _) | Op::Remove(other) => *other == key,
-            Op::Clear => true,
+            Op::Clear | Op::LogIn { .. } => true,
             Op::Owner(_) => false,
         };
         self.pending.iter().any(is_of_key)
