@@ -328,26 +328,21 @@ impl Changes {
         self.on = unknown();
     }
 
-    /// Takes one `update` back.
-    pub(crate) fn withdraw(&mut self, tag: Tag) {
-        let is_it = |step: &mut Step| matches!(step.change, Change::Update(_, Some(other)) if other == tag);
-        let replay = self.replay.get_or_insert_default();
-        let mut emptied = Vec::new();
-        for (key, steps) in &mut replay.steps {
-            let before = replay.discarded.len();
-            replay.discarded.extend(steps.extract_if(.., is_it));
-            if replay.discarded.len() > before {
-                replay.updates -= replay.discarded.len() - before;
-                self.on = unknown();
-            }
-            if steps.is_empty() {
-                emptied.push(key.clone());
-            }
+    /// Takes one `update` of `key` back. The handler sees again what was `present` before it.
+    pub(crate) fn withdraw(&mut self, key: &str, tag: Tag, present: Option<Bytes>) {
+        let is_it = |step: &Step| matches!(step.change, Change::Update(_, Some(other)) if other == tag);
+        let Some(replay) = &mut self.replay else { return };
+        let Some(steps) = replay.steps.get_mut(key) else { return };
+        let Some(at) = steps.iter().position(is_it) else { return };
+        replay.discarded.push(steps.remove(at));
+        replay.updates -= 1;
+        if steps.is_empty() {
+            replay.steps.remove(key);
+            self.effect.values.remove(key);
+        } else if at == steps.len() {
+            self.effect.values.insert(key.into(), present);
         }
-        for key in emptied {
-            replay.steps.remove(&key);
-            self.effect.values.remove(&key);
-        }
+        self.on = unknown();
     }
 
     /// Keeps the closures of a list that is of no use any more.

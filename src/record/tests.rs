@@ -432,7 +432,9 @@ fn an_update_that_is_withdrawn_leaves_the_others() {
     let mut handle = Handle::on(&[("k", "1")]);
     handle.add("k", 10);
     handle.changes.update_at_commit("k", None, Box::new(|_| Ok(None)), 7).unwrap();
-    handle.changes.withdraw(7);
+    let present = Some(json("11"));
+    handle.changes.withdraw("k", 7, present.clone());
+    assert_eq!(handle.changes.effect().get("k"), Some(present.as_ref()));
     assert_eq!(handle.replayed_on(&record(&[("k", "5")])), "k=15");
 }
 

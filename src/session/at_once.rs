@@ -101,15 +101,16 @@ impl Session {
             return self.run_without_store(key, run);
         }
         let tag = next_tag();
-        {
+        let present = {
             let mut state = self.open()?;
             let present = state.get(key);
-            state.changes().update_at_commit(key, present, run, tag)?;
-        }
+            state.changes().update_at_commit(key, present.clone(), run, tag)?;
+            present
+        };
         let result = self.commit_now(true).await;
         if result.is_err() {
             // The caller was told that it did not happen.
-            self.lock().withdraw(tag);
+            self.lock().withdraw(key, tag, present);
         }
         result
     }

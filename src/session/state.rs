@@ -15,7 +15,7 @@ use crate::{
     error::SessionError,
     events,
     id::{SessionId, SessionKey},
-    record::{Changes, Effect, EncodedValue, HeadChanges, Record, Replay, Values, unknown},
+    record::{Changes, Effect, EncodedValue, HeadChanges, Record, Replay, Tag, Values, unknown},
 };
 
 /// A request that comes with the old ID this soon after a renewal was sent before the browser had the new one.
@@ -281,10 +281,18 @@ impl State {
     }
 
     /// The changes of a commit were dropped, as the session had ended.
-    fn gone(&mut self) {
+    fn note_loss(&mut self) {
         self.failure.note_gone();
         if self.closed {
             self.failure.log(self.known_key().as_ref());
+        }
+    }
+
+    /// The session was found to have ended, so that the browser is owed no cookie of it.
+    fn note_gone(&mut self) {
+        if self.ended.is_none() {
+            self.ended = Some(Ended::Gone);
+            self.browser.due = CookieDue::Nothing;
         }
     }
 
@@ -421,8 +429,8 @@ impl State {
     fn lose(&mut self, has_changes: bool) -> Result<(), SessionError> {
         let has_changes = has_changes || !self.pending.is_empty();
         if has_changes {
-            self.gone();
-            self.ended.get_or_insert(Ended::Gone);
+            self.note_loss();
+            self.note_gone();
         }
         self.drop_pending();
         if has_changes || self.ended == Some(Ended::Gone) { Err(SessionError::Gone) } else { Ok(()) }
@@ -465,11 +473,10 @@ impl State {
             }
             Committed::Gone => {
                 if matches!(action, Action::Write | Action::Renew) {
-                    self.gone();
+                    self.note_loss();
                 }
                 self.drop_pending();
-                self.ended = Some(Ended::Gone);
-                self.browser.due = CookieDue::Nothing;
+                self.note_gone();
                 // The handler's answer does not depend on whether a cookie could be signed anew.
                 Some(if action == Action::Confirm { Ok(()) } else { Err(SessionError::Gone) })
             }
@@ -498,8 +505,8 @@ impl State {
     }
 
     /// One `update` of a list that was put back is not to be tried again.
-    pub(super) fn withdraw(&mut self, tag: crate::record::Tag) {
-        self.pending.withdraw(tag);
+    pub(super) fn withdraw(&mut self, key: &str, tag: Tag, present: Option<Bytes>) {
+        self.pending.withdraw(key, tag, present);
     }
 
     /// The session was looked up again.
@@ -511,7 +518,7 @@ impl State {
                 Ok(())
             }
             None => {
-                self.ended.get_or_insert(Ended::Gone);
+                self.note_gone();
                 self.lose(false)
             }
         }

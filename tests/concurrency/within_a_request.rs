@@ -212,3 +212,23 @@ async fn a_renewal_that_died_holds_writers_up_for_a_moment() {
         assert!(patience.contains(&waited), "{waited} ms");
     }
 }
+
+/// Its new ID leads nowhere.
+#[tokio::test]
+async fn a_renewed_session_that_a_reload_finds_ended_sends_no_cookie() {
+    let store = SessionStore::new(InMemoryCache::new());
+    let layer = layer(&store);
+    let cookie = start(&layer, "alice").await;
+    let reply = send(&layer, Some(&cookie), |session| {
+        let store = store.clone();
+        async move {
+            session.renew();
+            session.commit().await.unwrap();
+            store.revoke_all("alice").await.unwrap();
+            assert!(matches!(session.reload().await, Err(SessionError::Gone)));
+            200
+        }
+    })
+    .await;
+    assert_eq!(reply.cookie(), None);
+}

@@ -243,8 +243,7 @@ impl<C: Cache> Run<C> {
                 assert_eq!(said(&result), expected, "{result:?}");
             }
             Act::AddNow(key, by, fault) => {
-                // What is seen of two updates of one key of which one was taken back, and a destroy, have tests of their own.
-                if held.borrow().changes(key) || held.borrow().destroys {
+                if held.borrow().destroys {
                     return;
                 }
                 let fault = self.provoke(held, fault);

@@ -254,6 +254,7 @@ impl Held {
 
     /// Commits, and the value is computed on what is stored. What failed is not tried again, unless it may be done.
     pub(super) fn add_now(&mut self, world: &mut World, key: usize, by: u64, fault: Option<Fault>) -> CommitResult {
+        let (is_changed, seen) = (self.changes(key), self.view.values.get(KEYS[key]).copied());
         self.pending.push(Op::Add(key, by));
         self.asked = true;
         let result = self.commit(world, fault);
@@ -263,6 +264,10 @@ impl Held {
             // While a write of unknown outcome stands in the way, nothing has changed.
             if !self.is_unsure() {
                 self.view = self.base.overlaid(&self.pending, &self.view);
+            }
+            if is_changed {
+                self.view.values.remove(KEYS[key]);
+                self.view.values.extend(seen.map(|value| (KEYS[key], value)));
             }
         }
         result
