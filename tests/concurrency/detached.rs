@@ -19,6 +19,7 @@ on_every_cache! {
     detached_handles_are_released_when_their_request_commits_nothing,
     closed_handles_say_so,
     an_update_after_a_refused_commit_runs_on_what_another_request_wrote,
+    an_owner_that_is_set_where_the_session_has_moved_has_it_on_the_list,
 }
 
 async fn detached_handles_write_after_the_response<C: Cache>(cache: C) {
@@ -177,4 +178,32 @@ async fn an_update_after_a_refused_commit_runs_on_what_another_request_wrote<C: 
         assert_eq!(peek(&layer, &cookie, "count").await, Some(8));
         assert_eq!(peek(&layer, &cookie, "seen").await, Some(1));
     }
+}
+
+async fn an_owner_that_is_set_where_the_session_has_moved_has_it_on_the_list<C: Cache>(cache: C) {
+    let store = SessionStore::new(cache);
+    let layer = layer(&store);
+    let cookie = start(&layer, "alice").await;
+    let (keep, kept) = std::sync::mpsc::channel();
+    let reply = send(&layer, Some(&cookie), move |session| {
+        let keep = keep.clone();
+        async move {
+            let later = session.detach();
+            // So that it knows the session under the key of before the renewal.
+            later.update_now("n", |n: Option<u64>| n.unwrap_or_default() + 1).await.unwrap();
+            later.set_owner("bob").unwrap();
+            keep.send(later).unwrap();
+            session.renew();
+            200
+        }
+    })
+    .await;
+    kept.recv().unwrap().commit().await.unwrap();
+    // The first look takes the former key off the list.
+    for _ in 0..3 {
+        assert_eq!(live(&store, "bob").await, 1);
+    }
+    assert_eq!(live(&store, "alice").await, 0);
+    assert_eq!(store.revoke_all("bob").await.unwrap(), 1);
+    assert!(store.load(id(&reply.cookie().unwrap())).await.unwrap().is_none());
 }

@@ -33,6 +33,8 @@ pub(super) const PART: usize = 256;
 /// What a commit has put on a list so far.
 #[derive(Default)]
 pub(in crate::engine) struct Listing {
+    /// A session moves to another key where its commit follows a renewal.
+    pub(super) key: Option<SessionKey>,
     pub(super) owner: Option<Box<str>>,
     pub(super) end: u64,
     /// How many members the list had then.
@@ -92,12 +94,13 @@ impl<C: Cache> Engine<C> {
     ) -> Result<(), SessionError> {
         let Some(owner) = head.owner() else { return Ok(()) };
         let is_listed = before.owner() == Some(owner) && head.end <= before.end;
-        let is_done = listing.owner.as_deref() == Some(owner) && listing.end >= head.end;
+        let is_same = listing.key == Some(*key) && listing.owner.as_deref() == Some(owner);
+        let is_done = is_same && listing.end >= head.end;
         if is_done || (is_listed && before.stamp() == head.stamp()) {
             return Ok(());
         }
         let members = self.list_add(owner, key, head.end.max(before.end)).await?;
-        *listing = Listing { owner: Some(owner.into()), end: head.end, members };
+        *listing = Listing { key: Some(*key), owner: Some(owner.into()), end: head.end, members };
         Ok(())
     }
 
