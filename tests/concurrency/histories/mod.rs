@@ -1,6 +1,6 @@
 //! Random histories of several handles and requests of one session against a model that says what must be true after every
 //! step: clones and detached handles, explicit commits, owners, lost answers, failed requests, renewals and logouts.
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, pin::pin, rc::Rc};
 
 use cloakroom::{
     Cache, CacheErrorKind, InMemoryCache, Session, SessionError, SessionLayer, SessionStore,
@@ -41,6 +41,8 @@ enum Step {
 enum Act {
     Change(Op),
     Commit(Option<Fault>),
+    /// A change is made while the commit is at its first write.
+    CommitDuring(Option<Fault>, Op),
     /// `update_now`.
     AddNow(usize, u64, Option<Fault>),
     Reload,
@@ -61,7 +63,8 @@ fn act() -> impl Strategy<Value = Act> {
     let fault = prop_oneof![Just(Fault::ReplyLost), Just(Fault::RequestLost), Just(Fault::Refused)];
     let fault = prop::option::weighted(0.3, fault);
     prop_oneof![
-        14 => op.prop_map(Act::Change),
+        14 => op.clone().prop_map(Act::Change),
+        3 => (fault.clone(), op).prop_map(|(fault, op)| Act::CommitDuring(fault, op)),
         8 => fault.clone().prop_map(Act::Commit),
         3 => (key, 1..4_u64, fault).prop_map(|(key, by, fault)| Act::AddNow(key, by, fault)),
         2 => Just(Act::Reload),
@@ -240,6 +243,33 @@ impl<C: Cache> Run<C> {
                 let result = session.commit().await;
                 self.cache.heal();
                 let expected = held.borrow_mut().commit(&mut self.world.borrow_mut(), fault);
+                assert_eq!(said(&result), expected, "{result:?}");
+            }
+            Act::CommitDuring(fault, op) => {
+                // What is sent again first takes the change along, and a renewal is no write.
+                if held.borrow().is_unsure() || held.borrow().renews || held.borrow().destroys {
+                    return;
+                }
+                let fault = self.provoke(held, fault);
+                let gate = self.cache.hold(Operation::Replace);
+                let mut commit = pin!(session.commit());
+                let result = tokio::select! {
+                    biased;
+                    result = &mut commit => Some(result),
+                    () = gate.arrived() => None,
+                };
+                let is_under_way = result.is_none();
+                if is_under_way {
+                    change(session, op);
+                }
+                gate.open();
+                let result = match result {
+                    Some(result) => result,
+                    None => commit.await,
+                };
+                self.cache.heal();
+                let expected =
+                    held.borrow_mut().commit_during(&mut self.world.borrow_mut(), fault, is_under_way.then_some(op));
                 assert_eq!(said(&result), expected, "{result:?}");
             }
             Act::AddNow(key, by, fault) => {

@@ -273,6 +273,17 @@ impl Held {
         result
     }
 
+    /// Commits, with a change that is made meanwhile, and is not part of it.
+    pub(super) fn commit_during(&mut self, world: &mut World, fault: Option<Fault>, op: Option<Op>) -> CommitResult {
+        let during = self.view.with(op.as_slice());
+        let result = self.commit(world, fault);
+        if let (Some(op), None) = (op, self.over) {
+            self.pending.push(op);
+            self.view = self.view.overlaid(&[op], &during);
+        }
+        result
+    }
+
     pub(super) fn reload(&mut self, world: &World) -> CommitResult {
         if self.over.is_some() {
             return CommitResult::Gone;
