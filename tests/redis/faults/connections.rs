@@ -32,9 +32,10 @@ async fn connections_killed_all_the_time() {
     report.counted("49").await;
 }
 
-/// A child that writes a dump has the sockets of its parent: what the parent closes stays open, and is never answered.
+/// A child that writes a dump has the sockets of its parent: what Redis 7.0 closes stays open, and is never answered. Valkey 9.1
+/// shuts it down for both.
 #[tokio::test]
-async fn connections_that_are_closed_while_a_dump_is_written_cost_one_time_limit() {
+async fn connections_that_are_closed_while_a_dump_is_written_cost_one_time_limit_at_most() {
     let (server, app) = start().await;
     app.eventually("/count").await;
     for key in 0..50 {
@@ -43,7 +44,8 @@ async fn connections_that_are_closed_while_a_dump_is_written_cost_one_time_limit
     server.command(&["CONFIG", "SET", "rdb-key-save-delay", "200000"]);
     server.command(&["BGSAVE"]);
     server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
-    assert_eq!(app.get("/count").await.status, 503);
+    let status = app.get("/count").await.status;
+    assert!(matches!(status, 200 | 503), "{status}");
     app.eventually("/count").await;
     assert_eq!(server.info("rdb_bgsave_in_progress"), 1, "the child has ended: nothing was tested");
 }
