@@ -44,7 +44,7 @@ struct Driver {
     port: u16,
     profile: PathBuf,
     /// Kept open, so that the driver can go on writing.
-    _stdout: BufReader<ChildStdout>,
+    stdout: BufReader<ChildStdout>,
 }
 
 /// A command that `fantoccini` has no method for, or whose failure it does not report: its path below the session's.
@@ -269,6 +269,12 @@ impl Drop for Browser {
 
 impl Driver {
     fn start(program: &Path) -> Self {
+        // Once in a while it ends at its start, where the port that it chose is taken by then.
+        let driver = (0..5).find_map(|_| Self::try_start(program));
+        driver.unwrap_or_else(|| panic!("{} ended before it listened, five times", program.display()))
+    }
+
+    fn try_start(program: &Path) -> Option<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = format!("cloakroom-browser-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let profile = env::temp_dir().join(name);
@@ -280,17 +286,19 @@ impl Driver {
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("{} does not start: {error}", program.display()));
-        let mut stdout = BufReader::new(child.stdout.take().expect("its output"));
+        let stdout = BufReader::new(child.stdout.take().expect("its output"));
+        let mut driver = Self { child, port: 0, profile, stdout };
         // It ends in: "… was started successfully on port 12345."
-        let port = loop {
+        loop {
             let mut line = String::new();
-            let read = stdout.read_line(&mut line).expect("its output");
-            assert!(read > 0, "{} ended before it listened", program.display());
-            if let Some((_, rest)) = line.split_once("successfully on port ") {
-                break rest.trim().trim_end_matches('.').parse().expect("a port");
+            if driver.stdout.read_line(&mut line).expect("its output") == 0 {
+                return None;
             }
-        };
-        Self { child, port, profile, _stdout: stdout }
+            if let Some((_, rest)) = line.split_once("successfully on port ") {
+                driver.port = rest.trim().trim_end_matches('.').parse().expect("a port");
+                return Some(driver);
+            }
+        }
     }
 }
 
